@@ -1,0 +1,52 @@
+"""Paths that may be local or `s3://`: one place that turns an address into a pyarrow file system and a path."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from pyarrow import fs
+
+
+def resolve(uri: str | os.PathLike) -> tuple[fs.FileSystem, str]:
+    """File system and path of an address.
+
+    S3 credentials and the endpoint come from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3`, ...).
+    """
+    text = os.fspath(uri)
+    if text.startswith("s3://"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        options = {"endpoint_override": endpoint} if endpoint else {}
+        if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+            options["region"] = region
+        return fs.S3FileSystem(**options), text.removeprefix("s3://").rstrip("/")
+    return fs.LocalFileSystem(), str(Path(text.removeprefix("file://")).absolute())
+
+
+def exists(filesystem: fs.FileSystem, path: str) -> bool:
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    """Writes a whole file; on a local disk under another name first, so that no reader sees half of it."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        return
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,58 @@
+"""Parquet schemas of the data store and the mask table, and the vocabulary of their columns."""
+
+import pyarrow as pa
+
+RLE_TYPE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.binary())])
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),  # "coco/520199"
+        ("file_name", pa.string()),
+        ("image", pa.binary()),  # the file's bytes, untouched
+        ("height", pa.int32()),  # after EXIF rotation; 0 if the file cannot be decoded
+        ("width", pa.int32()),
+        ("sha256", pa.string()),
+    ]
+)
+
+EXPRESSIONS = pa.schema(
+    [
+        ("expr_id", pa.string()),  # "refcoco-unc/15214": data set, split_by, sent_id
+        ("ref_id", pa.string()),
+        ("image_id", pa.string()),
+        ("split", pa.string()),
+        ("text", pa.string()),  # as published
+        ("target", RLE_TYPE),  # union of the referent's annotations, original resolution
+        ("no_target", pa.bool_()),
+        ("ann_ids", pa.list_(pa.int64())),
+        ("category", pa.string()),
+    ]
+)
+
+INSTANCE_TYPE = pa.struct(
+    [
+        ("score", pa.float32()),
+        ("label", pa.int32()),
+        ("bbox", pa.list_(pa.float32())),  # x, y, width, height in pixels of the original image
+        ("area", pa.float32()),
+        ("rle", pa.binary()),  # COCO compressed counts; the size is the row's (height, width)
+    ]
+)
+
+MASKS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("proposer_id", pa.string()),
+        ("image_sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("status", pa.string()),  # "ok" or the reason why there are no instances
+        ("error", pa.string()),
+        ("instances", pa.list_(INSTANCE_TYPE)),
+    ]
+)
+
+STATUS_OK = "ok"
+STATUS_DECODE_ERROR = "decode_error"
+STATUS_TOO_LARGE = "too_large"
+STATUS_PROPOSER_ERROR = "proposer_error"

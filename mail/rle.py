@@ -1,0 +1,86 @@
+"""Binary masks as COCO compressed run lengths, the only form in which masks are stored or compared.
+
+An RLE here is pycocotools' dictionary `{"size": [height, width], "counts": bytes}`. Run lengths go down the columns
+(Fortran order), and `counts` is COCO's ASCII compression of them (cocoapi, `rleToString`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+RLE = dict[str, Any]
+
+
+def encode(mask: np.ndarray) -> RLE:
+    """RLE of a boolean mask (H, W)."""
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def encode_many(masks: np.ndarray) -> list[RLE]:
+    """RLEs of boolean masks (K, H, W)."""
+    if len(masks) == 0:
+        return []
+    return coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
+
+
+def decode(rle: RLE) -> np.ndarray:
+    """Boolean mask (H, W) of an RLE."""
+    return coco_mask.decode(rle).astype(bool)
+
+
+def decode_many(rles: Sequence[RLE], size: tuple[int, int]) -> np.ndarray:
+    """uint8 masks (K, H, W), values 0 and 1; `size` gives (H, W) when there is no RLE at all."""
+    if not rles:
+        return np.zeros((0, *size), dtype=np.uint8)
+    return coco_mask.decode(list(rles)).transpose(2, 0, 1)
+
+
+def empty(height: int, width: int) -> RLE:
+    """The RLE of a mask without a single pixel."""
+    return encode(np.zeros((height, width), dtype=bool))
+
+
+def union(rles: Sequence[RLE], size: tuple[int, int]) -> RLE:
+    """Union of masks of the same size; the empty mask of `size` (H, W) for none."""
+    return coco_mask.merge(list(rles), intersect=False) if rles else empty(*size)
+
+
+def from_coco(segmentation: Any, height: int, width: int) -> RLE:
+    """RLE of a COCO `segmentation`: polygons, uncompressed RLE (crowds) or compressed RLE.
+
+    Polygons of one annotation are united, so that parts which overlap stay filled.
+
+    Raises:
+        ValueError: the segmentation has none of the three forms, or a polygon has fewer than 3 points.
+    """
+    if isinstance(segmentation, list):
+        polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6]
+        if len(polygons) != len(segmentation) or not polygons:
+            raise ValueError("a polygon has fewer than 3 points")
+        return union(coco_mask.frPyObjects(polygons, height, width), (height, width))
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
+        counts = segmentation["counts"]
+        counts = counts.encode() if isinstance(counts, str) else counts
+        return {"size": list(segmentation["size"]), "counts": counts}
+    raise ValueError("a segmentation is neither polygons nor run lengths")
+
+
+def area(rle: RLE) -> int:
+    """Number of pixels."""
+    return int(coco_mask.area(rle))
+
+
+def bbox(rle: RLE) -> list[float]:
+    """[x, y, width, height] in pixels; zeros for an empty mask."""
+    return [float(v) for v in coco_mask.toBbox(rle)]
+
+
+def iou_matrix(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
+    """IoU of every mask of `a` with every mask of `b`: float64 (len(a), len(b)); two empty masks count 0."""
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    return np.asarray(coco_mask.iou(list(a), list(b), [0] * len(b)))

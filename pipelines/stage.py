@@ -1,0 +1,49 @@
+"""What every stage of the command line has in common.
+
+A stage is a keyword-only dataclass whose fields are its command-line flags (a docstring under each field is its help).
+`plan` resolves the config into what would be done, without doing anything; `run` does it, prints progress while it
+works and one line about what it wrote. Ray, torch and MLflow are imported inside `run`, so that `--help` stays quick.
+"""
+
+import abc
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Stage(abc.ABC):
+    """Base of every subcommand."""
+
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the resolved config and plan, and do nothing."""
+
+    @abc.abstractmethod
+    def plan(self) -> dict[str, Any]:
+        """What `run` would do and what it would cost, ready for JSON. Raises UserError on wrong input."""
+
+    @abc.abstractmethod
+    def run(self) -> Any:
+        """Does it; the return value is for callers in Python (the demo), not printed."""
+
+    def execute(self) -> None:
+        if not self.dry_run:
+            self.run()
+            return
+        config = dataclasses.asdict(self)
+        print(json.dumps({"stage": type(self).__name__, "config": config, "plan": self.plan()}, indent=2, default=str))
+
+
+def say(message: str) -> None:
+    """A progress line for the person at the terminal (standard error)."""
+    console.print(message, markup=False)
+
+
+def done(message: str) -> None:
+    """The stage's one-line summary of what it wrote (standard output)."""
+    print(message, flush=True)
