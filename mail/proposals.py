@@ -32,8 +32,14 @@ class Proposals:
     def to_rows(self) -> list[dict[str, Any]]:
         """The mask table's `instances` of this image."""
         return [
-            {"score": float(s), "label": int(c), "bbox": [float(v) for v in b], "area": float(area(r)), "rle": r["counts"]}
-            for s, c, b, r in zip(self.scores, self.labels, self.boxes, self.rles, strict=True)
+            {
+                "score": float(score),
+                "label": int(label),
+                "bbox": [float(v) for v in box],
+                "area": float(area(rle)),
+                "rle": rle["counts"],
+            }
+            for score, label, box, rle in zip(self.scores, self.labels, self.boxes, self.rles, strict=True)
         ]
 
     @classmethod

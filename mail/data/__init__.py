@@ -1,1 +1,1 @@
-"""Data formats: the published layouts that are read, the data store and the mask table. Knows nothing of the network."""
+"""Data formats: the published layouts, the data store and the mask table. Knows nothing of the network."""
