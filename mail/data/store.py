@@ -123,8 +123,8 @@ class DataStore:
 class DataStoreWriter:
     """Writes a new store; `finish` makes it visible. Images may come in any order, expressions too.
 
-    Images are streamed to disk once a file's worth has come together, so the caller should add them sorted by id
-    where it can: `image_id`s inside a file are sorted, and files' key ranges overlap only where the input's order forces it.
+    Images are streamed to disk once a file's worth has come together. Add them sorted by id where you can: inside a
+    file they are sorted, and the key ranges of two files overlap only where the input's order forces it.
     """
 
     def __init__(self, uri: str | os.PathLike, name: str):
