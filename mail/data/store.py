@@ -209,7 +209,9 @@ class DataStoreWriter:
 
 
 def _count_splits(rows: Sequence[dict]) -> dict[str, dict[str, int]]:
-    images, refs, expressions = defaultdict(set), defaultdict(set), Counter()
+    images: dict[str, set] = defaultdict(set)
+    refs: dict[str, set] = defaultdict(set)
+    expressions: Counter[str] = Counter()
     for row in rows:
         images[row["split"]].add(row["image_id"])
         refs[row["split"]].add(row["ref_id"])
