@@ -1,0 +1,141 @@
+"""Reading a mask table: the rows of one proposer as one commit names them, and nothing that came later."""
+
+import json
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from mail.data import files, schema
+from mail.data.commit_log import MaskFile
+from mail.errors import UserError
+from mail.proposals import Proposals
+
+OPEN_FILES = 64  # footers kept in memory
+
+
+@dataclass
+class MaskSnapshot:
+    """The rows of one proposer as of one commit. Cheap to send to workers; it opens files as it needs them.
+
+    Attributes:
+        uri: the table's address.
+        number, digest: the commit's; the digest stands for all that the snapshot will ever return.
+        proposer: what the table knows of the proposer (`id`, `name`, `trained_on`, `leaky`, ...).
+        files: sorted by their first image id.
+    """
+
+    uri: str
+    number: int
+    digest: str
+    proposer_id: str
+    proposer: dict[str, Any]
+    files: tuple[MaskFile, ...]
+    _open: dict[str, "_OpenFile"] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Number of rows (images)."""
+        return sum(f.rows for f in self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What a run records about the masks it read."""
+        keep = {"uri": self.uri, "commit": self.number, "digest": self.digest, "proposer_id": self.proposer_id}
+        return {**keep, "leaky": bool(self.proposer.get("leaky"))}
+
+    def read(self, image_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of these images, in this order; images without a row are left out.
+
+        Opens only the files, and reads only the row groups, whose key range can hold one of them.
+        """
+        names = list(columns) if columns else schema.MASKS.names
+        read = list(dict.fromkeys(["image_id", *names]))
+        wanted = sorted(set(image_ids))
+        parts = []
+        for file in self.files:
+            near = wanted[bisect_left(wanted, file.first_image_id) : bisect_right(wanted, file.last_image_id)]
+            if not near:
+                continue
+            opened = self._opened(file)
+            if groups := opened.groups(near):
+                part = opened.parquet.read_row_groups(groups, columns=read, use_threads=False)
+                parts.append(part.filter(pc.is_in(part["image_id"], value_set=pa.array(near, pa.string()))))
+        if not parts:
+            return pa.schema([schema.MASKS.field(c) for c in names]).empty_table()
+        table = pa.concat_tables(parts)
+        order = pc.index_in(pa.array(list(image_ids), pa.string()), value_set=table["image_id"].combine_chunks())
+        return table.take(order.drop_null()).select(names)
+
+    def proposals(self, image_ids: Sequence[str]) -> dict[str, Proposals]:
+        """Proposals by image id; an image whose row says an error has none, an image without a row is not there."""
+        rows = self.read(image_ids, ["image_id", "height", "width", "instances"]).to_pylist()
+        return {r["image_id"]: Proposals.from_rows(r["instances"], (r["height"], r["width"])) for r in rows}
+
+    def batches(self, columns: Sequence[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
+        """All rows, file by file; memory does not grow with the table."""
+        filesystem, root = files.resolve(self.uri)
+        for file in self.files:
+            parquet = open_parquet(filesystem, f"{root}/{file.path}")
+            yield from parquet.iter_batches(batch_size, columns=list(columns) if columns else None, use_threads=False)
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """All rows as dictionaries."""
+        for batch in self.batches(columns):
+            yield from batch.to_pylist()
+
+    def check_covers(self, image_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> None:
+        """Raises UserError, with the first few names, if an image has no row."""
+        missing = set(image_ids.to_pylist() if hasattr(image_ids, "to_pylist") else image_ids)
+        for batch in self.batches(["image_id"], batch_size=65536):
+            missing.difference_update(batch["image_id"].to_pylist())
+        if missing:
+            raise UserError(
+                f"{self.uri} has no masks of {len(missing)} images by {self.proposer_id}, first: "
+                f"{', '.join(sorted(missing)[:3])}; run `mail-ris precompute` on this data store"
+            )
+
+    def trained_on(self) -> list[str] | None:
+        """Ids of the images that the proposer was trained on; None if the table does not know them."""
+        filesystem, root = files.resolve(self.uri)
+        path = f"{root}/proposers/{self.proposer_id}.json"
+        if not files.exists(filesystem, path):
+            return None
+        return json.loads(files.read_bytes(filesystem, path))["image_ids"]
+
+    def _opened(self, file: MaskFile) -> "_OpenFile":
+        if file.path not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                self._open.pop(next(iter(self._open)))
+            filesystem, root = files.resolve(self.uri)
+            self._open[file.path] = _OpenFile(open_parquet(filesystem, f"{root}/{file.path}"))
+        return self._open[file.path]
+
+
+class _OpenFile:
+    """A data file with the key range of each of its row groups at hand."""
+
+    def __init__(self, parquet: pq.ParquetFile):
+        self.parquet = parquet
+        column = schema.MASKS.get_field_index("image_id")
+        ranges = [parquet.metadata.row_group(i).column(column).statistics for i in range(parquet.num_row_groups)]
+        self._first = [s.min for s in ranges]
+        self._last = [s.max for s in ranges]
+
+    def groups(self, wanted: Sequence[str]) -> list[int]:
+        """Row groups that can hold one of the ids; the file is sorted, so each id is in one group at most."""
+        near = ((bisect_right(self._first, image_id) - 1, image_id) for image_id in wanted)
+        return sorted({group for group, image_id in near if group >= 0 and image_id <= self._last[group]})
+
+
+def open_parquet(filesystem: fs.FileSystem, path: str | os.PathLike) -> pq.ParquetFile:
+    """A Parquet file whose nested columns are read in one go (few large reads on an object store)."""
+    return pq.ParquetFile(os.fspath(path), filesystem=filesystem, pre_buffer=True)

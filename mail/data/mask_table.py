@@ -1,0 +1,300 @@
+"""The mask table: the proposals of every image, computed once, appended by anyone, read by commit.
+
+    TABLE/_commits/NNNNNN.json          which data files count (see `mail.data.commit_log`)
+    TABLE/data/PROPOSER_ID/*.parquet    rows sorted by image_id, small row groups; written once, never changed
+    TABLE/proposers/PROPOSER_ID.json    the ids of the images that a proposer was trained on
+
+A writer asks what is `pending`, `write`s uniquely named files and `commit`s them. Until then nobody sees the files;
+after that, everybody sees all of them. Of two writers that computed the same image, the later one's row is dropped
+before its commit, so every image has exactly one row a proposer, whoever was killed when.
+"""
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mail.data import files, schema
+from mail.data.commit_log import NOTHING, Commit, CommitLog, MaskFile
+from mail.data.mask_snapshot import MaskSnapshot, open_parquet
+from mail.errors import UserError
+
+MAX_FILE_BYTES = 256 * 2**20
+ROW_GROUP_BYTES = 256 * 2**10  # what a reader of a single image has to fetch; more of them make planning slower
+MAX_ROWS_PER_GROUP = 4096
+READ_THREADS = 8
+
+
+class MaskTable:
+    """A mask table at a local path or `s3://` address; it comes into being with the first commit.
+
+    Instances are cheap and hold no lock; any number of processes may use the same table at once.
+    """
+
+    def __init__(self, uri: str | os.PathLike):
+        self.uri = os.fspath(uri)
+        self.filesystem, self.root = files.resolve(uri)
+        self.log = CommitLog(uri)
+
+    def head(self) -> Commit:
+        """The newest state (number 0 and no files before the first commit)."""
+        return self.log.head()
+
+    def pending(self, image_ids: Sequence[str] | pa.Array | pa.ChunkedArray, proposer_id: str) -> pa.Array:
+        """Those of `image_ids` that have no committed row of this proposer, in the given order (a string array).
+
+        Reads the key columns of the files that can hold one of them, nothing else.
+        """
+        wanted = _strings(image_ids)
+        if len(wanted) == 0:
+            return wanted
+        span = pc.min_max(wanted).as_py()
+        candidates = [f for f in _of(self.head(), proposer_id) if _overlap(f, span["min"], span["max"])]
+        done = self._keys(candidates)
+        return wanted.filter(pc.invert(pc.is_in(wanted, value_set=done))) if len(done) else wanted
+
+    def write(self, table: pa.Table) -> MaskFile:
+        """Writes rows (columns of `schema.MASKS`, one proposer, each image once) as a new data file, not yet committed.
+
+        Raises:
+            UserError: the file would be larger than 256 MB.
+            ValueError: the rows are of several proposers, or an image comes twice.
+        """
+        table = table.select(schema.MASKS.names).cast(schema.MASKS).sort_by("image_id").combine_chunks()
+        proposers = pc.unique(table["proposer_id"]).to_pylist()
+        keys = table["image_id"]
+        if len(proposers) != 1:
+            raise ValueError(f"a data file holds rows of one proposer, these are of {proposers}")
+        if pc.count_distinct(keys).as_py() != len(keys):
+            raise ValueError("an image comes twice in these rows")
+        rows_per_group = max(1, ROW_GROUP_BYTES * len(table) // max(1, table.nbytes))
+        buffer = io.BytesIO()
+        pq.write_table(
+            table,
+            buffer,
+            row_group_size=min(rows_per_group, MAX_ROWS_PER_GROUP),
+            compression="zstd",
+            use_dictionary=["proposer_id", "status", "error"],
+        )
+        data = buffer.getvalue()
+        if len(data) > MAX_FILE_BYTES:
+            raise UserError(f"{len(table)} rows make a file of {len(data) >> 20} MB: write fewer rows a file")
+        path = f"data/{proposers[0]}/{uuid.uuid4().hex}.parquet"
+        self.log.objects.put(path, data)
+        return MaskFile(
+            path=path,
+            rows=len(table),
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            first_image_id=keys[0].as_py(),
+            last_image_id=keys[-1].as_py(),
+            proposer_id=proposers[0],
+            statuses={c["values"]: c["counts"] for c in pc.value_counts(table["status"]).to_pylist()},
+        )
+
+    def commit(
+        self,
+        data_files: Sequence[MaskFile],
+        proposer: dict[str, Any],
+        *,
+        planned_at: Commit = NOTHING,
+        replace: bool = False,
+    ) -> Commit:
+        """Makes written files part of the table, all of them at once, and returns the new state.
+
+        Rows of images that somebody else committed meanwhile are dropped (or, with `replace`, take their place).
+
+        Args:
+            proposer: what is known of the proposer; `id` is required and is that of all the files.
+            planned_at: the state that `pending` saw: the files it names are known not to hold these images.
+            replace: the new rows replace committed ones of the same images (a retry).
+
+        Raises:
+            UserError: a file is not what its description says.
+        """
+        fresh = list(data_files)
+        for file in fresh:
+            self.validate(file, proposer["id"])
+        self._check_disjoint(fresh)
+        checked = set() if replace else set(planned_at.files)
+        while True:
+            head = self.head()
+            rivals = [f for f in _of(head, proposer["id"]) if f.path not in checked]
+            if replace:
+                added, removed = self._cut_out(rivals, fresh)
+                added += fresh
+            else:
+                fresh = self._drop_committed(fresh, rivals)
+                checked.update(f.path for f in rivals)
+                added, removed = fresh, []
+            if not added:
+                return head
+            if done := self.log.append(head, added=added, removed=removed, proposers={proposer["id"]: proposer}):
+                return done
+
+    def swap(self, old: Sequence[MaskFile], new: Sequence[MaskFile]) -> Commit | None:
+        """Commits `new` in place of `old` (the same rows, laid out otherwise); None if one of `old` is gone by then."""
+        while True:
+            head = self.head()
+            if any(f.path not in head.files for f in old):
+                return None
+            if done := self.log.append(head, added=list(new), removed=[f.path for f in old]):
+                return done
+
+    def snapshot(self, proposer_id: str | None = None, commit: int | None = None) -> MaskSnapshot:
+        """The rows of one proposer as of a commit (the newest by default).
+
+        Raises:
+            UserError: there is no commit, or several proposers and none is named, or the named one is not there.
+        """
+        state = self.head() if commit is None else self.log.at(commit)
+        if state.number == 0:
+            raise UserError(f"{self.uri} is not a mask table: it has no commits (run `mail-ris precompute` first)")
+        known = sorted({f.proposer_id for f in state.files.values()})
+        if proposer_id is None:
+            if len(known) != 1:
+                raise UserError(f"{self.uri} holds masks of several proposers, name one of them: {', '.join(known)}")
+            proposer_id = known[0]
+        if proposer_id not in known:
+            raise UserError(f"{self.uri} has no masks of proposer {proposer_id}: it has {', '.join(known)}")
+        return MaskSnapshot(
+            uri=self.uri,
+            number=state.number,
+            digest=state.digest,
+            proposer_id=proposer_id,
+            proposer=state.proposers.get(proposer_id, {"id": proposer_id}),
+            files=tuple(sorted(_of(state, proposer_id), key=lambda f: (f.first_image_id, f.path))),
+        )
+
+    def register_images(self, proposer_id: str, image_ids: Sequence[str]) -> None:
+        """Keeps the ids of the images that a proposer was trained on beside its masks (once a proposer)."""
+        data = json.dumps({"proposer_id": proposer_id, "image_ids": sorted(image_ids)}).encode()
+        self.log.objects.create(f"proposers/{proposer_id}.json", data)
+
+    def validate(self, file: MaskFile, proposer_id: str) -> None:
+        """Raises UserError unless a written file has the schema, rows, keys and proposer that its description says."""
+        where = f"{self.uri}/{file.path}"
+        try:
+            parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
+        except FileNotFoundError:
+            raise UserError(f"{where} is to be committed but is not there") from None
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{where} is not a Parquet file: {error}") from None
+        if not parquet.schema_arrow.equals(schema.MASKS):
+            raise UserError(f"{where} has not the mask table's columns but {parquet.schema_arrow.names}")
+        rows = parquet.read(columns=["image_id", "proposer_id"])
+        keys = rows["image_id"].combine_chunks()
+        if len(rows) != file.rows or len(rows) == 0:
+            raise UserError(f"{where} has {len(rows)} rows, {file.rows} were written")
+        if len(keys) > 1 and not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+            raise UserError(f"{where} is not sorted by image_id, or has an image twice")
+        if (keys[0].as_py(), keys[-1].as_py()) != (file.first_image_id, file.last_image_id):
+            raise UserError(f"{where} holds other images than its description says")
+        if pc.unique(rows["proposer_id"]).to_pylist() != [proposer_id] or file.proposer_id != proposer_id:
+            raise UserError(f"{where} holds rows of another proposer than {proposer_id}")
+
+    def _keys(self, data_files: Sequence[MaskFile]) -> pa.ChunkedArray:
+        if not data_files:
+            return pa.chunked_array([], pa.string())
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            columns = list(pool.map(self._key_column, data_files))
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+
+    def _key_column(self, file: MaskFile) -> pa.ChunkedArray:
+        path = f"{self.root}/{file.path}"
+        return pq.read_table(path, columns=["image_id"], filesystem=self.filesystem, use_threads=False)["image_id"]
+
+    def _read(self, file: MaskFile) -> pa.Table:
+        return open_parquet(self.filesystem, f"{self.root}/{file.path}").read()
+
+    def _check_disjoint(self, data_files: Sequence[MaskFile]) -> None:
+        ordered = sorted(data_files, key=lambda f: f.first_image_id)
+        if all(a.last_image_id < b.first_image_id for a, b in pairwise(ordered)):
+            return
+        keys = self._keys(ordered)
+        if pc.count_distinct(keys).as_py() != len(keys):
+            raise UserError("the files to be committed hold an image more than once")
+
+    def _drop_committed(self, fresh: Sequence[MaskFile], rivals: Sequence[MaskFile]) -> list[MaskFile]:
+        """`fresh` without the rows whose images `rivals` hold; files that lose rows are written anew."""
+        kept: list[MaskFile] = []
+        for file in fresh:
+            near = [r for r in rivals if _overlap(r, file.first_image_id, file.last_image_id)]
+            taken = self._keys(near)
+            if len(taken) and pc.any(pc.is_in(self._key_column(file), value_set=taken)).as_py():
+                rows = self._read(file)
+                rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=taken)))
+                kept += [self.write(rows)] if len(rows) else []
+            else:
+                kept.append(file)
+        return kept
+
+    def _cut_out(self, rivals: Sequence[MaskFile], fresh: Sequence[MaskFile]) -> tuple[list[MaskFile], list[str]]:
+        """`rivals` without the images of `fresh`: (files written anew, paths that they replace)."""
+        added: list[MaskFile] = []
+        removed: list[str] = []
+        keys = self._keys(fresh)
+        for rival in rivals:
+            if not any(_overlap(f, rival.first_image_id, rival.last_image_id) for f in fresh):
+                continue
+            if not pc.any(pc.is_in(self._key_column(rival), value_set=keys)).as_py():
+                continue
+            rows = self._read(rival)
+            rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=keys)))
+            added += [self.write(rows)] if len(rows) else []
+            removed.append(rival.path)
+        return added, removed
+
+
+@dataclass(frozen=True)
+class MaskTableStatus:
+    """What a table holds of one proposer."""
+
+    proposer_id: str
+    files: int
+    bytes: int
+    rows: int
+    statuses: dict[str, int]
+    proposer: dict[str, Any]
+
+
+def status(commit: Commit) -> Iterator[MaskTableStatus]:
+    """Per proposer the files, rows and statuses of a commit, from the commit alone."""
+    for proposer_id in sorted({f.proposer_id for f in commit.files.values()}):
+        chosen = _of(commit, proposer_id)
+        statuses: dict[str, int] = {}
+        for file in chosen:
+            for name, count in file.statuses.items():
+                statuses[name] = statuses.get(name, 0) + count
+        yield MaskTableStatus(
+            proposer_id,
+            len(chosen),
+            sum(f.bytes for f in chosen),
+            sum(f.rows for f in chosen),
+            dict(sorted(statuses.items())),
+            commit.proposers.get(proposer_id, {}),
+        )
+
+
+def _of(commit: Commit, proposer_id: str) -> list[MaskFile]:
+    return [f for f in commit.files.values() if f.proposer_id == proposer_id]
+
+
+def _overlap(file: MaskFile, first: str, last: str) -> bool:
+    return file.first_image_id <= last and file.last_image_id >= first
+
+
+def _strings(values: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks()
+    return values if isinstance(values, pa.Array) else pa.array(values, pa.string())
