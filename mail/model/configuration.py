@@ -1,0 +1,120 @@
+"""`MailConfig`: every size and design choice of the network, saved as `config.json` beside the weights."""
+
+from typing import Any, Literal
+
+from transformers import PretrainedConfig
+
+MaskModality = Literal["none", "channels", "tokens"]
+
+
+class MailConfig(PretrainedConfig):
+    """Configuration of `MailForReferringSegmentation`; the encoder's names and defaults are ViLT's.
+
+    Encoder (ViLT-B/32):
+        vocab_size, type_vocab_size, max_text_length: BERT word pieces, BERT segments, positions of the text.
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, layer_norm_eps: pre-norm ViT blocks.
+        patch_size: side of a patch in pixels.
+        position_grid: side of the learned position grid (ViLT: 384 / 32 = 12); it is interpolated to the input's grid.
+
+    Input:
+        image_size: side of the square canvas in pixels; an image's longest side is resized to it.
+        mask_stride: canvas pixels per cell of instance masks, targets and mask logits.
+        image_mean, image_std: normalisation of pixels in [0, 1].
+
+    Mask modality:
+        mask_modality: `none`, `channels` (masks stacked as channels of the patches) or `tokens` (one per instance).
+        max_instances: instance slots K; the best-scored proposals are kept.
+        num_labels_of_instances: size of the label embedding; 0 leaves the proposer's category out.
+        shape_size: side of the grid in which an instance's shape is described inside its own box.
+        geometry_frequencies: octaves of the Fourier features of boxes, shared by patches and instances.
+        geometry_init: `normal`, or `zero` to start exactly as the pre-trained encoder.
+        coverage_bias: attention bias between an instance and the patches that it covers (per head, learned).
+        paste: add the instances' output tokens to the pixels that they cover, before the decoder.
+        selection: head and loss that say which proposal the expression means.
+        direct: the selected masks feed the mask logits directly.
+
+    Decoder:
+        decoder_stride: canvas pixels per cell of the decoder's features.
+        decoder_dim, stem_dim: channels of the decoder and of the shallow pixel stem.
+
+    Losses: `loss_mask_bce`, `loss_mask_dice`, `loss_selection`, `loss_no_target` are the weights of the terms;
+        selection_min_iou: below this IoU of the best proposal the null slot is the right choice.
+    """
+
+    model_type = "mail"
+
+    vocab_size: int = 30522
+    type_vocab_size: int = 2
+    max_text_length: int = 40
+    pad_token_id: int | None = 0
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    patch_size: int = 32
+    position_grid: int = 12
+
+    image_size: int = 480
+    mask_stride: int = 4
+    image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    mask_modality: str = "tokens"
+    max_instances: int = 32
+    num_labels_of_instances: int = 0
+    shape_size: int = 16
+    geometry_frequencies: int = 6
+    geometry_init: str = "zero"
+    coverage_bias: bool = True
+    paste: bool = True
+    selection: bool = True
+    direct: bool = True
+
+    decoder_stride: int = 4
+    decoder_dim: int = 128
+    stem_dim: int = 64
+
+    loss_mask_bce: float = 1.0
+    loss_mask_dice: float = 1.0
+    loss_selection: float = 0.5
+    loss_no_target: float = 0.1
+    selection_min_iou: float = 0.5
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        if self.mask_modality not in ("none", "channels", "tokens"):
+            raise ValueError(f"mask_modality {self.mask_modality!r}: it is none, channels or tokens")
+        if self.geometry_init not in ("normal", "zero"):
+            raise ValueError(f"geometry_init {self.geometry_init!r}: it is normal or zero")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide by {self.num_attention_heads} heads")
+        for name in ("patch_size", "decoder_stride", "mask_stride"):
+            if self.image_size % getattr(self, name):
+                raise ValueError(f"image_size {self.image_size} is no multiple of {name} {getattr(self, name)}")
+        if self.patch_size % self.mask_stride or self.patch_size % self.decoder_stride:
+            raise ValueError("patch_size must be a multiple of mask_stride and of decoder_stride")
+        if self.decoder_stride % self.mask_stride:
+            raise ValueError("decoder_stride must be a multiple of mask_stride")
+
+    @property
+    def uses_instances(self) -> bool:
+        return self.mask_modality != "none"
+
+    @property
+    def uses_instance_tokens(self) -> bool:
+        return self.mask_modality == "tokens"
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side of the canvas."""
+        return self.image_size // self.patch_size
+
+    @property
+    def mask_size(self) -> int:
+        """Cells of instance masks, targets and mask logits along a side of the canvas (R)."""
+        return self.image_size // self.mask_stride

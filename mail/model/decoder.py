@@ -1,0 +1,128 @@
+"""From encoded tokens to a mask: a pixel decoder that works alone, made sharper by the proposals that fit.
+
+Shapes: N expressions, K instance slots, D = S / decoder_stride, R = S / mask_stride, d hidden size, c decoder_dim.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mail.model.configuration import MailConfig
+
+
+class Decoded(NamedTuple):
+    """Logits: `mask` (N, R, R); `selection` (N, 1 + K), the null slot first, or None; `no_target` (N,)."""
+
+    mask: Tensor
+    selection: Tensor | None
+    no_target: Tensor
+
+
+class PixelDecoder(nn.Module):
+    """Patch tokens and shallow pixel features to mask logits."""
+
+    def __init__(self, config: MailConfig):
+        super().__init__()
+        d, c = config.hidden_size, config.decoder_dim
+        self.spread = nn.Linear(d, c)
+        self.paint = nn.Conv2d(c, c, 3, padding=1)
+        self.skip = nn.Conv2d(config.stem_dim, c, 1)
+        self.fuse = nn.Sequential(nn.GroupNorm(1, c), nn.GELU(), nn.Conv2d(c, c, 3, padding=1))
+        self.out_norm = nn.GroupNorm(1, c)
+        self.query = nn.Linear(d, c + 1)
+        self.paste = nn.Linear(d, c) if config.uses_instance_tokens and config.paste else None
+
+    def forward(
+        self, patches: Tensor, sentence: Tensor, stem: Tensor, instances: Tensor | None, coverage: Tensor | None
+    ) -> Tensor:
+        """Mask logits (N, D, D).
+
+        Args:
+            patches: (N, P, d); sentence: (N, d); stem: (N, stem_dim, D, D).
+            instances: (N, K, d) and coverage: (N, K, D, D) in [0, 1], or None.
+        """
+        n, count, _ = patches.shape
+        grid = round(count**0.5)
+        coarse = self.spread(patches).transpose(1, 2).reshape(n, -1, grid, grid)
+        coarse = self.paint(coarse)
+        features = F.interpolate(coarse, size=stem.shape[-2:], mode="bilinear", align_corners=False)
+        features = features + self.skip(stem)
+        if self.paste is not None and instances is not None and coverage is not None:
+            features = features + torch.einsum("nkc,nkhw->nchw", self.paste(instances), coverage.to(features.dtype))
+        features = features + self.fuse(features)
+        features = F.gelu(self.out_norm(features))
+        query = self.query(sentence)
+        logits = torch.einsum("nc,nchw->nhw", query[:, :-1], features) * query.shape[1] ** -0.5
+        return logits + query[:, -1, None, None]
+
+
+class SelectionHead(nn.Module):
+    """Which proposal the expression means: one logit per instance, and a null slot for "none of them"."""
+
+    def __init__(self, config: MailConfig):
+        super().__init__()
+        d = config.hidden_size
+        self.instance = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, 1))
+        self.null = nn.Linear(d, 1)
+
+    def forward(self, instances: Tensor, sentence: Tensor, valid: Tensor) -> Tensor:
+        """(N, K, d), (N, d), valid (N, K) -> (N, 1 + K); empty slots get the lowest number of the type."""
+        scores = self.instance(instances).squeeze(-1)
+        scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
+        return torch.cat([self.null(sentence), scores], 1)
+
+
+class Decoder(nn.Module):
+    """All outputs of the network.
+
+    Attributes:
+        direct_gain: how many logits a fully selected mask adds to its pixels, and takes from the others.
+    """
+
+    def __init__(self, config: MailConfig):
+        super().__init__()
+        d = config.hidden_size
+        tokens = config.uses_instance_tokens
+        self.config = config
+        self.pixels = PixelDecoder(config)
+        self.selection = SelectionHead(config) if tokens and (config.selection or config.direct) else None
+        self.direct_gain = nn.Parameter(torch.tensor(4.0)) if tokens and config.direct else None
+        self.no_target = nn.Linear(d, 1)
+
+    def forward(
+        self,
+        sentence: Tensor,
+        patches: Tensor,
+        stem: Tensor,
+        instances: Tensor | None,
+        masks: Tensor | None,
+        valid: Tensor | None,
+    ) -> Decoded:
+        """Decodes N expressions.
+
+        Args:
+            sentence: (N, d); patches: (N, P, d); stem: (N, stem_dim, D, D).
+            instances: (N, K, d), masks: (N, K, R, R) coverage in [0, 1], valid: (N, K); all None without instances.
+        """
+        size = self.config.mask_size
+        coarse = None
+        if masks is not None and self.pixels.paste is not None:
+            coarse = F.adaptive_avg_pool2d(masks, stem.shape[-1])
+        logits = self.pixels(patches, sentence, stem, instances, coarse)[:, None].float()
+        logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+        selection = None
+        if self.selection is not None and instances is not None and masks is not None and valid is not None:
+            selection = self.selection(instances, sentence, valid).float()
+            if self.direct_gain is not None:
+                logits = logits + self.direct_path(selection, masks)
+        return Decoded(logits, selection, self.no_target(sentence).float().squeeze(-1))
+
+    def direct_path(self, selection: Tensor, masks: Tensor) -> Tensor:
+        """Logits (N, R, R) of the mixture of masks that the selection expects; silent when it chooses the null slot."""
+        assert self.direct_gain is not None
+        share = selection.softmax(-1)[:, 1:]  # (N, K)
+        inside = torch.einsum("nk,nkhw->nhw", share, masks.float())
+        some = share.sum(-1)[:, None, None]
+        return self.direct_gain * (2 * inside - some)

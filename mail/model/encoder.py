@@ -1,0 +1,90 @@
+"""The one transformer: pre-norm ViT blocks over words, patches and instances together.
+
+Numerically ViLT's encoder (Kim, Son, Kim 2021, arXiv 2102.03334), with the three projections of the attention as one
+matrix product and PyTorch's fused attention.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mail.model.configuration import MailConfig
+
+
+class Attention(nn.Module):
+    def __init__(self, config: MailConfig):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, L, d) with an additive bias or boolean mask (N, 1 or heads, 1 or L, L) -> (N, L, d)."""
+        n, length, d = tokens.shape
+        qkv = self.qkv(tokens).view(n, length, 3, self.heads, d // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, L, d / heads) each
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.output(mixed.transpose(1, 2).reshape(n, length, d))
+
+
+class Block(nn.Module):
+    def __init__(self, config: MailConfig):
+        super().__init__()
+        d = config.hidden_size
+        self.norm_attention = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.attention = Attention(config)
+        self.norm_mlp = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.mlp_in = nn.Linear(d, config.intermediate_size)
+        self.mlp_out = nn.Linear(config.intermediate_size, d)
+
+    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
+        tokens = tokens + self.attention(self.norm_attention(tokens), bias)
+        return tokens + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(tokens))))
+
+
+class Encoder(nn.Module):
+    """Blocks and the final norm.
+
+    Attributes:
+        coverage_gain: (heads,) how much an instance and the patches under it attend to each other beforehand;
+            zero at the start, so that the pre-trained encoder is unchanged.
+    """
+
+    def __init__(self, config: MailConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        biased = config.uses_instance_tokens and config.coverage_bias
+        self.coverage_gain = nn.Parameter(torch.zeros(config.num_attention_heads)) if biased else None
+
+    def forward(self, tokens: Tensor, valid: Tensor, coverage: Tensor | None = None, first_patch: int = 0) -> Tensor:
+        """Encodes a sequence whose last K tokens are instances (if `coverage` is given).
+
+        Args:
+            tokens: (N, L, d).
+            valid: (N, L) bool, False for padding, which nothing attends to.
+            coverage: (N, K, P) share of each patch that an instance covers, or None.
+            first_patch: position of the first patch in the sequence.
+
+        Returns:
+            (N, L, d) after the final norm. Outputs at padded positions mean nothing.
+        """
+        bias = self.attention_bias(tokens, valid, coverage, first_patch)
+        for block in self.blocks:
+            tokens = block(tokens, bias)
+        return self.norm(tokens)
+
+    def attention_bias(self, tokens: Tensor, valid: Tensor, coverage: Tensor | None, first_patch: int) -> Tensor:
+        n, length = valid.shape
+        if coverage is None or self.coverage_gain is None:
+            return valid[:, None, None, :].expand(n, 1, length, length)
+        slots, patches = coverage.shape[1:]
+        gain = self.coverage_gain[None, :, None, None].to(tokens.dtype)
+        block = gain * coverage[:, None].to(tokens.dtype)  # (N, heads, K, P)
+        # built by padding rather than by assignment: no in-place write, so it compiles and differentiates
+        after = length - first_patch - patches
+        to_patches = F.pad(block, (first_patch, after, length - slots, 0))
+        to_instances = F.pad(block.transpose(-1, -2), (length - slots, 0, first_patch, after))
+        padding = torch.zeros((n, 1, 1, length), dtype=tokens.dtype, device=tokens.device)
+        padding = padding.masked_fill(~valid[:, None, None, :], torch.finfo(tokens.dtype).min)
+        return to_patches + to_instances + padding

@@ -1,0 +1,270 @@
+"""`MailForReferringSegmentation`: the network, from a batch of the processor to logits and losses.
+
+What the paper's public text leaves open is decided in `configuration.py` and reasoned about in `docs/model.md`.
+Shapes: I images, N expressions (`image_index` says on which image), K instance slots, T word pieces, S canvas side,
+R = S / mask_stride, P patches, d hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from mail.model import losses
+from mail.model.configuration import MailConfig
+from mail.model.decoder import Decoder
+from mail.model.embeddings import GeometryEmbedding, InstanceEmbeddings, PatchEmbeddings, PixelStem, TextEmbeddings
+from mail.model.encoder import Encoder
+
+
+@dataclass
+class MailOutput(ModelOutput):
+    """What the network returns.
+
+    Attributes:
+        loss: weighted sum of `losses`, a mean over the batch's expressions; None without targets.
+        losses: each term, unweighted, mean over expressions.
+        mask_logits: (N, R, R) on the canvas.
+        selection_logits: (N, 1 + K), the null slot first; None for a network without selection.
+        no_target_logits: (N,).
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    mask_logits: Tensor | None = None
+    selection_logits: Tensor | None = None
+    no_target_logits: Tensor | None = None
+
+
+@dataclass
+class ImageTokens:
+    """Everything of an image that does not depend on the words, computed once for all of its expressions."""
+
+    patches: Tensor  # (I, 1 + P, d), ViLT's class token first
+    patches_valid: Tensor  # (I, 1 + P)
+    stem: Tensor  # (I, stem_dim, D, D)
+    masks: Tensor | None  # (I, K, R, R) in [0, 1]
+    instances: Tensor | None  # (I, K, d)
+    coverage: Tensor | None  # (I, K, 1 + P)
+    valid: Tensor | None  # (I, K)
+
+    def of(self, index: Tensor) -> "ImageTokens":
+        """The tokens of the image of each expression: (I, ...) -> (N, ...)."""
+        gathered: dict[str, Any] = {name: None if t is None else t[index] for name, t in vars(self).items()}
+        return ImageTokens(**gathered)
+
+
+class MailForReferringSegmentation(PreTrainedModel):
+    """One transformer over words, image patches and instance masks; segments what an expression names."""
+
+    config_class = MailConfig
+    base_model_prefix = "mail"
+    main_input_name = "pixel_values"
+    input_modalities = ["image", "text"]  # noqa: RUF012 - the base class's type
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: MailConfig):
+        super().__init__(config)
+        d = config.hidden_size
+        self.text = TextEmbeddings(config)
+        self.patch = PatchEmbeddings(config)
+        self.token_type = nn.Embedding(3, d)  # words, patches, instances
+        self.geometry = GeometryEmbedding(config)
+        self.stem = PixelStem(config)
+        self.instance = InstanceEmbeddings(config) if config.uses_instance_tokens else None
+        self.mask_channels = None
+        if config.mask_modality == "channels":
+            cells = config.patch_size // config.mask_stride
+            self.mask_channels = nn.Conv2d(config.max_instances, d, cells, cells)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers' own initialisers leave alone what a checkpoint has filled; non-persistent buffers are set here
+        # because loading makes the network without memory
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.trunc_normal_(module.weight, std=std)
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, GeometryEmbedding):
+            init.copy_(module.frequencies, module.octaves())
+            if module.zero_init:
+                init.zeros_(module.projection.weight)
+            else:
+                init.normal_(module.projection.weight, std=module.projection.in_features**-0.5)
+        elif isinstance(module, PatchEmbeddings):
+            init.trunc_normal_(module.cls_token, std=std)
+            init.trunc_normal_(module.position_embeddings, std=std)
+        elif isinstance(module, Encoder) and module.coverage_gain is not None:
+            init.zeros_(module.coverage_gain)
+        elif isinstance(module, Decoder) and module.direct_gain is not None:
+            init.constant_(module.direct_gain, 4.0)
+        elif isinstance(module, MailForReferringSegmentation):
+            init.copy_(module.mean, torch.tensor(self.config.image_mean).view(1, 3, 1, 1))
+            init.copy_(module.std, torch.tensor(self.config.image_std).view(1, 3, 1, 1))
+
+    def encode_images(
+        self,
+        pixel_values: Tensor,
+        pixel_size: Tensor,
+        instance_masks: Tensor | None = None,
+        instance_boxes: Tensor | None = None,
+        instance_scores: Tensor | None = None,
+        instance_labels: Tensor | None = None,
+        instance_valid: Tensor | None = None,
+    ) -> ImageTokens:
+        """Embeds images and their instances; see `forward` for the arguments."""
+        config = self.config
+        dtype = self.patch.projection.weight.dtype
+        pixels = ((pixel_values.to(dtype) / 255 - self.mean) / self.std).to(dtype)
+        inside = _inside(pixel_size, pixel_values.shape[-2:], pixel_values.device)
+        pixels = pixels * inside[:, None].to(dtype)  # padding is mid grey, as in ViLT's normalisation
+        grid = (pixel_values.shape[-2] // config.patch_size, pixel_values.shape[-1] // config.patch_size)
+        used = -(-pixel_size // config.patch_size)  # rows and columns of patches that hold image
+        patches = self.patch.patches(pixels)
+        if self.mask_channels is not None and instance_masks is not None:
+            # a smaller batch may carry fewer slots than the convolution has channels
+            masks = instance_masks.to(dtype) / 255
+            masks = F.pad(masks, (0, 0, 0, 0, 0, config.max_instances - masks.shape[1]))
+            patches = patches + self.mask_channels(masks).flatten(2).transpose(1, 2)
+        patches = patches + self.patch.positions(grid, used).to(dtype)
+        patches = patches + self.geometry(self.patch_boxes(grid, pixel_size))
+        cls = (self.patch.cls_token + self.patch.position_embeddings[:, :1]).expand(len(patches), -1, -1)
+        patches = torch.cat([cls, patches], 1) + self.token_type.weight[1]
+        valid = _inside(used, grid, pixel_values.device).flatten(1)
+        valid = torch.cat([valid.new_ones(len(valid), 1), valid], 1)
+        tokens = ImageTokens(patches, valid, self.stem(pixels), None, None, None, None)
+        if self.instance is None or instance_masks is None or instance_masks.shape[1] == 0:
+            return tokens
+        assert instance_boxes is not None
+        assert instance_scores is not None
+        assert instance_labels is not None
+        masks = instance_masks.to(dtype) / 255
+        extent = pixel_size / torch.tensor(pixel_values.shape[-2:], device=pixel_size.device)
+        instances = self.instance(masks, instance_boxes, instance_scores, instance_labels, tokens.stem, pixels, extent)
+        instances = instances + self.geometry(instance_boxes) + self.token_type.weight[2]
+        coverage = F.adaptive_avg_pool2d(masks, grid).flatten(2)
+        tokens.masks, tokens.instances, tokens.valid = masks, instances, instance_valid
+        tokens.coverage = F.pad(coverage, (1, 0))  # the class token is covered by nothing
+        return tokens
+
+    def patch_boxes(self, grid: tuple[int, int], pixel_size: Tensor) -> Tensor:
+        """(I, P, 4) boxes of the patches as fractions of their image; the same code as for instances."""
+        side = self.config.patch_size
+        rows = torch.arange(grid[0], device=pixel_size.device) * side
+        columns = torch.arange(grid[1], device=pixel_size.device) * side
+        y0, x0 = torch.meshgrid(rows, columns, indexing="ij")
+        boxes = torch.stack([x0, y0, x0 + side, y0 + side], -1).flatten(0, 1).float()  # (P, 4)
+        return boxes[None] / pixel_size[:, [1, 0, 1, 0]][:, None].float()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_size: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor | None = None,
+        instance_masks: Tensor | None = None,
+        instance_boxes: Tensor | None = None,
+        instance_scores: Tensor | None = None,
+        instance_labels: Tensor | None = None,
+        instance_valid: Tensor | None = None,
+        target_masks: Tensor | None = None,
+        instance_ious: Tensor | None = None,
+        no_target: Tensor | None = None,
+        return_dict: bool = True,
+        **_: Any,
+    ) -> MailOutput | tuple:
+        """Segments N expressions on I images.
+
+        Args:
+            pixel_values: uint8 (I, 3, S, S), the image top-left on the canvas.
+            pixel_size: (I, 2) height and width of the image on the canvas.
+            input_ids, attention_mask: (N, T).
+            image_index: (N,) the image of each expression; None if there is one expression an image.
+            instance_masks: uint8 (I, K, R, R) coverage 0..255; instance_boxes: (I, K, 4) fractions of the image;
+                instance_scores, instance_labels, instance_valid: (I, K). None: no proposals at all.
+            target_masks: uint8 (N, R, R) coverage 0..255; instance_ious: (N, K) IoU of each proposal with the target;
+                no_target: bool (N,). Given in training only.
+        """
+        images = self.encode_images(
+            pixel_values,
+            pixel_size,
+            instance_masks,
+            instance_boxes,
+            instance_scores,
+            instance_labels,
+            instance_valid,
+        )
+        if image_index is None:
+            image_index = torch.arange(len(input_ids), device=input_ids.device)
+        output = self.segment(images.of(image_index), input_ids, attention_mask)
+        if target_masks is not None:
+            size = target_masks.shape[-2:]
+            inside = _inside(-(-pixel_size // self.config.mask_stride), size, pixel_size.device)[image_index]
+            terms = self.loss_terms(output, target_masks, inside, instance_ious, no_target)
+            output.losses = {name: term.mean() for name, term in terms.items()}
+            output.loss = torch.stack(
+                [getattr(self.config, f"loss_{name}") * term for name, term in output.losses.items()]
+            ).sum()
+        return output if return_dict else output.to_tuple()
+
+    def segment(self, images: ImageTokens, input_ids: Tensor, attention_mask: Tensor) -> MailOutput:
+        """Encodes and decodes N expressions, `images` already gathered to one row an expression."""
+        words = self.text(input_ids) + self.token_type.weight[0]
+        # an expression of padding only still has one token to attend to
+        words_valid = attention_mask.bool()
+        sequence, valid = [words, images.patches], [words_valid, images.patches_valid]
+        if images.instances is not None and images.valid is not None:
+            sequence.append(images.instances)
+            valid.append(images.valid)
+        encoded = self.encoder(torch.cat(sequence, 1), torch.cat(valid, 1), images.coverage, words.shape[1])
+        first, count = words.shape[1] + 1, images.patches.shape[1] - 1
+        patches = encoded[:, first : first + count]
+        instances = encoded[:, first + count :] if images.instances is not None else None
+        decoded = self.decoder(encoded[:, 0], patches, images.stem, instances, images.masks, images.valid)
+        return MailOutput(
+            mask_logits=decoded.mask, selection_logits=decoded.selection, no_target_logits=decoded.no_target
+        )
+
+    def loss_terms(
+        self, output: MailOutput, target_masks: Tensor, inside: Tensor, ious: Tensor | None, no_target: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Every loss term per expression (N,), unweighted."""
+        assert output.mask_logits is not None
+        target = target_masks.float() / 255
+        terms = {
+            "mask_bce": losses.mask_bce(output.mask_logits, target, inside.float()),
+            "mask_dice": losses.mask_dice(output.mask_logits, target, inside.float()),
+        }
+        if self.config.selection and output.selection_logits is not None and ious is not None:
+            terms["selection"] = losses.selection(output.selection_logits, ious.float(), self.config.selection_min_iou)
+        if no_target is not None and output.no_target_logits is not None:
+            terms["no_target"] = losses.no_target(output.no_target_logits, no_target)
+        return terms
+
+
+def _inside(size: Tensor, canvas: tuple[int, int] | torch.Size, device: torch.device) -> Tensor:
+    """(I, 2) heights and widths -> bool (I, H, W), True inside."""
+    rows = torch.arange(canvas[0], device=device)[None, :, None] < size[:, 0, None, None]
+    columns = torch.arange(canvas[1], device=device)[None, None, :] < size[:, 1, None, None]
+    return rows & columns

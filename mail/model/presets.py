@@ -1,0 +1,144 @@
+"""Named networks: `tiny` for a CPU in minutes, `vilt-b32` and `vilt-b16` at the real size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mail.errors import UserError
+from mail.model.configuration import MailConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A network and the training recipe that it was measured with.
+
+    Attributes:
+        config: makes the network's configuration.
+        pretrained: ViLT weights to start from (folder or hub name), None to start from nothing.
+        tokenizer: vocabulary to use (file, folder or hub name), None to make one from the training expressions.
+        global_batch_size: expressions an optimizer step, over all workers.
+        learning_rate, weight_decay, warmup_fraction, gradient_clip: AdamW.
+        steps: optimizer steps.
+        expressions_per_image: expressions of one image that share a decode and stay together in a batch.
+        proposal_dropout: share of training images whose proposals are withheld.
+    """
+
+    config: Callable[[], MailConfig]
+    pretrained: str | None = None
+    tokenizer: str | None = None
+    global_batch_size: int = 32
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.1
+    gradient_clip: float = 1.0
+    steps: int = 1000
+    expressions_per_image: int = 2
+    proposal_dropout: float = 0.1
+
+
+def tiny() -> MailConfig:
+    """About 1.5 million parameters for 128-pixel scenes; trains on two CPU cores in minutes."""
+    return MailConfig(
+        vocab_size=2048,
+        max_text_length=24,
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        patch_size=16,
+        position_grid=8,
+        image_size=128,
+        mask_stride=2,
+        max_instances=24,
+        geometry_init="normal",
+        decoder_stride=4,
+        decoder_dim=32,
+        stem_dim=32,
+        initializer_range=0.05,
+    )
+
+
+def vilt_b32() -> MailConfig:
+    """ViLT-B/32 at 480 pixels: 15 x 15 patches."""
+    return MailConfig(image_size=480)
+
+
+def vilt_b16() -> MailConfig:
+    """ViLT-B with patches of 16 pixels at 480: 30 x 30 patches, projection and positions resampled from B/32."""
+    return MailConfig(image_size=480, patch_size=16)
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(config=tiny, learning_rate=1.2e-3, steps=700, global_batch_size=32),
+    "vilt-b32": Preset(
+        config=vilt_b32,
+        pretrained="dandelin/vilt-b32-mlm",
+        tokenizer="dandelin/vilt-b32-mlm",
+        learning_rate=5e-5,
+        steps=40_000,
+        global_batch_size=64,
+        expressions_per_image=3,
+    ),
+    "vilt-b16": Preset(
+        config=vilt_b16,
+        pretrained="dandelin/vilt-b32-mlm",
+        tokenizer="dandelin/vilt-b32-mlm",
+        learning_rate=5e-5,
+        steps=40_000,
+        global_batch_size=64,
+        expressions_per_image=3,
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none; the message lists them.
+    """
+    if name not in PRESETS:
+        raise UserError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def describe(config: MailConfig) -> dict[str, Any]:
+    """Parameters, forward FLOPs and weights in memory of a network, without building its tensors.
+
+    `forward_flops_per_expression` counts two per multiply-add of the matrix products of one expression on its own
+    image, by PyTorch's own counter, with all instance slots and words filled.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mail.model.modeling import MailForReferringSegmentation
+
+    with torch.device("meta"):
+        model = MailForReferringSegmentation(config)
+        side, cells, slots = config.image_size, config.mask_size, config.max_instances
+        batch = {
+            "pixel_values": torch.zeros(1, 3, side, side, dtype=torch.uint8),
+            "pixel_size": torch.full((1, 2), side),
+            "input_ids": torch.zeros(1, config.max_text_length, dtype=torch.long),
+            "attention_mask": torch.ones(1, config.max_text_length, dtype=torch.long),
+        }
+        if config.uses_instances:
+            batch |= {
+                "instance_masks": torch.zeros(1, slots, cells, cells, dtype=torch.uint8),
+                "instance_boxes": torch.zeros(1, slots, 4),
+                "instance_scores": torch.zeros(1, slots),
+                "instance_labels": torch.zeros(1, slots, dtype=torch.long),
+                "instance_valid": torch.ones(1, slots, dtype=torch.bool),
+            }
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**batch)
+    parameters = sum(p.numel() for p in model.parameters())
+    tokens = config.max_text_length + config.grid**2 + 1 + (slots if config.uses_instance_tokens else 0)
+    return {
+        "parameters": parameters,
+        "tokens": tokens,
+        "forward_flops_per_expression": counter.get_total_flops(),
+        "weights_bytes_fp32": 4 * parameters,
+        "training_state_bytes": 16 * parameters,  # fp32 weights, gradients and two AdamW moments
+    }

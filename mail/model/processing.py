@@ -1,0 +1,259 @@
+"""`MailProcessor`: the only place where images are resized and masks rasterised.
+
+Training, evaluation, prediction and serving all go through it, so that they cannot drift apart. It works on single
+images and their expressions (`encode_*`, numpy, for input workers) and puts them together (`collate`, torch).
+
+Geometry: the image's longest side is resized to the canvas side S, both sides to a multiple of the mask stride, and put
+top-left on the square canvas. Both axes map edge to edge, so nothing shifts on the way there and back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers import BatchFeature, ProcessorMixin
+
+from mail import rle
+from mail.model.configuration import MailConfig
+from mail.proposals import Proposals
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Segmentation:
+    """Answer to one expression.
+
+    Attributes:
+        mask: bool (H, W) at the image's original resolution.
+        score: confidence in [0, 1]: mean foreground probability inside the mask, 0 for an empty mask.
+        no_target_probability: probability that the expression names nothing in the image.
+        selection: float32 (K,) share of each proposal, in the order in which they were given; empty without them.
+    """
+
+    mask: np.ndarray
+    score: float
+    no_target_probability: float
+    selection: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+class MailProcessor(ProcessorMixin):
+    """Turns images, expressions and proposals into the network's batch, and its output into masks.
+
+    Args:
+        tokenizer: BERT word pieces.
+        image_size: canvas side S in pixels; mask_stride: pixels per mask cell (R = S / mask_stride).
+        max_instances: proposals kept per image (K at most); max_text_length: word pieces kept (T at most).
+    """
+
+    attributes = ["tokenizer"]  # noqa: RUF012 - transformers reads this class attribute
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        image_size: int = 480,
+        mask_stride: int = 4,
+        max_instances: int = 32,
+        max_text_length: int = 40,
+        **kwargs: Any,
+    ):
+        super().__init__(tokenizer)
+        self.image_size = image_size
+        self.mask_stride = mask_stride
+        self.max_instances = max_instances
+        self.max_text_length = max_text_length
+
+    @classmethod
+    def for_config(cls, tokenizer: Any, config: MailConfig) -> "MailProcessor":
+        """The processor that fits a network."""
+        instances = config.max_instances if config.uses_instances else 0
+        return cls(tokenizer, config.image_size, config.mask_stride, instances, config.max_text_length)
+
+    @property
+    def mask_size(self) -> int:
+        """Mask cells along a side of the canvas (R)."""
+        return self.image_size // self.mask_stride
+
+    def canvas_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in canvas pixels of an image of the given size, both multiples of the mask stride."""
+        scale, stride = self.image_size / max(height, width), self.mask_stride
+
+        def fit(side: int) -> int:
+            return min(max(round(side * scale / stride), 1) * stride, self.image_size)
+
+        return fit(height), fit(width)
+
+    # one image -----------------------------------------------------------------------------------------------------
+
+    def encode_image(self, image: np.ndarray | Image.Image) -> Arrays:
+        """RGB image (H, W, 3) uint8 or PIL -> `pixel_values` uint8 (3, S, S), `pixel_size` int64 (2,)."""
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        height, width = self.canvas_size(picture.height, picture.width)
+        resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        canvas = np.zeros((3, self.image_size, self.image_size), np.uint8)
+        canvas[:, :height, :width] = np.asarray(resized).transpose(2, 0, 1)
+        return {"pixel_values": canvas, "pixel_size": np.array([height, width], np.int64)}
+
+    def encode_proposals(self, proposals: Proposals) -> Arrays:
+        """`instance_masks` uint8 (K, R, R), `instance_boxes` (K, 4), `instance_scores`, `instance_labels`,
+        `instance_valid` (K,); K = min(len(proposals), max_instances), best scores first."""
+        order = np.argsort(-proposals.scores, kind="stable")[: self.max_instances]
+        height, width = proposals.size
+        x, y, w, h = proposals.boxes[order].reshape(-1, 4).T
+        boxes = np.stack([x / width, y / height, (x + w) / width, (y + h) / height], 1)
+        return {
+            "instance_masks": self.rasterise([proposals.rles[i] for i in order], proposals.size),
+            "instance_boxes": boxes.astype(np.float32),
+            "instance_scores": proposals.scores[order].astype(np.float32),
+            "instance_labels": proposals.labels[order].astype(np.int64),
+            "instance_valid": np.ones(len(order), bool),
+        }
+
+    def encode_targets(self, targets: Sequence[rle.RLE], proposals: Proposals) -> Arrays:
+        """For the n expressions of an image: `target_masks` uint8 (n, R, R), `instance_ious` (n, K), `no_target` (n,)."""
+        order = np.argsort(-proposals.scores, kind="stable")[: self.max_instances]
+        kept = [proposals.rles[i] for i in order]
+        return {
+            "target_masks": self.rasterise(targets, proposals.size),
+            "instance_ious": rle.iou_matrix(targets, kept).astype(np.float32).reshape(len(targets), len(kept)),
+            "no_target": np.array([rle.area(t) == 0 for t in targets], bool),
+        }
+
+    def encode_texts(self, texts: Sequence[str]) -> Arrays:
+        """`input_ids`, `attention_mask` int64 (n, max_text_length); longer expressions lose their end."""
+        encoded = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.max_text_length, return_tensors="np"
+        )
+        return {k: encoded[k].astype(np.int64) for k in ("input_ids", "attention_mask")}
+
+    def rasterise(self, masks: Sequence[rle.RLE], size: tuple[int, int]) -> np.ndarray:
+        """Coverage 0..255 of every mask cell: n RLEs of `size` (H, W) -> uint8 (n, R, R)."""
+        cells = self.mask_size
+        out = np.zeros((len(masks), cells, cells), np.uint8)
+        if not masks:
+            return out
+        height, width = (side // self.mask_stride for side in self.canvas_size(*size))
+        # run lengths go down the columns: decoded transposed, the bytes need no copy
+        columns = np.ascontiguousarray(rle.decode_many(masks, size).transpose(0, 2, 1))
+        pixels = torch.from_numpy(columns)[None].float() * 255
+        coverage = F.interpolate(pixels, size=(width, height), mode="bilinear", antialias=True)[0]
+        out[:, :height, :width] = coverage.round().clamp(0, 255).byte().numpy().transpose(0, 2, 1)
+        return out
+
+    # batches -------------------------------------------------------------------------------------------------------
+
+    def collate(self, items: Sequence[dict[str, Arrays]]) -> dict[str, torch.Tensor]:
+        """Puts images together: items with keys `image`, `proposals`, `texts` and, in training, `targets`.
+
+        Instance slots are padded to the fullest image of the batch, words to the longest expression.
+        """
+        slots = max(len(item["proposals"]["instance_scores"]) for item in items)
+        batch: dict[str, np.ndarray] = {}
+        for key in ("pixel_values", "pixel_size"):
+            batch[key] = np.stack([item["image"][key] for item in items])
+        for key in items[0]["proposals"]:
+            batch[key] = np.stack([_pad(item["proposals"][key], slots, 0) for item in items])
+        counts = [len(item["texts"]["input_ids"]) for item in items]
+        batch["image_index"] = np.repeat(np.arange(len(items)), counts)
+        longest = max(2, *(int(item["texts"]["attention_mask"].sum(1).max(initial=0)) for item in items))
+        for key in ("input_ids", "attention_mask"):
+            batch[key] = np.concatenate([item["texts"][key][:, :longest] for item in items])
+        if all("targets" in item for item in items):
+            for key in ("target_masks", "no_target"):
+                batch[key] = np.concatenate([item["targets"][key] for item in items])
+            batch["instance_ious"] = np.concatenate([_pad(i["targets"]["instance_ious"], slots, 1) for i in items])
+        return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any,
+        text: str | Sequence[str] | Sequence[Sequence[str]],
+        proposals: Proposals | Sequence[Proposals] | None = None,
+        **_: Any,
+    ) -> BatchFeature:
+        """A batch for the network.
+
+        Args:
+            images: one RGB image (PIL or (H, W, 3) uint8), or a list of them.
+            text: for one image a sentence or a list of them; for a list of images one sentence or list for each.
+            proposals: of the image, or one for each; None for no proposals.
+        """
+        single = isinstance(images, Image.Image | np.ndarray)
+        pictures = [images] if single else list(images)
+        texts: list[Any] = [text] if single else list(text)
+        given = [proposals] if single or proposals is None else list(proposals)  # type: ignore[arg-type]
+        if proposals is None:
+            given = [Proposals(_size(picture)) for picture in pictures]
+        if not len(pictures) == len(texts) == len(given):
+            raise ValueError(f"{len(pictures)} images, {len(texts)} texts and {len(given)} proposals do not match")
+        items = []
+        for picture, sentences, found in zip(pictures, texts, given, strict=True):
+            sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+            item = {"image": self.encode_image(picture), "texts": self.encode_texts(sentences)}
+            items.append({**item, "proposals": self.encode_proposals(found)})  # type: ignore[arg-type]
+        return BatchFeature(self.collate(items))
+
+    # answers -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def post_process(
+        self,
+        outputs: Any,
+        image_sizes: Sequence[tuple[int, int]],
+        proposals: Sequence[Proposals | None] | None = None,
+        threshold: float = 0.5,
+        no_target_threshold: float = 0.5,
+    ) -> list[Segmentation]:
+        """Masks at the original resolution.
+
+        Args:
+            outputs: of the network, for N expressions.
+            image_sizes: (H, W) of the image of each of the N expressions.
+            proposals: of the image of each expression, as they were given; only to put `selection` in their order.
+            threshold: foreground probability from which a pixel belongs to the mask.
+            no_target_threshold: probability of "names nothing" above which the mask is left empty.
+        """
+        answers = []
+        absent = outputs.no_target_logits.float().sigmoid().cpu().numpy()
+        shares = None
+        if outputs.selection_logits is not None:
+            shares = outputs.selection_logits.float().softmax(-1)[:, 1:].cpu().numpy()
+        for n, (height, width) in enumerate(image_sizes):
+            probability = self.to_image(outputs.mask_logits[n], (height, width)).sigmoid()
+            inside = probability >= threshold
+            mask = inside.cpu().numpy()
+            score = float(probability[inside].mean()) if mask.any() else 0.0
+            if absent[n] > no_target_threshold:
+                mask = np.zeros_like(mask)
+            selection = np.zeros(0, np.float32)
+            found = proposals[n] if proposals is not None else None
+            if shares is not None and found is not None:
+                order = np.argsort(-found.scores, kind="stable")[: self.max_instances]
+                selection = np.zeros(len(found), np.float32)
+                selection[order] = shares[n, : len(order)]
+            answers.append(Segmentation(mask, score, float(absent[n]), selection))
+        return answers
+
+    def to_image(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Mask logits (R, R) of the canvas -> (H, W) of the image, edge to edge."""
+        height, width = (side // self.mask_stride for side in self.canvas_size(*size))
+        cells = logits[:height, :width].float()
+        return F.interpolate(cells[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _pad(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return np.pad(array, widths)
+
+
+def _size(picture: np.ndarray | Image.Image) -> tuple[int, int]:
+    """(H, W)."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return int(picture.shape[0]), int(picture.shape[1])
