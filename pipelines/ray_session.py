@@ -151,7 +151,7 @@ def _use_private_token(folder: Path) -> None:
     """Gives the local cluster a token of its own, so that neither other users nor other clusters' tokens matter."""
     if "RAY_AUTH_MODE" in os.environ:
         return  # whoever set it has arranged for a token as well
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
 
     token = folder / "token"
     token.touch(mode=0o600)
