@@ -1,0 +1,209 @@
+"""From row numbers to tensors: reads, decodes, rasterises and collates the parts of a training step.
+
+`TrainingInput` is cheap to send to other processes and opens what it needs there; Ray Data runs it in tasks
+(`pipelines.training_input`), tests and bare machines run it in place (`batches`). Both give the same tensors.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mail.data import files
+from mail.data.epoch_plan import Batch, EpochPlan, ExpressionIndex, RowGroups
+from mail.data.images import ImageError, decode_image
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.schema import STATUS_OK
+from mail.data.store import DataStore
+from mail.model import MailProcessor
+from mail.proposals import Proposals
+from mail.training.step import TrainingBatch
+
+IMAGE_CACHE_BYTES = 96 * 2**20
+EXPRESSION_CACHE_BYTES = 64 * 2**20
+OPEN_FILES = 16
+
+
+class RowReader:
+    """Rows of Parquet files by number. Row groups are kept until `cache_bytes` are held, the least used go first."""
+
+    def __init__(self, uri: str, groups: RowGroups, columns: Sequence[str], cache_bytes: int):
+        self._filesystem, _ = files.resolve(uri)
+        self._groups, self._columns, self._limit = groups, list(columns), cache_bytes
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._held = 0
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        """The rows in the order asked for; one may come more than once."""
+        groups = self._groups.group_of(rows)
+        parts, where = [], []
+        for group in np.unique(groups):
+            mine = np.flatnonzero(groups == group)
+            parts.append(self._table(int(group)).take(pa.array(rows[mine] - self._groups.starts[group])))
+            where.append(mine)
+        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(where))))
+
+    def _table(self, group: int) -> pa.Table:
+        if group in self._tables:
+            self._tables.move_to_end(group)
+            return self._tables[group]
+        file = self._file(int(self._groups.file[group]))
+        table = file.read_row_group(int(self._groups.group[group]), columns=self._columns, use_threads=False)
+        self._tables[group] = table
+        self._held += table.nbytes
+        while self._held > self._limit and len(self._tables) > 1:
+            self._held -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        if number not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                self._open.popitem(last=False)
+            self._open[number] = pq.ParquetFile(
+                self._groups.files[number], filesystem=self._filesystem, pre_buffer=True
+            )
+        return self._open[number]
+
+
+@dataclass
+class TrainingInput:
+    """All that is needed to build any batch of a run.
+
+    Attributes:
+        store_uri: the data store. image_groups, expression_groups: where its rows are.
+        snapshot: the instance masks; None trains without proposals.
+        processor: the network's.
+        seed, proposal_dropout: which images go without their proposals in a step.
+    """
+
+    store_uri: str
+    image_groups: RowGroups
+    expression_groups: RowGroups
+    snapshot: MaskSnapshot | None
+    processor: MailProcessor
+    seed: int = 0
+    proposal_dropout: float = 0.0
+    _readers: tuple[RowReader, RowReader] | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": None}
+
+    def build(self, wanted: Sequence[Batch]) -> Iterator[TrainingBatch]:
+        """Builds batches one after another; the masks of all of their images are read at once."""
+        if self._readers is None:
+            images = RowReader(self.store_uri, self.image_groups, ["image_id", "image"], IMAGE_CACHE_BYTES)
+            columns = ["text", "target"]
+            self._readers = (
+                images,
+                RowReader(self.store_uri, self.expression_groups, columns, EXPRESSION_CACHE_BYTES),
+            )
+        images, _ = self._readers
+        proposals: dict[str, Proposals] = {}
+        if self.snapshot is not None:
+            rows = np.unique(np.concatenate([b.images for b in wanted]))
+            proposals = self.snapshot.proposals(images.take(rows)["image_id"].to_pylist())
+        for batch in wanted:
+            yield TrainingBatch(batch, self._tensors(batch, proposals))
+
+    def _tensors(self, batch: Batch, proposals: dict[str, Proposals]) -> dict[str, torch.Tensor]:
+        assert self._readers is not None
+        images, expressions = self._readers
+        # the expressions of one image together, images in the order of their first expression
+        _, first, inverse = np.unique(batch.images, return_index=True, return_inverse=True)
+        order = np.argsort(first[inverse], kind="stable")
+        image_rows, counts = batch.images[np.sort(first)].astype(np.int64), np.bincount(inverse)[np.argsort(first)]
+        sentences = expressions.take(batch.rows[order]).to_pylist()
+        items, start = [], 0
+        for row, count, image in zip(image_rows, counts, images.take(image_rows).to_pylist(), strict=True):
+            own = sentences[start : start + count]
+            start += count
+            items.append(self._item(batch.step, int(row), image, own, proposals))
+        tensors = self.processor.collate(items)
+        if self.processor.max_instances and not tensors["instance_valid"].shape[1]:
+            tensors = _with_an_empty_slot(tensors)
+        return tensors
+
+    def _item(self, step: int, row: int, image: dict, own: list[dict], proposals: dict[str, Proposals]) -> dict:
+        try:
+            pixels = decode_image(image["image"])
+        except ImageError as error:  # unusable images were left out of the plan, so the store has changed since
+            raise RuntimeError(f"image {image['image_id']} of {self.store_uri} cannot be decoded: {error}") from error
+        size = (int(pixels.shape[0]), int(pixels.shape[1]))
+        found = Proposals(size)
+        if not self._withheld(step, row):
+            found = proposals.get(image["image_id"], found)
+        return {
+            "image": self.processor.encode_image(pixels),
+            "proposals": self.processor.encode_proposals(found),
+            "texts": self.processor.encode_texts([s["text"] for s in own]),
+            "targets": self.processor.encode_targets([s["target"] for s in own], found),
+        }
+
+    def _withheld(self, step: int, row: int) -> bool:
+        """Whether the image goes without proposals in this step: the same for every worker that has a part of it."""
+        if not self.proposal_dropout:
+            return False
+        draw = np.random.PCG64(np.random.SeedSequence([self.seed, step, row])).random_raw()
+        return draw < self.proposal_dropout * 2**64
+
+
+def _with_an_empty_slot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One instance slot that holds nothing, where no image has a proposal.
+
+    So the selection loss asks for "none of them" there too, and a step is the same however its images are spread over
+    workers; and every parameter takes part in every step, as DDP wants it.
+    """
+    padded = dict(tensors)
+    for key, value in tensors.items():
+        if key.startswith("instance_"):
+            padded[key] = value.new_zeros((value.shape[0], 1, *value.shape[2:]))
+    return padded
+
+
+def batches(
+    source: TrainingInput,
+    plan: EpochPlan,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world: int = 1,
+    micro: int | None = None,
+) -> Iterator[TrainingBatch]:
+    """The batches of a worker, built in place, one after another."""
+    for batch in plan.batches(start, stop, rank, world, micro):
+        yield from source.build([batch])
+
+
+def unusable_images(snapshot: MaskSnapshot) -> dict[str, str]:
+    """Images of a mask table that gave no masks because they could not be read, with the reason."""
+    found = {}
+    for batch in snapshot.batches(["image_id", "status"], batch_size=65536):
+        for row in batch.to_pylist():
+            if row["status"] != STATUS_OK:
+                found[row["image_id"]] = row["status"]
+    return found
+
+
+def training_input(
+    store: DataStore,
+    index: ExpressionIndex,
+    snapshot: MaskSnapshot | None,
+    processor: MailProcessor,
+    seed: int = 0,
+    proposal_dropout: float = 0.0,
+) -> TrainingInput:
+    """The input of a run over `index`."""
+    return TrainingInput(
+        store.uri, index.image_groups, index.expression_groups, snapshot, processor, seed, proposal_dropout
+    )
+
+
+def texts(store: DataStore, split: str) -> Iterable[str]:
+    """All texts of a split, for making a vocabulary."""
+    return store.expressions([split], ["text"])["text"].to_pylist()
