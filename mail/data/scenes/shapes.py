@@ -1,0 +1,175 @@
+"""Outlines of the kinds of object in a generated scene, and their anti-aliased coverage on the pixel grid.
+
+An outline is a list of closed contours in a unit frame (x right, y down, farthest point about 1 from the centre); the
+first is filled, the others are holes. Every outline is drawn by hand a little differently: proportions vary and the
+contour wobbles.
+"""
+
+import math
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SUPERSAMPLE = 4  # coverage is counted on a grid this much finer than the pixels
+ROUND = ("circle", "ring", "heart", "crescent")
+ANGULAR = ("square", "triangle", "star", "cross", "bar", "diamond")
+KINDS = ROUND + ANGULAR
+
+Contours = list[np.ndarray]  # each (points, 2)
+
+
+class Stamp(NamedTuple):
+    """An object's window on the canvas: its top-left pixel, the coverage in it and the part that is outline.
+
+    `coverage` and `rim` are float32 (h, w) between 0 and 1.
+    """
+
+    top: int
+    left: int
+    coverage: np.ndarray
+    rim: np.ndarray
+
+
+_ANGLES = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+_UNIT_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_HEART = np.stack(
+    [
+        16 * np.sin(_ANGLES) ** 3,
+        -(13 * np.cos(_ANGLES) - 5 * np.cos(2 * _ANGLES) - 2 * np.cos(3 * _ANGLES) - np.cos(4 * _ANGLES)) - 2.5,
+    ],
+    axis=1,
+) / np.array([16.0, 14.5])
+
+
+def _circle(rng: Random) -> Contours:
+    return [_UNIT_CIRCLE * (1, rng.uniform(0.9, 1.0))]
+
+
+def _ring(rng: Random) -> Contours:
+    outer = _UNIT_CIRCLE * (1, rng.uniform(0.9, 1.0))
+    return [outer, outer * rng.uniform(0.48, 0.6)]
+
+
+def _heart(rng: Random) -> Contours:
+    return [_HEART * (rng.uniform(0.92, 1.0), rng.uniform(0.9, 1.0))]
+
+
+def _crescent(rng: Random) -> Contours:
+    # the outer arc, then back along an arc of a larger circle whose centre lies off to the right
+    half = rng.uniform(0.72, 0.8) * math.pi
+    outer = np.linspace(-half, half, 26) + math.pi
+    tip = np.array([math.cos(half + math.pi), math.sin(half + math.pi)])
+    depth = rng.uniform(0.02, 0.14)  # how far right of the centre the inner arc passes
+    # a circle through both tips and the point (-depth, 0)
+    centre = (tip[0] ** 2 + tip[1] ** 2 - depth**2) / (2 * (tip[0] + depth))
+    radius = centre + depth
+    spread = math.atan2(abs(tip[1]), tip[0] - centre)
+    inner = np.linspace(spread, 2 * math.pi - spread, 20)
+    if outer[-1] > math.pi:
+        inner = inner[::-1]
+    arc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
+    back = np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
+    return [np.concatenate([arc, back])]
+
+
+def _square(rng: Random) -> Contours:
+    side, other = rng.uniform(0.8, 0.86), rng.uniform(0.74, 0.86)
+    return [np.array([[-side, -other], [side, -other], [side, other], [-side, other]])]
+
+
+def _triangle(rng: Random) -> Contours:
+    lean = rng.uniform(-0.15, 0.15)
+    base = rng.uniform(0.82, 0.98)
+    return [np.array([[lean, -0.98], [base, 0.8], [-base, 0.8]])]
+
+
+def _star(rng: Random) -> Contours:
+    angles = np.arange(10) * math.pi / 5 - math.pi / 2
+    radii = np.where(np.arange(10) % 2 == 0, 1.06, rng.uniform(0.44, 0.52))
+    return [np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)]
+
+
+def _cross(rng: Random) -> Contours:
+    arm = rng.uniform(0.28, 0.36)
+    long, across = 0.98, rng.uniform(0.86, 0.98)
+    return [
+        np.array(
+            [
+                [-arm, -long], [arm, -long], [arm, -arm], [across, -arm], [across, arm], [arm, arm],
+                [arm, long], [-arm, long], [-arm, arm], [-across, arm], [-across, -arm], [-arm, -arm],
+            ]
+        )
+    ]  # fmt: skip
+
+
+def _bar(rng: Random) -> Contours:
+    thick = rng.uniform(0.3, 0.38)
+    bar = np.array([[-1.1, -thick], [1.1, -thick], [1.1, thick], [-1.1, thick]])
+    return [bar[:, ::-1] if rng.random() < 0.5 else bar]
+
+
+def _diamond(rng: Random) -> Contours:
+    width = rng.uniform(0.66, 0.78)
+    return [np.array([[0, -1.06], [width, 0], [0, 1.06], [-width, 0]])]
+
+
+_OUTLINES: dict[str, Callable[[Random], Contours]] = {
+    "circle": _circle,
+    "ring": _ring,
+    "heart": _heart,
+    "crescent": _crescent,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "bar": _bar,
+    "diamond": _diamond,
+}
+# how far (radians) a kind may turn before it could be taken for another one or looks wrong
+_TURN = {"square": 0.25, "diamond": 0.2, "heart": 0.45, "cross": 0.3, "triangle": 0.5, "bar": 0.4}
+
+
+def outline(kind: str, rng: Random) -> Contours:
+    """A fresh outline of a kind: its own proportions, turn and wobble."""
+    contours = _OUTLINES[kind](rng)
+    turn = rng.uniform(-1, 1) * _TURN.get(kind, math.pi)
+    cos, sin = math.cos(turn), math.sin(turn)
+    rotation = np.array([[cos, sin], [-sin, cos]])
+    lobes, phase, wobble = rng.randint(2, 5), rng.uniform(0, 6.3), rng.uniform(0, 0.035)
+    turned = []
+    for contour in contours:
+        angle = np.arctan2(contour[:, 1], contour[:, 0])
+        turned.append((contour * (1 + wobble * np.sin(lobes * angle + phase))[:, None]) @ rotation)
+    return turned
+
+
+def stamp(
+    contours: Contours, centre: tuple[float, float], radius: float, size: tuple[int, int], rim_width: float
+) -> Stamp | None:
+    """Coverage of an outline placed at `centre` (x, y in pixels) on a canvas of `size` (H, W); None if all outside."""
+    height, width = size
+    x, y = centre
+    reach = radius * 1.15 + rim_width + 1
+    left, top = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
+    right, bottom = min(width, math.ceil(x + reach)), min(height, math.ceil(y + reach))
+    if right <= left or bottom <= top:
+        return None
+    fine = ((right - left) * SUPERSAMPLE, (bottom - top) * SUPERSAMPLE)
+    filled, edge = Image.new("L", fine), Image.new("L", fine)
+    fill, line = ImageDraw.Draw(filled), ImageDraw.Draw(edge)
+    # Pillow's coordinates name pixel centres, ours name pixel corners: half a fine pixel apart
+    shift = np.array([(x - left) * SUPERSAMPLE - 0.5, (y - top) * SUPERSAMPLE - 0.5])
+    for number, contour in enumerate(contours):
+        points = (contour * (radius * SUPERSAMPLE) + shift).ravel().tolist()
+        fill.polygon(points, fill=0 if number else 255)
+        if rim_width > 0:
+            line.line(points + points[:4], fill=255, width=max(1, round(2 * rim_width * SUPERSAMPLE)))
+    coverage = np.asarray(filled.reduce(SUPERSAMPLE), dtype=np.float32) / 255
+    if rim_width > 0:
+        rim = np.minimum(np.asarray(edge.reduce(SUPERSAMPLE), dtype=np.float32) / 255, coverage)
+    else:
+        rim = np.zeros_like(coverage)
+    return Stamp(top, left, coverage, rim)
