@@ -1,0 +1,309 @@
+"""Reads COCO `instances.json` files (https://cocodataset.org/#format-data) without holding them in memory.
+
+COCO's own train2017 file has 450 MB of JSON, which is several GB as Python objects in every process that opens it.
+Here the file is scanned once, one element at a time; what stays is the list of images, the categories, and per
+annotation its numbers and where its text begins. Polygons are read from the file when they are asked for.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pyarrow import fs
+
+from mail import rle
+from mail.data import files
+from mail.errors import UserError
+
+_CHUNK = 4 * 2**20
+_LARGEST_VALUE = 256 * 2**20
+_BLANK = " \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class CocoImage:
+    """One entry of `images`."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class CocoInstance:
+    """One entry of `annotations`; `segmentation` is as published (polygons or run lengths)."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels
+    area: float
+    is_crowd: bool
+    segmentation: Any
+
+
+class CocoInstances:
+    """Index of one instances file, local or `s3://`. Cheap to pickle, so that loader processes can share it.
+
+    Attributes:
+        images: image id -> CocoImage, in the file's order.
+        categories: category id -> name.
+        annotation_ids: int64 (N,), in the file's order; the arrays below run alongside.
+        image_ids, category_ids: int64 (N,).
+        is_crowd: bool (N,).
+        bboxes: float32 (N, 4), x, y, width, height; areas: float32 (N,).
+
+    Raises:
+        UserError: the file is missing, not JSON, cut off, or an entry lacks what COCO's format demands.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self.images: dict[int, CocoImage] = {}
+        self.categories: dict[int, str] = {}
+        rows: list[tuple[int, int, int, bool, int, int]] = []
+        boxes: list[tuple[float, ...]] = []
+        seen = set()
+        for key, number, value, start, length in self._scan():
+            seen.add(key)
+            try:
+                if key == "images" and value is not None:
+                    self._add_image(value)
+                elif key == "categories" and value is not None:
+                    self.categories[int(value["id"])] = str(value["name"])
+                elif key == "annotations" and value is not None:
+                    x, y, width, height = value["bbox"]
+                    ids = int(value["id"]), int(value["image_id"]), int(value["category_id"])
+                    rows.append((*ids, bool(value.get("iscrowd", 0)), start, length))
+                    boxes.append((x, y, width, height, value.get("area", width * height)))
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+                raise UserError(f"{self.path}: entry {number} of {key!r} is not COCO's: {what}") from None
+        if missing := [k for k in ("images", "annotations", "categories") if k not in seen]:
+            raise UserError(f"{self.path} is not a COCO instances file: it has no {', '.join(map(repr, missing))}")
+        table = np.array(rows, np.int64).reshape(-1, 6)
+        self.annotation_ids, self.image_ids, self.category_ids = table[:, 0], table[:, 1], table[:, 2]
+        self.is_crowd, self._starts, self._lengths = table[:, 3].astype(bool), table[:, 4], table[:, 5]
+        numbers = np.array(boxes, np.float32).reshape(-1, 5)
+        self.bboxes, self.areas = numbers[:, :4], numbers[:, 4]
+        self._by_id = np.argsort(self.annotation_ids, kind="stable")
+        self._by_image = np.argsort(self.image_ids, kind="stable")
+        self._sorted_ids, self._sorted_images = self.annotation_ids[self._by_id], self.image_ids[self._by_image]
+        if doubled := self._sorted_ids[1:][self._sorted_ids[1:] == self._sorted_ids[:-1]].tolist():
+            raise UserError(f"{self.path}: {len(doubled)} annotation ids come more than once, first: {doubled[0]}")
+        self._file: Any = None
+
+    def __len__(self) -> int:
+        return len(self.annotation_ids)
+
+    def __contains__(self, annotation_id: int) -> bool:
+        return self._row(annotation_id) is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def instance(self, annotation_id: int) -> CocoInstance:
+        """The annotation of this id, read from the file; KeyError if there is none."""
+        row = self._row(annotation_id)
+        if row is None:
+            raise KeyError(annotation_id)
+        return self._read(row)
+
+    def instances_of(self, image_id: int) -> list[CocoInstance]:
+        """All annotations of an image, in the file's order."""
+        return [self._read(row) for row in self.rows_of(image_id)]
+
+    def rows_of(self, image_id: int) -> np.ndarray:
+        """Positions of an image's annotations in the arrays (int64), in the file's order."""
+        low, high = np.searchsorted(self._sorted_images, [image_id, image_id + 1])
+        return self._by_image[low:high]
+
+    def mask(self, instance: CocoInstance) -> rle.RLE:
+        """Run lengths of an annotation at its image's size; ValueError says what is wrong with the segmentation."""
+        image = self.images.get(instance.image_id)
+        if image is None:
+            raise ValueError(f"its image {instance.image_id} is not listed in {self.path}")
+        return checked_mask(instance.segmentation, image.height, image.width)
+
+    def _add_image(self, value: dict[str, Any]) -> None:
+        image = CocoImage(int(value["id"]), str(value["file_name"]), int(value["height"]), int(value["width"]))
+        if image.id in self.images:
+            raise ValueError(f"image id {image.id} comes twice")
+        if image.height < 1 or image.width < 1:
+            raise ValueError(f"image {image.id} has size {image.height} x {image.width}")
+        self.images[image.id] = image
+
+    def _row(self, annotation_id: int) -> int | None:
+        at = int(np.searchsorted(self._sorted_ids, annotation_id))
+        return int(self._by_id[at]) if at < len(self) and self._sorted_ids[at] == annotation_id else None
+
+    def _read(self, row: int) -> CocoInstance:
+        if self._file is None:
+            filesystem, path = files.resolve(self.path)
+            self._file = filesystem.open_input_file(path)
+        value = json.loads(self._file.read_at(int(self._lengths[row]), int(self._starts[row])))
+        x, y, width, height = (float(v) for v in self.bboxes[row])
+        return CocoInstance(
+            int(self.annotation_ids[row]),
+            int(self.image_ids[row]),
+            int(self.category_ids[row]),
+            (x, y, width, height),
+            float(self.areas[row]),
+            bool(self.is_crowd[row]),
+            value.get("segmentation"),
+        )
+
+    def _scan(self) -> Iterator[tuple[str, int, Any, int, int]]:
+        filesystem, path = files.resolve(self.path)
+        if filesystem.get_file_info(path).type != fs.FileType.File:
+            raise UserError(f"there is no file {self.path}: it should be a COCO instances.json")
+        with filesystem.open_input_stream(path) as stream:
+            try:
+                yield from _Scanner(stream).elements()
+            except ValueError as error:
+                raise UserError(f"{self.path} is not valid JSON, or it is cut off: {error}") from None
+
+
+def checked_mask(segmentation: Any, height: int, width: int) -> rle.RLE:
+    """Run lengths of a COCO `segmentation` from an untrusted file, for an image of `height` x `width`.
+
+    Raises:
+        ValueError: no segmentation, coordinates that are no numbers or lie far outside the image (rasterising them
+            would take memory without bound), or run lengths that do not fill the image exactly.
+    """
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if not isinstance(polygon, list) or not all(isinstance(v, int | float) for v in polygon):
+                raise ValueError("a polygon is not a flat list of x, y, x, y, ...")
+            points = np.asarray(polygon, np.float64)
+            if len(points) % 2 or not np.isfinite(points).all():
+                raise ValueError("a polygon has an odd or infinite coordinate")
+            if len(points) and (points.min() < -max(height, width) or points.max() > 2 * max(height, width)):
+                raise ValueError(f"a polygon lies far outside the image of {height} x {width} pixels")
+    elif isinstance(segmentation, dict):
+        if list(segmentation.get("size", ())) != [height, width]:
+            raise ValueError(f"its run lengths are for {segmentation.get('size')}, the image has {[height, width]}")
+        counts = segmentation.get("counts")
+        if isinstance(counts, str | bytes):
+            counts = _run_lengths(counts)
+        if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
+            raise ValueError("its run lengths are not a list of counts")
+        if sum(counts) != height * width:
+            raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
+    return rle.from_coco(segmentation, height, width)
+
+
+def _run_lengths(text: str | bytes) -> list[int]:
+    """COCO's ASCII compression undone (cocoapi, `rleFrString`): 5 bits a character, differences from the third run."""
+    codes = text.encode("latin-1", "replace") if isinstance(text, str) else text
+    counts: list[int] = []
+    value = shift = 0
+    for code in codes:
+        if not 48 <= code < 112:
+            raise ValueError("its compressed run lengths hold characters that do not belong there")
+        value |= (code - 48 & 0x1F) << shift
+        shift += 5
+        if shift > 35:
+            raise ValueError("its compressed run lengths hold a number that is too large")
+        if code - 48 & 0x20:
+            continue
+        if code - 48 & 0x10:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("its compressed run lengths are cut off")
+    return counts
+
+
+class _Scanner:
+    """Elements of the arrays of one big JSON object, with their byte ranges.
+
+    The bytes are read as Latin-1, so that a character is a byte and positions are file offsets; an element that is not
+    ASCII is parsed again as UTF-8.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+        self.decoder = json.JSONDecoder()
+        self.text = ""
+        self.at = 0  # position in `text`
+        self.offset = 0  # file offset of text[0]
+        self.ended = False
+
+    def elements(self) -> Iterator[tuple[str, int, Any, int, int]]:
+        """(key, number, element, file offset, length) of every array element.
+
+        An array yields (key, -1, None, 0, 0) first, so that an empty one is seen too; other values are skipped.
+        """
+        if self._peek() == "\xef":
+            self.at += 3  # byte order mark
+        self._expect("{")
+        while self._peek() != "}":
+            key, _, _ = self._value()
+            self._expect(":")
+            if self._peek() == "[":
+                self.at += 1
+                yield str(key), -1, None, 0, 0
+                number = 0
+                while self._peek() != "]":
+                    value, start, length = self._value()
+                    yield str(key), number, value, start, length
+                    number += 1
+                    if self._peek() == ",":
+                        self.at += 1
+                    elif self._peek() != "]":
+                        raise ValueError(f"expected ',' or ']' at byte {self.offset + self.at}")
+                self.at += 1
+            else:
+                self._value()
+            if self._peek() == ",":
+                self.at += 1
+            elif self._peek() != "}":
+                raise ValueError(f"expected ',' or '}}' at byte {self.offset + self.at}")
+
+    def _fill(self, size: int) -> None:
+        chunk = self.stream.read(size)
+        self.ended = not chunk
+        self.text = self.text[self.at :] + chunk.decode("latin-1")
+        self.offset += self.at
+        self.at = 0
+
+    def _peek(self) -> str:
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _BLANK:
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if self.ended:
+                raise ValueError(f"it ends at byte {self.offset + self.at}")
+            self._fill(_CHUNK)
+
+    def _expect(self, character: str) -> None:
+        if self._peek() != character:
+            raise ValueError(f"expected {character!r} at byte {self.offset + self.at}")
+        self.at += 1
+
+    def _value(self) -> tuple[Any, int, int]:
+        self._peek()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.ended:  # a number could go on in the next chunk
+                    break
+            except RecursionError:
+                raise ValueError(f"the value at byte {self.offset + self.at} is nested too deeply") from None
+            except ValueError:
+                if self.ended or len(self.text) - self.at > _LARGEST_VALUE:
+                    raise
+            self._fill(max(_CHUNK, len(self.text) - self.at))  # twice as much, so that retries add up to little
+        piece = self.text[self.at : end]
+        start = self.offset + self.at
+        self.at = end
+        if not piece.isascii():
+            value = json.loads(piece.encode("latin-1"))
+        return value, start, len(piece)

@@ -1,0 +1,164 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mail import rle
+from mail.data import coco
+from mail.data.coco import CocoInstances, checked_mask
+from mail.errors import UserError
+
+REAL = Path(__file__).resolve().parents[4] / "shared/data/coco_pool/instances.json"
+
+
+def content() -> dict:
+    square = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    runs = {"size": [8, 10], "counts": [10, 5, 65]}
+    return {
+        "info": {"description": 'nested {"a": [1, 2]} and ]'},
+        "licenses": [],
+        "images": [
+            {"id": 7, "file_name": "caf\u00e9 \u4e2d.jpg", "height": 8, "width": 10},
+            {"id": 3, "file_name": "b.jpg", "height": 5, "width": 5},
+        ],
+        "annotations": [
+            {"id": 20, "image_id": 7, "category_id": 1, "bbox": [2, 2, 4, 4], "area": 16.0, "segmentation": square},
+            {"id": 10, "image_id": 7, "category_id": 2, "bbox": [0, 0, 1, 1], "iscrowd": 1, "segmentation": runs},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "na\u00efve dog"}],
+    }
+
+
+def write(path: Path, data: dict | str, **options) -> Path:
+    path.write_text(data if isinstance(data, str) else json.dumps(data, **options), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"ensure_ascii": False}, {"indent": 2}, {"ensure_ascii": False, "indent": 1}])
+@pytest.mark.parametrize("chunk", [1, 7, 2**20])
+def test_reads_what_json_reads_however_it_is_chunked(tmp_path, monkeypatch, options, chunk):
+    monkeypatch.setattr(coco, "_CHUNK", chunk)
+    index = CocoInstances(write(tmp_path / "instances.json", content(), **options))
+    assert index.images[7] == coco.CocoImage(7, "caf\u00e9 \u4e2d.jpg", 8, 10)
+    assert list(index.images) == [7, 3]
+    assert index.categories == {1: "cat", 2: "na\u00efve dog"}
+    assert [i.id for i in index.instances_of(7)] == [20, 10]
+    assert index.instances_of(3) == []
+    assert index.instance(20).segmentation == content()["annotations"][0]["segmentation"]
+    assert index.instance(10).is_crowd
+    assert index.instance(10).area == 1
+    assert 10 in index
+    assert 11 not in index
+
+
+def test_polygons_and_run_lengths_become_masks(tmp_path):
+    index = CocoInstances(write(tmp_path / "instances.json", content()))
+    polygon, runs = (index.mask(index.instance(i)) for i in (20, 10))
+    assert polygon["size"] == runs["size"] == [8, 10]
+    assert rle.decode(polygon)[2:6, 2:6].all()
+    assert rle.area(polygon) == 16
+    assert rle.area(runs) == 5
+
+
+def test_index_survives_pickling_after_use(tmp_path):
+    index = CocoInstances(write(tmp_path / "instances.json", content()))
+    index.instance(20)
+    assert pickle.loads(pickle.dumps(index)).instance(10) == index.instance(10)
+
+
+def test_byte_order_mark_is_skipped(tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content()).encode())
+    assert CocoInstances(path).instance(20).id == 20
+
+
+def test_unknown_annotation_is_a_key_error(tmp_path):
+    index = CocoInstances(write(tmp_path / "instances.json", content()))
+    with pytest.raises(KeyError):
+        index.instance(99)
+
+
+def test_cut_off_file_is_a_clear_error_wherever_it_ends(tmp_path):
+    whole = json.dumps(content())
+    for end in range(len(whole)):
+        with pytest.raises(UserError, match=r"instances\.json"):
+            CocoInstances(write(tmp_path / "instances.json", whole[:end]))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{} x", '{"images" 3}', '{"images": [1 2]}', "[" * 100_000])
+def test_other_json_is_a_clear_error(tmp_path, text):
+    with pytest.raises(UserError, match=r"instances\.json"):
+        CocoInstances(write(tmp_path / "instances.json", text))
+
+
+def test_missing_file_and_folder_are_clear_errors(tmp_path):
+    for path in (tmp_path / "absent.json", tmp_path):
+        with pytest.raises(UserError, match="there is no file"):
+            CocoInstances(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["annotations"][1].pop("bbox"), "entry 1 of 'annotations' is not COCO's: lacks 'bbox'"),
+        (lambda d: d["annotations"][1].update(bbox=[1, 2, 3]), "entry 1 of 'annotations'"),
+        (lambda d: d["annotations"].append(7), "entry 2 of 'annotations'"),
+        (lambda d: d["images"][0].update(height=0), "size 0 x 10"),
+        (lambda d: d["images"][1].update(id=7), "image id 7 comes twice"),
+        (lambda d: d["annotations"][1].update(id=20), "annotation ids come more than once, first: 20"),
+        (lambda d: d.pop("categories"), "it has no 'categories'"),
+    ],
+)
+def test_entry_that_is_not_cocos_is_named(tmp_path, change, message):
+    data = content()
+    change(data)
+    with pytest.raises(UserError, match=message):
+        CocoInstances(write(tmp_path / "instances.json", data))
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        [[]],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
+        [[0, 0, float("nan"), 0, 5, 5]],
+        [["0", "0", "1", "1", "2", "2"]],
+        [{}],
+        {"size": [8, 10], "counts": [10, 5]},
+        {"size": [8, 10], "counts": [10, -5, 75]},
+        {"size": [10, 8], "counts": [80]},
+        {"size": [8, 10], "counts": "0"},  # covers less than the image: pycocotools would show stray memory
+        {"size": [8, 10], "counts": "\x00\xff"},
+        {"size": [8, 10], "counts": "ooooooooooooo"},
+        {"size": [8, 10], "counts": "T"},
+        {"counts": [80]},
+        "polygon",
+    ],
+)
+def test_unusable_segmentation_is_a_value_error(segmentation):
+    with pytest.raises(ValueError, match=r"polygon|run lengths|segmentation"):
+        checked_mask(segmentation, 8, 10)
+
+
+def test_compressed_run_lengths_pass_unchanged():
+    mask = np.random.default_rng(0).random((37, 53)) > 0.5
+    published = rle.encode(mask)
+    text = {"size": published["size"], "counts": published["counts"].decode()}
+    for form in (published, text):
+        assert checked_mask(form, 37, 53) == published
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs shared/data/coco_pool beside the checkout")
+def test_real_coco_gives_every_instance_a_mask_of_its_area():
+    index = CocoInstances(REAL)
+    assert (len(index.images), len(index), len(index.categories)) == (503, 4216, 80)
+    for image_id in list(index.images)[:40]:
+        for instance in index.instances_of(image_id):
+            # COCO's area is the polygon's, not the raster's
+            assert abs(rle.area(index.mask(instance)) - instance.area) <= 12 + 0.15 * instance.area
