@@ -1,0 +1,238 @@
+"""From any photo and sentences to masks: `Predictor`, the one way in which a trained network is used.
+
+    from mail.inference import Predictor
+
+    predictor = Predictor.from_pretrained("runs/demo/model")
+    answer = predictor.predict("photo.jpg", ["woman in red on the left"])[0]
+    answer.mask, answer.score
+
+`evaluate`, `predict` and serving go through it, with the same decoder and processor as training. An image is decoded,
+proposed, rasterised and embedded once, however many sentences are asked about it.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from mail.data.images import ImageError, decode_image
+from mail.errors import UserError
+from mail.model import MailForReferringSegmentation, MailOutput, MailProcessor, Segmentation
+from mail.proposals import Proposals
+from mail.proposers import Proposer, load_proposer
+
+AnyImage = np.ndarray | Image.Image | bytes | str | os.PathLike
+EXPRESSIONS_PER_FORWARD = 64
+BUNDLED_PROPOSER = "proposer"  # folder inside a MODEL folder
+CHOSEN_SHARE = 0.25
+
+
+class Predictor:
+    """A network with its processor and, so that a photo alone is enough, its proposer.
+
+    Args:
+        model, processor: as `from_pretrained` gives them.
+        proposer: finds the instance masks of images that come without; None predicts without masks.
+        device: default: the GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        model: MailForReferringSegmentation,
+        processor: MailProcessor,
+        proposer: Proposer | None = None,
+        device: str | torch.device | None = None,
+    ):
+        self.device = torch.device(device or default_device())
+        self.model = model.to(self.device).eval()  # type: ignore[arg-type]
+        self.processor = processor
+        self.proposer = proposer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike,
+        proposer_path: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+    ) -> "Predictor":
+        """Predictor of a MODEL folder; its proposer is that of `proposer_path`, else the one bundled in the folder.
+
+        Raises:
+            UserError: the folder is not a model.
+        """
+        folder = check_model_folder(path)
+        try:
+            model = MailForReferringSegmentation.from_pretrained(folder)
+            processor = MailProcessor.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} cannot be loaded as a model: {error}") from error
+        bundled = folder / BUNDLED_PROPOSER
+        if proposer_path is None and bundled.is_dir():
+            proposer_path = bundled
+        device = torch.device(device or default_device())
+        proposer = None
+        if proposer_path is not None and model.config.uses_instances:
+            proposer = load_proposer(os.fspath(proposer_path), device=str(device))
+        return cls(model, processor, proposer, device)
+
+    def predict(
+        self, image: AnyImage, texts: str | Sequence[str], proposals: Proposals | None = None
+    ) -> list[Segmentation]:
+        """One answer per sentence, at the image's original resolution.
+
+        Args:
+            image: RGB array (H, W, 3) uint8, PIL image, file content or path; EXIF rotation is applied.
+            texts: one sentence or several.
+            proposals: instance masks of the image; default: the predictor's proposer finds them.
+
+        Raises:
+            UserError: the image cannot be read, or the proposals belong to an image of another size.
+        """
+        sentences = [texts] if isinstance(texts, str) else list(texts)
+        return self.predict_batch([load_image(image)], [sentences], [proposals])[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[np.ndarray],
+        texts: Sequence[Sequence[str]],
+        proposals: Sequence[Proposals | None] | None = None,
+        threshold: float = 0.5,
+    ) -> list[list[Segmentation]]:
+        """Answers for several images, each with all of its sentences.
+
+        Args:
+            images: RGB arrays (H, W, 3) uint8.
+            texts: the sentences of each image.
+            proposals: instance masks of each image; None where the proposer shall find them.
+            threshold: probability from which a pixel belongs to the mask.
+        """
+        found = self._proposals(images, list(proposals) if proposals is not None else [None] * len(images))
+        sizes = [(int(i.shape[0]), int(i.shape[1])) for i in images]
+        for size, own in zip(sizes, found, strict=True):
+            if own.size != size:
+                raise UserError(f"the proposals belong to an image of {own.size} pixels (height, width), not {size}")
+        counts = [len(sentences) for sentences in texts]
+        if not sum(counts):
+            return [[] for _ in images]
+        batch = self.processor.collate(
+            [
+                {
+                    "image": self.processor.encode_image(image),
+                    "proposals": self.processor.encode_proposals(own),
+                    "texts": self.processor.encode_texts(list(sentences)),
+                }
+                for image, own, sentences in zip(images, found, texts, strict=True)
+                if len(sentences)
+            ]
+        )
+        asked = [i for i, n in enumerate(counts) if n]
+        owner = [asked[j] for j in batch["image_index"].tolist()]  # the image of each expression
+        answers: list[list[Segmentation]] = [[] for _ in images]
+        for start, output in self._forward(batch):
+            owners = owner[start : start + EXPRESSIONS_PER_FORWARD]
+            segmentations = self.processor.post_process(
+                output, [sizes[i] for i in owners], [found[i] for i in owners], threshold=threshold
+            )
+            for image_number, segmentation in zip(owners, segmentations, strict=True):
+                answers[image_number].append(segmentation)
+        return answers
+
+    def _proposals(self, images: Sequence[np.ndarray], given: list[Proposals | None]) -> list[Proposals]:
+        if not self.model.config.uses_instances or self.proposer is None:
+            pairs = zip(images, given, strict=True)
+            return [p if p is not None else Proposals((int(i.shape[0]), int(i.shape[1]))) for i, p in pairs]
+        missing = [n for n, p in enumerate(given) if p is None]
+        proposed = self.proposer.propose([images[n] for n in missing]) if missing else []
+        complete = dict(zip(missing, proposed, strict=True))
+        return [complete[n] if p is None else p for n, p in enumerate(given)]
+
+    @torch.no_grad()
+    def _forward(self, batch: dict[str, torch.Tensor]) -> Any:
+        """Yields (number of the first expression, output) for parts of the batch; images are embedded once."""
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        index, words, mask = batch.pop("image_index"), batch.pop("input_ids"), batch.pop("attention_mask")
+        # bf16 only where the hardware has it: on a CPU autocast costs many times what it saves
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            images = self.model.encode_images(**batch)
+            for start in range(0, len(index), EXPRESSIONS_PER_FORWARD):
+                part = slice(start, start + EXPRESSIONS_PER_FORWARD)
+                output: MailOutput = self.model.segment(images.of(index[part]), words[part], mask[part])
+                yield start, output
+
+
+def default_device() -> str:
+    """`cuda` where there is a usable GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_model_folder(path: str | os.PathLike) -> Path:
+    """The path, if it is a MODEL folder or a checkpoint that holds one. Raises UserError otherwise."""
+    folder = Path(path)
+    for candidate in (folder, folder / "model"):
+        config = candidate / "config.json"
+        if config.is_file():
+            try:
+                kind = json.loads(config.read_text()).get("model_type")
+            except (ValueError, AttributeError):
+                raise UserError(f"{config} is not a JSON object: the model is damaged") from None
+            if kind != MailForReferringSegmentation.config_class.model_type:
+                raise UserError(f"{candidate} holds a model of type {kind!r}, not one that `mail-ris train` wrote")
+            return candidate
+    why = "it has no config.json" if folder.is_dir() else "there is no such folder"
+    raise UserError(f"{folder} is not a model: {why} (`mail-ris train ... --out DIR` writes one)")
+
+
+def load_image(image: AnyImage) -> np.ndarray:
+    """RGB pixels uint8 (H, W, 3), upright, of whatever a caller has.
+
+    Raises:
+        UserError: no such file, it cannot be decoded, or the array is not an RGB or grey image.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise UserError(f"an image array must be uint8 (H, W, 3) or (H, W), this is {image.dtype} {image.shape}")
+        return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+    if isinstance(image, Image.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, bytes):
+        name, data = "the image", image
+    else:
+        name = os.fspath(image)
+        try:
+            data = Path(name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+    try:
+        return decode_image(data)
+    except ImageError as error:
+        raise UserError(f"{name} cannot be used as an image: {error}") from None
+
+
+def chosen_proposals(segmentation: Segmentation, share: float = CHOSEN_SHARE) -> list[int]:
+    """Indices of the proposals that the answer is made of, best first: those with at least `share` of the selection."""
+    order = np.argsort(-segmentation.selection, kind="stable")
+    return [int(i) for i in order if segmentation.selection[i] >= share]
+
+
+@lru_cache(maxsize=2)
+def _cached_predictor(model: str, proposer: str | None) -> Predictor:
+    return Predictor.from_pretrained(model, proposer)
+
+
+def predict(
+    image: AnyImage, text: str, *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
+) -> Segmentation:
+    """The mask of what `text` names in `image`; the model stays loaded between calls.
+
+    Args:
+        image: RGB array, PIL image, file content or path.
+        model: MODEL folder. proposer: PROPOSER folder, default: the one bundled with the model.
+    """
+    predictor = _cached_predictor(os.fspath(model), None if proposer is None else os.fspath(proposer))
+    return predictor.predict(image, text)[0]

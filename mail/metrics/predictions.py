@@ -1,0 +1,180 @@
+"""Predictions as files: JSON lines, or a folder of PNGs.
+
+    {"expr_id": "refcoco-unc/15214", "rle": {"size": [480, 640], "counts": "..."}, "score": 0.93, "selection": [0, 4]}
+    {"expr_id": "grefcoco/77", "rle": null}                                        names nothing: the empty mask
+
+`counts` is COCO's compressed string (a list of plain run lengths is read too), `size` the original image's
+[height, width]. `score` (0 to 1) and `selection` (the chosen proposals' indices in the mask table) are optional.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mail import rle
+from mail.data import files
+from mail.errors import UserError
+from mail.metrics.run_lengths import find_invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One predicted mask in the image's original resolution; `rle` None is the empty mask."""
+
+    rle: rle.RLE | None
+    score: float | None = None
+    selection: list[int] = field(default_factory=list)
+
+    def to_json(self, expr_id: str) -> dict[str, Any]:
+        """The line of the predictions file."""
+        mask = self.rle and {"size": [int(v) for v in self.rle["size"]], "counts": self.rle["counts"].decode("ascii")}
+        line: dict[str, Any] = {"expr_id": expr_id, "rle": mask}
+        if self.score is not None:
+            line["score"] = round(self.score, 6)
+        if self.selection:
+            line["selection"] = [int(i) for i in self.selection]
+        return line
+
+
+@dataclass
+class PredictionSet:
+    """What a predictions file holds: masks by `expr_id` (the first one of a doubled id) and the ids that come again."""
+
+    source: str
+    masks: dict[str, Prediction] = field(default_factory=dict)
+    doubled: list[str] = field(default_factory=list)
+
+
+def write_predictions(path: str | os.PathLike, predictions: Mapping[str, Prediction]) -> None:
+    """Writes JSON lines, sorted by `expr_id`, so that equal predictions are equal files."""
+    lines = [json.dumps(predictions[e].to_json(e), separators=(",", ":")) for e in sorted(predictions)]
+    filesystem, target = files.resolve(path)
+    files.write_bytes(filesystem, target, "".join(line + "\n" for line in lines).encode())
+
+
+def read_predictions(path: str | os.PathLike) -> PredictionSet:
+    """Reads a JSON-lines file and checks every mask in it.
+
+    Raises:
+        UserError: no such file, or a line is not a prediction; names the line.
+    """
+    source = os.fspath(path)
+    filesystem, target = files.resolve(path)
+    try:
+        data = files.read_bytes(filesystem, target)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no predictions file {source}") from None
+    result = PredictionSet(source)
+    lines: list[tuple[int, str, rle.RLE]] = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            expr_id, prediction = _parse(line)
+        except ValueError as error:
+            raise UserError(f"{source}, line {number}: {error}") from None
+        if expr_id in result.masks:
+            result.doubled.append(expr_id)
+            continue
+        result.masks[expr_id] = prediction
+        if prediction.rle is not None:
+            lines.append((number, expr_id, prediction.rle))
+    invalid = find_invalid([r["counts"] for *_, r in lines], [r["size"][0] * r["size"][1] for *_, r in lines])
+    if invalid:
+        number, expr_id, _ = lines[min(invalid)]
+        more = f" ({len(invalid)} masks of this file are invalid)" if len(invalid) > 1 else ""
+        raise UserError(f"{source}, line {number}: the mask of {expr_id} is invalid: {invalid[min(invalid)]}{more}")
+    return result
+
+
+def _parse(line: bytes) -> tuple[str, Prediction]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"this is not JSON ({error})") from None
+    if not isinstance(row, dict) or not isinstance(row.get("expr_id"), str):
+        raise ValueError('a prediction is an object with a text "expr_id"')
+    if "rle" not in row:
+        raise ValueError(f'{row["expr_id"]} has no "rle" (write null for the empty mask)')
+    score, selection = row.get("score"), row.get("selection") or []
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        raise ValueError(f'the "score" of {row["expr_id"]} is not a number')
+    if not isinstance(selection, list) or not all(isinstance(i, int) for i in selection):
+        raise ValueError(f'the "selection" of {row["expr_id"]} is not a list of proposal indices')
+    return row["expr_id"], Prediction(_parse_rle(row["rle"], row["expr_id"]), score, selection)
+
+
+def _parse_rle(value: Any, expr_id: str) -> rle.RLE | None:
+    if value is None:
+        return None
+    size = value.get("size") if isinstance(value, dict) else None
+    if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int and 0 < v <= 2**20 for v in size)):
+        raise ValueError(f'the "rle" of {expr_id} needs "size": [height, width] and "counts"')
+    counts = value.get("counts")
+    if isinstance(counts, str):
+        # what is not ASCII cannot be run lengths; the check of all masks says so with the line
+        return {"size": size, "counts": counts.encode("ascii", errors="replace")}
+    if isinstance(counts, list) and all(type(v) is int and v >= 0 for v in counts):
+        if sum(counts) != size[0] * size[1]:
+            raise ValueError(f"the run lengths of {expr_id} add up to {sum(counts)} pixels, not {size[0] * size[1]}")
+        return coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
+    raise ValueError(f'the "counts" of {expr_id} are neither a COCO string nor a list of run lengths')
+
+
+def png_name(expr_id: str) -> str:
+    """File name of an expression's mask in a folder of PNGs: slashes as `__`."""
+    return expr_id.replace("/", "__") + ".png"
+
+
+def read_prediction_folder(folder: str | os.PathLike, expected: Collection[str]) -> PredictionSet:
+    """Reads `EXPR_ID.png` masks (two values, 0 is the background) of a local folder.
+
+    Names that belong to no expression of `expected` are kept under their file name, to be counted as unknown.
+
+    Raises:
+        UserError: no such folder, two expressions share a file name, or a PNG is not a mask.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"there is no folder {os.fspath(folder)}")
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() == ".png")
+    by_name: dict[str, str] = {}
+    for expr_id in expected:
+        if (other := by_name.setdefault(png_name(expr_id), expr_id)) != expr_id:
+            raise UserError(f"{other} and {expr_id} would share the file {png_name(expr_id)}: use JSON lines instead")
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        wanted = [p for p in paths if p.name in by_name]
+        masks = dict(zip((p.name for p in wanted), pool.map(_read_png, wanted), strict=True))
+    unknown = {p.name: Prediction(None) for p in paths if p.name not in by_name}
+    return PredictionSet(os.fspath(folder), {**{by_name[n]: Prediction(m) for n, m in masks.items()}, **unknown})
+
+
+def _read_png(path: Path) -> rle.RLE:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a PNG: {error}") from None
+    if pixels.ndim == 3:
+        # grey written as colour; an alpha channel says nothing about the mask
+        colours = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
+        pixels = colours.max(axis=-1)
+    values = np.unique(pixels)
+    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+        raise UserError(
+            f"{path} holds the values {', '.join(str(v) for v in values[:4])}{', ...' if len(values) > 4 else ''}: "
+            "a mask has two, 0 for the background"
+        )
+    return rle.encode(pixels != 0)
+
+
+def parse_lines(lines: Iterable[bytes]) -> dict[str, Prediction]:
+    """Predictions of lines that this program wrote itself (an interrupted evaluation's record)."""
+    return dict(_parse(line) for line in lines)

@@ -1,0 +1,91 @@
+"""Predictions against the ground truth of a split: every expression once, nothing passed over in silence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from mail.errors import UserError
+from mail.metrics.accumulator import Accumulator
+from mail.metrics.predictions import Prediction, PredictionSet
+from mail.metrics.protocols import PROTOCOLS, Protocol
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How a set of predictions covers a split."""
+
+    expressions: int
+    missing: list[str]
+    unknown: list[str]
+    doubled: list[str]
+
+    def to_dict(self) -> dict[str, int]:
+        """Counts only, for reports."""
+        return {name: len(getattr(self, name)) for name in ("missing", "unknown", "doubled")}
+
+    def check(self, source: str, split: str, allow_missing: bool) -> None:
+        """Raises UserError unless each expression has one prediction.
+
+        `allow_missing` counts a missing one as the empty mask and leaves out what is not of this split (a file may
+        hold several splits); two predictions for one expression are always refused, for nobody can say which is meant.
+        """
+        problems = []
+        if self.missing and not allow_missing:
+            problems.append(_count(self.missing, f"of the {self.expressions} expressions of {split} are missing"))
+        if self.unknown and not allow_missing:
+            problems.append(_count(self.unknown, f"are not in {split}"))
+        if self.doubled:
+            problems.append(_count(self.doubled, "come more than once"))
+        if not problems:
+            return
+        mend = "" if self.doubled else "; --allow-missing counts a missing one as the empty mask and leaves out others"
+        raise UserError(f"{source}: " + "; ".join(problems) + mend)
+
+
+def score_predictions(
+    expressions: pa.Table,
+    predictions: PredictionSet,
+    *,
+    split: str,
+    protocol: Protocol = PROTOCOLS["original"],
+    allow_missing: bool = False,
+) -> tuple[Accumulator, Coverage]:
+    """Counts of every expression of a split.
+
+    Args:
+        expressions: the split's rows of a data store, with at least `expr_id` and `target`.
+        predictions: as read from a file or a folder.
+        split: its name, for messages.
+
+    Raises:
+        UserError: predictions are missing, unknown or doubled (see `Coverage.check`), or one has another size than
+            its image.
+    """
+    ids: list[str] = expressions["expr_id"].to_pylist()
+    known = set(ids)
+    coverage = Coverage(
+        expressions=len(ids),
+        missing=[e for e in ids if e not in predictions.masks],
+        unknown=sorted(predictions.masks.keys() - known),
+        doubled=sorted(set(predictions.doubled)),
+    )
+    coverage.check(predictions.source, split, allow_missing)
+    return accumulate(expressions, predictions.masks, protocol), coverage
+
+
+def accumulate(
+    expressions: pa.Table, masks: Mapping[str, Prediction], protocol: Protocol = PROTOCOLS["original"]
+) -> Accumulator:
+    """Counts of `expressions`; those without a mask in `masks` count as predicted empty."""
+    accumulator = Accumulator(protocol)
+    targets: list[dict[str, Any]] = expressions["target"].to_pylist()
+    nothing = Prediction(None)
+    for expr_id, target in zip(expressions["expr_id"].to_pylist(), targets, strict=True):
+        accumulator.add(expr_id, masks.get(expr_id, nothing).rle, target)
+    return accumulator
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
