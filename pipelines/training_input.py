@@ -1,0 +1,184 @@
+"""Ray Data carries the training input: CPU tasks build batches, the trainer takes them ready for the device.
+
+Each train worker streams its own pipeline: step numbers -> tasks that read, decode, rasterise and collate a few steps
+each (`mail.training.input`) -> blocks of uint8 arrays -> a few batches ahead of the trainer. The tasks work out from
+the plan which rows they need, so nothing but step numbers is listed up front, and what is in flight is bounded.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mail.data.epoch_plan import Batch, EpochPlan
+from mail.training.input import TrainingInput
+from mail.training.step import TrainingBatch
+
+TASK_BYTES = 24 * 2**20  # about what a task makes: large enough to hide Ray's cost per task, small enough to start soon
+TASKS_PER_PIPELINE = 1024  # steps are listed in pipelines of at most so many tasks
+STORE_BYTES = 256 * 2**20  # object store memory in use per worker
+
+_LAYOUT = pa.schema([("head", pa.string()), ("data", pa.large_binary())])
+_inputs: dict[Any, tuple[TrainingInput, EpochPlan]] = {}  # per task process: open files and tokenizer live on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """How the batches of one train worker travel.
+
+    Attributes:
+        steps_per_task: steps that one task builds; None chooses by the size of a batch.
+        tasks: at most so many tasks at a time; None for as many as there are free CPUs.
+        prefetch: batches that wait, as tensors, for the trainer.
+        store_bytes: object store memory that this worker's batches may take.
+    """
+
+    steps_per_task: int | None = None
+    tasks: int | None = None
+    prefetch: int = 4
+    store_bytes: int = STORE_BYTES
+
+
+def ray_batches(
+    source: TrainingInput,
+    plan: EpochPlan,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world: int = 1,
+    micro: int | None = None,
+    transport: Transport | None = None,
+) -> Iterator[TrainingBatch]:
+    """The batches of worker `rank` of `world` for steps `start` to `stop`, built by Ray Data tasks, in order.
+
+    The same tensors as `mail.training.input.batches`. Closing the iterator ends the tasks.
+    """
+    import ray
+
+    transport = transport or Transport()
+    per_task = transport.steps_per_task or _steps_per_task(source, plan, world)
+    shared = ray.put((source, plan))  # once; tasks get the plan's arrays without a copy
+
+    def pipelines() -> Iterator[TrainingBatch]:
+        segment = per_task * TASKS_PER_PIPELINE
+        for first in range(start, stop, segment):
+            last = min(first + segment, stop)
+            yield from _pipeline(shared, first, last, per_task, rank, world, micro, transport)
+
+    yield from _ahead(pipelines, transport.prefetch)
+
+
+def _pipeline(
+    shared: Any, start: int, stop: int, per_task: int, rank: int, world: int, micro: int | None, transport: Transport
+) -> Iterator[TrainingBatch]:
+    import ray
+    from ray.data import DataContext, ExecutionResources
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        cpu=transport.tasks, object_store_memory=transport.store_bytes
+    )
+    tasks = -(-(stop - start) // per_task)
+
+    def build(block: pa.Table) -> Iterator[pa.Table]:
+        for number in block["id"].to_pylist():
+            first = start + number * per_task
+            yield from _build(shared, first, min(first + per_task, stop), rank, world, micro)
+
+    with DataContext.current(context):  # a dataset keeps the context that it was made in
+        data = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
+            build, batch_size=1, batch_format="pyarrow", zero_copy_batch=True
+        )
+    for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        for row in range(len(block)):
+            yield unpack(block["head"][row].as_py(), block["data"][row].as_buffer())
+
+
+def _build(shared: Any, first: int, last: int, rank: int, world: int, micro: int | None) -> Iterator[pa.Table]:
+    """Runs in a task: one row per batch."""
+    import ray
+
+    torch.set_num_threads(1)  # a task has one CPU
+    key = shared.hex()
+    if key not in _inputs:
+        _inputs.clear()
+        _inputs[key] = ray.get(shared)
+    source, plan = _inputs[key]
+    for batch in source.build(list(plan.batches(first, last, rank, world, micro))):
+        head, data = pack(batch)
+        yield pa.table({"head": [head], "data": pa.array([data], pa.large_binary())}, _LAYOUT)
+
+
+def pack(batch: TrainingBatch) -> tuple[str, bytes]:
+    """A batch as a header and the bytes of all its arrays, one after another."""
+    arrays = {k: v.numpy() for k, v in batch.tensors.items()}
+    plan = batch.plan
+    arrays |= {"plan.rows": plan.rows, "plan.images": plan.images}
+    layout = [(k, a.dtype.str, a.shape) for k, a in arrays.items()]
+    numbers = [plan.step, plan.part, plan.parts, plan.epoch, plan.total]
+    return json.dumps([numbers, layout]), b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
+
+
+def unpack(head: str, data: pa.Buffer) -> TrainingBatch:
+    """The batch of `pack`; its tensors own their memory."""
+    (step, part, parts, epoch, total), layout = json.loads(head)
+    arrays, offset = {}, 0
+    for key, dtype, shape in layout:
+        count = int(np.prod(shape))
+        arrays[key] = np.frombuffer(data, dtype, count, offset).reshape(shape).copy()
+        offset += arrays[key].nbytes
+    rows, images = arrays.pop("plan.rows"), arrays.pop("plan.images")
+    tensors = {k: torch.from_numpy(a) for k, a in arrays.items()}
+    return TrainingBatch(Batch(step, part, parts, epoch, rows, images, total), tensors)
+
+
+def _steps_per_task(source: TrainingInput, plan: EpochPlan, world: int) -> int:
+    processor = source.processor
+    cells = processor.mask_size**2
+    image = 3 * processor.image_size**2 + processor.max_instances * cells
+    expressions = -(-plan.global_batch_size // world)
+    step = expressions * (image / min(plan.piece, expressions) + cells)
+    return max(1, min(16, int(TASK_BYTES / step)))
+
+
+def _ahead(make: Callable[[], Iterator[TrainingBatch]], size: int) -> Iterator[TrainingBatch]:
+    """Runs an iterator in a thread, `size` items ahead; an error comes out where the next item would."""
+    waiting: queue.Queue = queue.Queue(size)
+    ended = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not ended.is_set():
+            try:
+                waiting.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in make():
+                if not put(item):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="training-input", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        ended.set()
+        thread.join(10)
