@@ -31,7 +31,7 @@ class SceneObject:
     area: int
     """Visible pixels."""
     visible: float
-    """Visible share of the whole object, 0..1; what the frame cuts off counts as hidden."""
+    """Visible share of the whole object, 0..1; what the frame cuts off does not count."""
     depth: int
     """Place in the order of painting: a larger one lies above a smaller one."""
     covers: dict[int, int]
@@ -39,10 +39,12 @@ class SceneObject:
     mask: RLE
     """Visible part."""
 
-    @property
-    def centre(self) -> tuple[float, float]:
+    centre: tuple[float, float] = dataclasses.field(init=False)
+    """x, y of the middle of `box`."""
+
+    def __post_init__(self) -> None:
         x, y, width, height = self.box
-        return x + width / 2, y + height / 2
+        object.__setattr__(self, "centre", (x + width / 2, y + height / 2))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

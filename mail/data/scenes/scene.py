@@ -208,13 +208,18 @@ def _arrange(rng: Random, plans: list[_Plan], height: int, width: int) -> None:
     row = sum(plan.kind == plans[0].kind for plan in plans) if rng.random() < 0.3 else 0
     row = row if row >= 3 else 0
     flat, level = rng.random() < 0.6, rng.uniform(0.25, 0.75)
-    closeness = rng.uniform(0.6, 1.0)
+    crowding = rng.choice((0.1, 0.25, 0.45))  # share of the objects that are put on or under another one
     for number, plan in enumerate(plans):
         best = -math.inf
-        for _ in range(12):
+        neighbour = rng.choice(placed) if number >= max(row, 1) and rng.random() < crowding else None
+        for _ in range(8):
             if number < row:
                 along, off = (number + 0.5 + rng.uniform(-0.2, 0.2)) / row, level + rng.uniform(-0.1, 0.1)
                 x, y = (along * width, off * height) if flat else (off * width, along * height)
+            elif neighbour is not None:
+                turn = rng.uniform(0, 2 * math.pi)
+                away = rng.uniform(0.45, 0.9) * (plan.radius + neighbour.radius)
+                x, y = neighbour.x + away * math.cos(turn), neighbour.y + away * math.sin(turn)
             else:
                 x, y = rng.uniform(0, width), rng.uniform(0, height)
             x = min(max(x, plan.radius * 0.85), width - plan.radius * 0.85)
@@ -224,7 +229,7 @@ def _arrange(rng: Random, plans: list[_Plan], height: int, width: int) -> None:
             )
             if room > best:
                 best, plan.x, plan.y = room, x, y
-            if best > closeness:
+            if best > 0.45:
                 break
         placed.append(plan)
 

@@ -22,15 +22,15 @@ Contours = list[np.ndarray]  # each (points, 2)
 
 
 class Stamp(NamedTuple):
-    """An object's window on the canvas: its top-left pixel, the coverage in it and the part that is outline.
+    """An object's window on the canvas: its top-left pixel, the coverage in it and what of it is a drawn outline.
 
-    `coverage` and `rim` are float32 (h, w) between 0 and 1.
+    `coverage` and `rim` are float32 (h, w) between 0 and 1; the rim may reach beyond the coverage.
     """
 
     top: int
     left: int
     coverage: np.ndarray
-    rim: np.ndarray
+    rim: np.ndarray | None
 
 
 _ANGLES = np.linspace(0, 2 * math.pi, 40, endpoint=False)
@@ -158,18 +158,19 @@ def stamp(
     if right <= left or bottom <= top:
         return None
     fine = ((right - left) * SUPERSAMPLE, (bottom - top) * SUPERSAMPLE)
-    filled, edge = Image.new("L", fine), Image.new("L", fine)
-    fill, line = ImageDraw.Draw(filled), ImageDraw.Draw(edge)
+    filled = Image.new("L", fine)
+    fill = ImageDraw.Draw(filled)
     # Pillow's coordinates name pixel centres, ours name pixel corners: half a fine pixel apart
     shift = np.array([(x - left) * SUPERSAMPLE - 0.5, (y - top) * SUPERSAMPLE - 0.5])
-    for number, contour in enumerate(contours):
-        points = (contour * (radius * SUPERSAMPLE) + shift).ravel().tolist()
-        fill.polygon(points, fill=0 if number else 255)
-        if rim_width > 0:
-            line.line(points + points[:4], fill=255, width=max(1, round(2 * rim_width * SUPERSAMPLE)))
+    paths = [(contour * (radius * SUPERSAMPLE) + shift).ravel().tolist() for contour in contours]
+    for number, path in enumerate(paths):
+        fill.polygon(path, fill=0 if number else 255)
     coverage = np.asarray(filled.reduce(SUPERSAMPLE), dtype=np.float32) / 255
-    if rim_width > 0:
-        rim = np.minimum(np.asarray(edge.reduce(SUPERSAMPLE), dtype=np.float32) / 255, coverage)
-    else:
-        rim = np.zeros_like(coverage)
+    if rim_width == 0:
+        return Stamp(top, left, coverage, None)
+    edge = Image.new("L", fine)
+    line = ImageDraw.Draw(edge)
+    for path in paths:
+        line.line(path + path[:4], fill=255, width=max(1, round(2 * rim_width * SUPERSAMPLE)))
+    rim = np.asarray(edge.reduce(SUPERSAMPLE), dtype=np.float32) / 255
     return Stamp(top, left, coverage, rim)

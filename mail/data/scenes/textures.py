@@ -134,7 +134,8 @@ def paint(canvas: np.ndarray, stamped: Stamp, colour: str, radius: float, rng: R
     window = canvas[stamped.top : stamped.top + height, stamped.left : stamped.left + width]
     base = np.array([channel + rng.uniform(-10, 10) for channel in COLOURS[colour]], np.float32)
     fill = surface(rng, height, width, radius)[:, :, None] * base
-    tone = rng.choice((0.45, 0.6, 0.75)) if colour == "white" or rng.random() < 0.75 else 1.25
-    fill += stamped.rim[:, :, None] * (base * tone - fill)
+    if stamped.rim is not None:
+        tone = rng.choice((0.45, 0.6, 0.75)) if colour == "white" or rng.random() < 0.75 else 1.25
+        fill += stamped.rim[:, :, None] * (base * tone - fill)
     fill -= window
     window += stamped.coverage[:, :, None] * fill

@@ -1,5 +1,6 @@
 """Meanings put into words, the way people type them: short, lower case, seldom twice the same."""
 
+import re
 from random import Random
 
 from mail.data.scenes.meaning import Meaning, Place, Rank, Relation
@@ -11,7 +12,7 @@ _NOUNS = {
     "bar": ("bar", "bar", "stick"),
 }
 _ANY = ("shape", "thing", "object", "one")
-_SIZES = {"small": ("small", "small", "little"), "medium": ("medium",), "large": ("big", "large")}
+_SIZES = {"small": ("small", "small", "little"), "large": ("big", "large")}
 _SIDES = {
     "left": ("left",),
     "right": ("right",),
@@ -26,6 +27,7 @@ _ENDS = {
     "biggest": ("biggest", "largest"),
     "smallest": ("smallest", "smallest", "tiniest"),
 }
+_AN = re.compile(r"\ba(?= [aeio])")  # "a orange ring"; no word here starts with a vowel letter and a consonant sound
 _ORDINALS = ("first", "second", "third", "fourth")
 _RELATIONS = {
     "left": ("left of", "to the left of"),
@@ -34,7 +36,7 @@ _RELATIONS = {
     "bottom": ("below", "under"),
     "front": ("in front of",),
     "behind": ("behind",),
-    "closest": ("closest to", "nearest"),
+    "closest": ("closest to", "closest to", "nearest to"),
 }
 
 
@@ -73,7 +75,7 @@ def say_meaning(meaning: Meaning, rng: Random) -> str:
             sentence = f"{noun} {link}{rng.choice(_RELATIONS[direction])} {other}"
         case _:
             sentence = noun
-    return article + sentence
+    return _AN.sub("an", article + sentence)
 
 
 def _at(place: Place, noun: str, rng: Random) -> str:
@@ -90,14 +92,8 @@ def _at(place: Place, noun: str, rng: Random) -> str:
     side = place.across or place.down
     assert side is not None
     before = rng.choice(_SIDES[side])
-    on = rng.choice(("on", "on", "at")) if place.across else rng.choice(("at", "at", "on"))
+    on = "on" if place.across else "at"
     return rng.choice(
         (f"{before} {noun}", f"{before} {noun}", f"{noun} {on} {side}", f"{noun} {on} the {side}",
          f"{noun} {on} the {side} side" if place.across else f"{noun} at the {side}", f"{noun} {side}")
     )  # fmt: skip
-
-
-def vocabulary() -> set[str]:
-    """Every word that `say_meaning` can use for the closed-class part; attributes come on top."""
-    groups = [*_NOUNS.values(), _ANY, *_SIZES.values(), *_SIDES.values(), *_ENDS.values(), _ORDINALS]
-    return {word for group in groups for text in group for word in text.split()}
