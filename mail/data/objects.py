@@ -115,7 +115,7 @@ class _S3Objects(Objects):
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         retries = {"max_attempts": 10, "mode": "standard"}  # exponential back-off on 5xx, slow-down, cut connections
-        config = Config(retries=retries, connect_timeout=10, read_timeout=60)  # type: ignore[arg-type]
+        config = Config(retries=retries, connect_timeout=10, read_timeout=60)
         self.client = boto3.client("s3", config=config)
 
     def get(self, key: str) -> bytes | None:

@@ -1,0 +1,81 @@
+"""The leak firewall: no evaluation image may have been seen by the proposer or in training.
+
+RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO take their val and test images from COCO train2014, so that most published
+Mask R-CNN weights saw them. Images are compared by id; what was trained on images that nobody listed counts as leaky.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.store import DataStore
+from mail.errors import UserError
+from mail.proposers.folder import ProposerFolder
+
+Seen = ProposerFolder | MaskSnapshot | Mapping[str, Any] | Iterable[str] | None
+
+
+def is_evaluation_split(split: str) -> bool:
+    """val, test, testA, testB and their like; everything that is not train."""
+    return split != "train"
+
+
+def overlaps(seen: Iterable[str], store: DataStore, splits: Sequence[str] | None = None) -> dict[str, int]:
+    """Per evaluation split of the store (or of those named) how many of its images are among `seen`; only those > 0."""
+    evaluated = [s for s in (splits or store.splits) if is_evaluation_split(s)]
+    if not evaluated:
+        return {}
+    known = set(seen)
+    table = store.expressions(evaluated, ["image_id", "split"])
+    pairs = set(zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    counts = {split: sum(1 for image_id, s in pairs if s == split and image_id in known) for split in evaluated}
+    return {split: count for split, count in counts.items() if count}
+
+
+def check_leakage(
+    seen: Seen,
+    store: DataStore,
+    splits: Sequence[str] | None = None,
+    allow_leaky: bool = False,
+    what: str = "the proposer",
+) -> bool:
+    """Whether what was seen in training overlaps with the evaluation splits of a store.
+
+    Args:
+        seen: ids of the images seen, or what knows them: a proposer folder, a mask-table snapshot, or a dictionary with
+            `image_ids`. None, or one that does not know them, is of unknown origin and counts as leaky.
+        splits: the splits in play, all of the store for None; training splits never matter.
+        what: how messages call it.
+
+    Returns:
+        True if it is leaky and that is allowed.
+
+    Raises:
+        UserError: it is leaky and not allowed; names the splits and counts.
+    """
+    ids, marked = _ids_of(seen)
+    if not [s for s in (splits or store.splits) if is_evaluation_split(s)]:
+        return marked
+    if ids is None:
+        reason = f"nobody knows which images {what} was trained on"
+    elif found := overlaps(ids, store, splits):
+        listed = ", ".join(f"{count} of {store.splits[s]['images']} of {s}" for s, count in found.items())
+        reason = f"{what} was trained on images of the evaluation splits of {store.name}: {listed}"
+    else:
+        return marked
+    if not allow_leaky:
+        raise UserError(f"{reason}. Use one that did not see them, or --allow-leaky to label all results as leaky")
+    return True
+
+
+def _ids_of(seen: Seen) -> tuple[Iterable[str] | None, bool]:
+    """The ids, None if unknown, and whether it carries the label already."""
+    if seen is None:
+        return None, False
+    if isinstance(seen, ProposerFolder):
+        return seen.image_ids, False
+    if isinstance(seen, MaskSnapshot):
+        return seen.trained_on(), False  # its label is about the store it was made for, which may be another
+    if isinstance(seen, Mapping):
+        return seen.get("image_ids"), bool(seen.get("leaky"))
+    return seen, False

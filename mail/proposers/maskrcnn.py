@@ -1,0 +1,170 @@
+"""Mask R-CNN (He et al. 2017, arXiv 1703.06870) of torchvision: the network, and the proposer that runs it.
+
+`r50-fpn` and `r50-fpn-v2` are torchvision's; `tiny` is the same detector on a backbone of four small convolutions,
+for generated scenes and CPUs.
+"""
+
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.detection import MaskRCNN, mask_rcnn, rpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, misc
+
+from mail.errors import UserError
+from mail.proposals import Proposals
+from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
+from mail.proposers.paste import select
+
+DETECTIONS_PER_PROPOSAL = 1.5  # detections that get a mask, before duplicates are removed
+
+
+def build_network(config: NetworkConfig, selection: SelectionConfig | None = None) -> MaskRCNN:
+    """An untrained Mask R-CNN; the last layers have one output a category plus the background."""
+    selection = selection or SelectionConfig()
+    settings: dict[str, Any] = {
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+        "box_score_thresh": selection.score_threshold,
+        "box_nms_thresh": selection.box_nms,
+        "box_detections_per_img": round(selection.max_instances * DETECTIONS_PER_PROPOSAL),
+    }
+    classes = len(config.categories) + 1
+    if config.architecture == "tiny":
+        return _tiny(classes, settings)
+    builder = {
+        "r50-fpn": torchvision.models.detection.maskrcnn_resnet50_fpn,
+        "r50-fpn-v2": torchvision.models.detection.maskrcnn_resnet50_fpn_v2,
+    }[config.architecture]
+    settings["rpn_post_nms_top_n_test"] = max(1000, 2 * settings["box_detections_per_img"])
+    network = builder(weights=None, weights_backbone=None, num_classes=classes, trainable_backbone_layers=5, **settings)
+    return _freeze_norms(network) if config.frozen_norm else network
+
+
+class TinyBackbone(nn.Module):
+    """Convolutions down to stride 8 and a feature pyramid over strides 4 and 8."""
+
+    out_channels = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(_convolution(3, 24, stride=2), _convolution(24, 32, stride=2), _convolution(32, 48))
+        self.fine = _convolution(48, 64)
+        self.coarse = nn.Sequential(_convolution(64, 96, stride=2), _convolution(96, 96), _convolution(96, 96))
+        self.pyramid = FeaturePyramidNetwork([64, 96], self.out_channels)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, H, W) -> {"0": (B, 64, H/4, W/4), "1": (B, 64, H/8, W/8)}."""
+        fine = self.fine(self.stem(images))
+        return self.pyramid(OrderedDict([("0", fine), ("1", self.coarse(fine))]))
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def _tiny(classes: int, settings: dict[str, Any]) -> MaskRCNN:
+    backbone = TinyBackbone()
+    width = backbone.out_channels
+    anchors = AnchorGenerator(((20,), (44,)), ((1.0,), (1.0,)))
+    mask_head = mask_rcnn.MaskRCNNHeads(width, (32, 32), 1, norm_layer=nn.BatchNorm2d)
+    return MaskRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        rpn_head=rpn.RPNHead(width, 1),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1"], 7, 2, canonical_scale=64, canonical_level=3),
+        box_head=TwoMLPHead(width * 7 * 7, 128),
+        box_predictor=FastRCNNPredictor(128, classes),
+        mask_roi_pool=MultiScaleRoIAlign(["0", "1"], 14, 2, canonical_scale=64, canonical_level=3),
+        mask_head=mask_head,
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(32, 32, classes),
+        rpn_pre_nms_top_n_train=400,
+        rpn_post_nms_top_n_train=128,
+        rpn_pre_nms_top_n_test=200,
+        rpn_post_nms_top_n_test=64,
+        rpn_batch_size_per_image=64,
+        box_batch_size_per_image=64,
+        size_divisible=16,
+        **settings,
+    )
+
+
+def _freeze_norms(network: MaskRCNN) -> MaskRCNN:
+    """Replaces the backbone's batch norms by frozen ones, as torchvision does for its published weights."""
+    for name, module in list(network.backbone.body.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            parent, _, child = name.rpartition(".")
+            setattr(
+                network.backbone.body.get_submodule(parent), child, misc.FrozenBatchNorm2d(module.num_features, 0.0)
+            )
+    return network
+
+
+class MaskRCNNProposer:
+    """A trained Mask R-CNN that turns images into proposals (see `mail.proposers.Proposer`)."""
+
+    def __init__(self, folder: ProposerFolder, device: str = "cpu"):
+        self.folder = folder
+        self.proposer_id, self.info = folder.proposer_id, folder.info
+        self.device = torch.device(device)
+        network = build_network(folder.network, folder.selection)
+        try:
+            network.load_state_dict(safetensors.torch.load(folder.weights()))
+        except RuntimeError as error:
+            raise UserError(f"{folder.path}: the weights do not fit {folder.network.architecture}: {error}") from None
+        self.network = network.to(self.device, memory_format=torch.channels_last).eval()
+        self._categories = np.array([0, *(i for i, _ in folder.network.categories)], np.int32)
+        # pasting and encoding overlap with the next images' only where the network is not on the same cores
+        self._pool = ThreadPoolExecutor(8) if self.device.type == "cuda" else None
+
+    def propose(self, images: list[np.ndarray]) -> list[Proposals]:
+        detections = self.detect(images)
+        work = [(d, i.shape[:2]) for d, i in zip(detections, images, strict=True)]
+        return list(self._pool.map(self._select, work)) if self._pool else [self._select(w) for w in work]
+
+    @torch.inference_mode()
+    def detect(self, images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Raw detections of each image: boxes (D, 4) x0, y0, x1, y1 in its pixels, scores, labels, masks (D, M, M)."""
+        network = self.network
+        tensors = [torch.from_numpy(i).to(self.device).permute(2, 0, 1).float() / 255 for i in images]
+        batch, _ = network.transform(tensors)
+        batch = ImageList(batch.tensors.contiguous(memory_format=torch.channels_last), batch.image_sizes)
+        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            features = network.backbone(batch.tensors)
+        features = {k: v.float() for k, v in features.items()}
+        proposals, _ = network.rpn(batch, features)
+        detections, _ = network.roi_heads(features, proposals, batch.image_sizes)
+        found = []
+        for one, image, (height, width) in zip(detections, images, batch.image_sizes, strict=True):
+            scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2, device=self.device)
+            found.append(
+                {
+                    "boxes": (one["boxes"] * scale).cpu().numpy(),
+                    "scores": one["scores"].cpu().numpy(),
+                    "labels": self._categories[one["labels"].cpu().numpy()],
+                    "masks": one["masks"][:, 0].float().cpu().numpy(),
+                }
+            )
+        return found
+
+    def _select(self, work: tuple[dict[str, np.ndarray], tuple[int, int]]) -> Proposals:
+        detections, size = work
+        selection = self.folder.selection
+        return select(
+            **detections,
+            size=size,
+            max_instances=selection.max_instances,
+            duplicate_iou=selection.duplicate_iou,
+            mask_threshold=selection.mask_threshold,
+        )

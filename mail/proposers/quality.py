@@ -1,0 +1,91 @@
+"""How good proposals are: against annotated instances of held-out images, and against the referents of a data store."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mail import rle
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.store import DataStore
+from mail.proposals import Proposals
+
+IMAGES_AT_ONCE = 256
+
+
+def best_ious(targets: Sequence[rle.RLE], proposals: Proposals) -> np.ndarray:
+    """float64 (T,): for every target the IoU of the proposal that fits it best, whatever its class; 0 for none."""
+    if len(proposals) == 0 or not targets:
+        return np.zeros(len(targets))
+    return rle.iou_matrix(targets, proposals.rles).max(axis=1)
+
+
+def recall(ious: np.ndarray) -> dict[str, float]:
+    """Shares of targets with a proposal of IoU >= .5 and >= .75, and the mean IoU of the best proposal."""
+    if len(ious) == 0:
+        return {"recall_50": 0.0, "recall_75": 0.0, "mean_best_iou": 0.0}
+    return {
+        "recall_50": float((ious >= 0.5).mean()),
+        "recall_75": float((ious >= 0.75).mean()),
+        "mean_best_iou": float(ious.mean()),
+    }
+
+
+def instance_recall(pairs: Iterable[tuple[Sequence[rle.RLE], Proposals]]) -> dict[str, float]:
+    """Class-agnostic recall of annotated instances: per image its instances' masks and its proposals."""
+    ious, found = [], []
+    for targets, proposals in pairs:
+        ious.append(best_ious(targets, proposals))
+        found.append(len(proposals))
+    every = np.concatenate(ious) if ious else np.zeros(0)
+    mean = float(np.mean(found)) if found else 0.0
+    return {**recall(every), "instances": len(every), "images": len(found), "proposals_per_image": mean}
+
+
+def proposal_quality(store: DataStore, masks: MaskSnapshot, splits: Sequence[str] | None = None) -> dict[str, Any]:
+    """How far a network could get with these masks: per expression, the IoU of the best proposal with its target.
+
+    Args:
+        splits: whose expressions count, all splits of the store for None. Expressions without a target do not count.
+
+    Returns:
+        `proposal_recall_50`, `proposal_recall_75`, `oracle_mIoU` (fractions of expressions), `proposals_per_image`,
+        `expressions`, `images`, `images_without_row`, and the first three again per split under `splits`.
+    """
+    table = store.expressions(splits, ["image_id", "split", "target", "no_target"]).sort_by("image_id")
+    ids = table["image_id"].unique().to_pylist()
+    starts = np.searchsorted(table["image_id"].to_numpy(zero_copy_only=False).astype(str), np.array(ids, dtype=str))
+    ends = np.append(starts[1:], len(table))
+    ious: dict[str, list[float]] = {}
+    counted: list[int] = []
+    missing = 0
+    for at in range(0, len(ids), IMAGES_AT_ONCE):
+        found = masks.proposals(ids[at : at + IMAGES_AT_ONCE])
+        for image_id, start, end in zip(
+            ids[at : at + IMAGES_AT_ONCE], starts[at : at + IMAGES_AT_ONCE], ends[at : at + IMAGES_AT_ONCE], strict=True
+        ):
+            rows = [r for r in table.slice(start, end - start).to_pylist() if not r["no_target"]]
+            proposals = found.get(image_id)
+            missing += proposals is None
+            counted.append(0 if proposals is None else len(proposals))
+            fit = best_ious([r["target"] for r in rows], proposals or Proposals((0, 0)))
+            for row, iou in zip(rows, fit, strict=True):
+                ious.setdefault(row["split"], []).append(float(iou))
+    every = np.array([v for values in ious.values() for v in values])
+    return {
+        **_named(every),
+        "proposals_per_image": float(np.mean(counted)) if counted else 0.0,
+        "expressions": len(every),
+        "images": len(ids),
+        "images_without_row": missing,
+        "splits": {s: {**_named(np.array(v)), "expressions": len(v)} for s, v in sorted(ious.items())},
+    }
+
+
+def _named(ious: np.ndarray) -> dict[str, float]:
+    numbers = recall(ious)
+    return {
+        "proposal_recall_50": numbers["recall_50"],
+        "proposal_recall_75": numbers["recall_75"],
+        "oracle_mIoU": numbers["mean_best_iou"],
+    }

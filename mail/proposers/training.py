@@ -1,0 +1,169 @@
+"""Training a Mask R-CNN from COCO-format instances: which image comes when, targets, the step. Knows nothing of Ray."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from mail import rle
+from mail.data import files
+from mail.data.coco import CocoInstances
+from mail.data.images import ImageError, decode_image
+from mail.errors import UserError
+
+AHEAD = 4  # batches that are decoded while the network works
+
+
+@dataclass
+class InstanceImages:
+    """Photos and their instances, as a network is trained and measured on them.
+
+    Attributes:
+        coco: the instances file.
+        folder: where the photos lie (local or s3://).
+        categories: COCO category ids in the order of the network's classes; None: all instances are one class.
+    """
+
+    coco: CocoInstances
+    folder: str
+    categories: tuple[int, ...] | None = None
+
+    def image(self, image_id: int) -> np.ndarray:
+        """uint8 (H, W, 3) RGB. Raises UserError if the file is missing or broken."""
+        name = self.coco.images[image_id].file_name
+        filesystem, root = files.resolve(self.folder)
+        try:
+            return decode_image(files.read_bytes(filesystem, f"{root}/{name}"))
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} has no file {name}, which {self.coco.path} lists") from None
+        except ImageError as error:
+            raise UserError(f"{self.folder}/{name}: {error}") from None
+
+    def masks(self, image_id: int) -> tuple[list[rle.RLE], np.ndarray]:
+        """Run lengths and classes (1 .. C, int64) of an image's instances: no crowds, nothing empty or unreadable."""
+        masks, classes = [], []
+        for instance in self.coco.instances_of(image_id):
+            if instance.is_crowd:
+                continue
+            try:
+                mask = self.coco.mask(instance)
+            except ValueError:
+                continue  # one broken polygon of thousands: the image is still worth learning from
+            if rle.area(mask) > 0:
+                masks.append(mask)
+                classes.append(1 + self.categories.index(instance.category_id) if self.categories else 1)
+        return masks, np.array(classes, np.int64)
+
+    def example(self, image_id: int, flip: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What torchvision's detectors train on: float image (3, H, W) in 0..1 and boxes, labels, masks (K, H, W)."""
+        pixels = self.image(image_id)
+        listed, classes = self.masks(image_id)
+        height, width = pixels.shape[:2]
+        masks = rle.decode_many(listed, (height, width))
+        if masks.shape[1:] != (height, width):
+            size = self.coco.images[image_id]
+            raise UserError(
+                f"{self.folder}/{size.file_name} has {height} x {width} pixels, {self.coco.path} says "
+                f"{size.height} x {size.width}: the photos are not the ones that were annotated"
+            )
+        if flip:
+            pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
+        target = {
+            "boxes": torch.from_numpy(_boxes(masks)),
+            "labels": torch.from_numpy(classes),
+            "masks": torch.from_numpy(np.ascontiguousarray(masks)),
+        }
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
+        return image, target
+
+
+def _boxes(masks: np.ndarray) -> np.ndarray:
+    """float32 (K, 4) x0, y0, x1, y1 around masks (K, H, W), none of which is empty."""
+    across, down = masks.max(axis=1, initial=0), masks.max(axis=2, initial=0)
+    x0, y0 = across.argmax(axis=1), down.argmax(axis=1)
+    x1, y1 = masks.shape[2] - across[:, ::-1].argmax(axis=1), masks.shape[1] - down[:, ::-1].argmax(axis=1)
+    return np.stack([x0, y0, x1, y1], axis=1).astype(np.float32).reshape(-1, 4)
+
+
+def training_batches(
+    images: InstanceImages,
+    image_ids: Sequence[int],
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]]:
+    """This worker's share of one global batch a step, without end, decoded ahead in threads.
+
+    Step s takes images s * batch_size ... of an endless sequence of seeded permutations, so that the global batches are
+    the same for any number of workers, and a resumed run goes on where it stopped.
+    """
+
+    @lru_cache(maxsize=2)
+    def order_of(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(len(image_ids))
+
+    def share(step: int) -> list[tuple[int, bool]]:
+        chosen = []
+        for position in range(step * batch_size + rank, (step + 1) * batch_size, world_size):
+            epoch, index = divmod(position, len(image_ids))
+            flip = bool(np.random.default_rng((seed, position)).integers(2))
+            chosen.append((image_ids[order_of(epoch)[index]], flip))
+        return chosen
+
+    def load(step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+        examples = [images.example(image_id, flip) for image_id, flip in share(step)]
+        return [image for image, _ in examples], [target for _, target in examples]
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting = [pool.submit(load, first_step + i) for i in range(AHEAD)]
+        step = first_step + AHEAD
+        while True:
+            batch = waiting.pop(0)
+            waiting.append(pool.submit(load, step))
+            step += 1
+            yield batch.result()
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
+    """Linear warm-up, then a cosine down to 1 % of the peak."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
+
+
+def training_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: list[torch.Tensor],
+    targets: list[dict[str, torch.Tensor]],
+    *,
+    lr: float,
+    device: torch.device,
+    max_norm: float = 10.0,
+) -> dict[str, float]:
+    """One step of the optimizer on this worker's share; the losses by name and their sum as `loss`.
+
+    Raises:
+        UserError: the loss is not a number (the learning rate is too high).
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        losses = network([i.to(device) for i in images], [{k: v.to(device) for k, v in t.items()} for t in targets])
+    loss = sum(losses.values())
+    if not torch.isfinite(loss):
+        raise UserError(f"the loss of the proposer became {float(loss)}: lower --learning-rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), max_norm)
+    optimizer.step()
+    return {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in losses.items()}}
