@@ -9,12 +9,14 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mail
-from mail.data.mask_snapshot import MaskSnapshot
-from mail.data.store import DataStore
 from mail.errors import UserError
+
+if TYPE_CHECKING:
+    from mail.data.mask_snapshot import MaskSnapshot
+    from mail.data.store import DataStore
 
 FILE = "lineage.json"
 REQUIRED = {
@@ -49,7 +51,7 @@ def _git(*arguments: str) -> str:
 
 
 def of_training(
-    store: DataStore, snapshot: MaskSnapshot | None, config: dict[str, Any], run_id: str | None, leaky: bool
+    store: "DataStore", snapshot: "MaskSnapshot | None", config: dict[str, Any], run_id: str | None, leaky: bool
 ) -> dict[str, Any]:
     """The lineage of a training run's model.
 

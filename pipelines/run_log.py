@@ -1,0 +1,181 @@
+"""One MLflow run per training: created by the driver, written from a thread that waits for a server that is away.
+
+Logging never holds up or ends a training: what the server does not take is tried again, and steps that are computed
+once more after a resume are logged once.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.tracking import answers, connect, tracking_uri
+
+EXPERIMENT = "mail-ris"
+RETRY_SECONDS = 5.0
+
+
+def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None = None) -> str:
+    """Creates a run, or reopens one that was interrupted, and returns its id.
+
+    Args:
+        params: nested config; logged flat (`model.num_hidden_layers`).
+        tags: digests of what is read, labels.
+    """
+    from mlflow.entities import Param
+
+    with answers():
+        client = connect()
+        if run_id is not None and _reopened(client, run_id):
+            return run_id
+        run = client.create_run(experiment(client), run_name=name, tags=dict(tags))
+        flat = [Param(k, str(v)[:6000]) for k, v in flatten(params).items()]
+        for start in range(0, len(flat), 100):
+            client.log_batch(run.info.run_id, params=flat[start : start + 100])
+    return run.info.run_id
+
+
+def _reopened(client: Any, run_id: str) -> bool:
+    """Whether this tracking store has the run (a run may have been begun in another one)."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
+def experiment(client: Any) -> str:
+    """Id of the experiment that holds all runs; made when it is needed first."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        uri, location = tracking_uri(), None
+        if uri.startswith("sqlite:///"):  # beside the database, not in whatever directory a process happens to be
+            location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=location)
+        except MlflowException:  # another process made it in between
+            found = client.get_experiment_by_name(EXPERIMENT)
+    return found.experiment_id
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class RunLog:
+    """Writes to a run from a thread of its own. Nothing here raises; what MLflow does not take is tried again.
+
+    Args:
+        run_id: of a run that `start_run` made.
+        say: tells the person, once, when the server went away and when it is back.
+    """
+
+    def __init__(self, run_id: str, say: Callable[[str], None] = lambda _: None):
+        self.run_id, self._say = run_id, say
+        self._client = connect()
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._deadline = float("inf")
+        self._logged = self._last_step()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def metrics(self, records: Sequence[Mapping[str, float]], prefix: str = "train/") -> None:
+        """Curves: each record has `step` and any metrics. Steps that the run has already are left out."""
+        self._queue.put(lambda: self._metrics(list(records), prefix))
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        self._queue.put(lambda: [self._client.set_tag(self.run_id, k, str(v)) for k, v in values.items()])
+
+    def image(self, pixels: np.ndarray, key: str, step: int) -> None:
+        """An RGB image (H, W, 3) uint8 of a step."""
+        self._queue.put(lambda: self._client.log_image(self.run_id, pixels, key=key, step=step))
+
+    def text(self, text: str, path: str) -> None:
+        self._queue.put(lambda: self._client.log_text(self.run_id, text, path))
+
+    def close(self, status: str = "FINISHED", timeout: float = 60.0) -> bool:
+        """Ends the run once everything is written, or gives up after `timeout` seconds; whether all was written."""
+        self._queue.put(lambda: self._client.set_terminated(self.run_id, status))
+        self._deadline = time.monotonic() + timeout
+        self._queue.put(None)
+        self._thread.join(timeout + 30)
+        return self._ended.is_set()
+
+    def _work(self) -> None:
+        away = False
+        while (call := self._queue.get()) is not None:
+            while True:
+                try:
+                    call()
+                    if away:
+                        self._say("MLflow is back: the run's record is complete again")
+                    away = False
+                    break
+                except Exception as error:
+                    if not away:
+                        self._say(f"MLflow does not answer ({_first_line(error)}); the training goes on, I try again")
+                    away = True
+                    if time.monotonic() > self._deadline or _is_refusal(error):
+                        away = False
+                        break
+                    time.sleep(RETRY_SECONDS)
+        if time.monotonic() <= self._deadline:
+            self._ended.set()
+
+    def _metrics(self, records: list[Mapping[str, float]], prefix: str) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        seen = self._logged.get(prefix, -1)
+        metrics = [
+            Metric(prefix + key, float(value), now, int(record["step"]))
+            for record in records
+            if int(record["step"]) > seen
+            for key, value in record.items()
+            if key != "step" and value is not None
+        ]
+        for start in range(0, len(metrics), 900):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + 900])
+        if records:
+            self._logged[prefix] = max(seen, *(int(r["step"]) for r in records))
+
+    def _last_step(self) -> dict[str, int]:
+        """Last step of each kind of curve that an interrupted run has already: its steps come again after a resume."""
+        found: dict[str, int] = {}
+        with contextlib.suppress(Exception):
+            for key in self._client.get_run(self.run_id).data.metrics:
+                prefix = key[: key.rfind("/") + 1]
+                history = self._client.get_metric_history(self.run_id, key)
+                found[prefix] = max(found.get(prefix, -1), max(m.step for m in history))
+        return found
+
+
+def _is_refusal(error: Exception) -> bool:
+    """An answer that will not change, such as a parameter that is too long."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    refused = isinstance(error, MlflowException) and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+    return refused or (isinstance(error, RestException) and error.get_http_status_code() in (400, 404))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
