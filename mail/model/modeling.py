@@ -228,17 +228,19 @@ class MailForReferringSegmentation(PreTrainedModel):
             ).sum()
         return output if return_dict else output.to_tuple()
 
-    def segment(self, images: ImageTokens, input_ids: Tensor, attention_mask: Tensor) -> MailOutput:
-        """Encodes and decodes N expressions, `images` already gathered to one row an expression."""
+    def encode(self, images: ImageTokens, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The transformer's output (N, T + 1 + P + K, d): words, ViLT's image class token, patches, instances."""
         words = self.text(input_ids) + self.token_type.weight[0]
-        # an expression of padding only still has one token to attend to
-        words_valid = attention_mask.bool()
-        sequence, valid = [words, images.patches], [words_valid, images.patches_valid]
+        sequence, valid = [words, images.patches], [attention_mask.bool(), images.patches_valid]
         if images.instances is not None and images.valid is not None:
             sequence.append(images.instances)
             valid.append(images.valid)
-        encoded = self.encoder(torch.cat(sequence, 1), torch.cat(valid, 1), images.coverage, words.shape[1])
-        first, count = words.shape[1] + 1, images.patches.shape[1] - 1
+        return self.encoder(torch.cat(sequence, 1), torch.cat(valid, 1), images.coverage, words.shape[1])
+
+    def segment(self, images: ImageTokens, input_ids: Tensor, attention_mask: Tensor) -> MailOutput:
+        """Encodes and decodes N expressions, `images` already gathered to one row an expression."""
+        encoded = self.encode(images, input_ids, attention_mask)
+        first, count = input_ids.shape[1] + 1, images.patches.shape[1] - 1
         patches = encoded[:, first : first + count]
         instances = encoded[:, first + count :] if images.instances is not None else None
         decoded = self.decoder(encoded[:, 0], patches, images.stem, instances, images.masks, images.valid)

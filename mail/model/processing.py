@@ -115,7 +115,7 @@ class MailProcessor(ProcessorMixin):
         }
 
     def encode_targets(self, targets: Sequence[rle.RLE], proposals: Proposals) -> Arrays:
-        """For the n expressions of an image: `target_masks` uint8 (n, R, R), `instance_ious` (n, K), `no_target` (n,)."""
+        """Of an image's n expressions: `target_masks` uint8 (n, R, R), `instance_ious` (n, K), `no_target` (n,)."""
         order = np.argsort(-proposals.scores, kind="stable")[: self.max_instances]
         kept = [proposals.rles[i] for i in order]
         return {
@@ -169,7 +169,7 @@ class MailProcessor(ProcessorMixin):
             batch["instance_ious"] = np.concatenate([_pad(i["targets"]["instance_ious"], slots, 1) for i in items])
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any,
         text: str | Sequence[str] | Sequence[Sequence[str]],
