@@ -139,7 +139,9 @@ class InstanceEmbeddings(nn.Module):
         self.appearance = nn.Sequential(nn.Linear(config.stem_dim + 3, d), nn.GELU(), nn.Linear(d, d))
         self.score = nn.Linear(1, d)
         self.label = nn.Embedding(config.num_labels_of_instances, d) if config.num_labels_of_instances else None
-        self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        # each part is normalised by itself: a shape has hundreds of inputs and would drown the few colours
+        self.shape_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.appearance_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
 
     def forward(
         self, masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, stem: Tensor, pixels: Tensor, extent: Tensor
@@ -162,11 +164,12 @@ class InstanceEmbeddings(nn.Module):
         features = torch.cat([stem, colours], 1).flatten(2)  # (I, C, D * D)
         pooled = coverage @ features.transpose(1, 2) / coverage.sum(-1, keepdim=True).clamp_min(1e-3)
         crops = self.crop(masks, boxes, extent).flatten(2)
-        tokens = self.shape(crops.to(pooled.dtype) * 2 - 1) + self.appearance(pooled)
+        tokens = self.shape_norm(self.shape(crops.to(pooled.dtype) * 2 - 1))
+        tokens = tokens + self.appearance_norm(self.appearance(pooled))
         tokens = tokens + self.score(scores[..., None].to(tokens.dtype))
         if self.label is not None:
             tokens = tokens + self.label(labels.clamp(0, self.config.num_labels_of_instances - 1))
-        return self.norm(tokens)
+        return tokens
 
     def crop(self, masks: Tensor, boxes: Tensor, extent: Tensor) -> Tensor:
         """Masks inside their own boxes: (I, K, R, R) -> (I, K, shape_size, shape_size)."""

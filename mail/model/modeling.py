@@ -114,6 +114,10 @@ class MailForReferringSegmentation(PreTrainedModel):
         elif isinstance(module, PatchEmbeddings):
             init.trunc_normal_(module.cls_token, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
+        elif isinstance(module, InstanceEmbeddings):
+            for layer in (*module.shape, *module.appearance):
+                if isinstance(layer, nn.Linear):
+                    init.normal_(layer.weight, std=layer.in_features**-0.5)
         elif isinstance(module, Encoder) and module.coverage_gain is not None:
             init.zeros_(module.coverage_gain)
         elif isinstance(module, Decoder) and module.direct_gain is not None:
