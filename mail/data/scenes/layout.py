@@ -18,6 +18,7 @@ from PIL import Image
 
 from mail.data.scenes.scene import Scene, SceneConfig, generate_scene
 from mail.data.scenes.shapes import KINDS
+from mail.errors import UserError
 
 CATEGORY_IDS = {kind: number for number, kind in enumerate(KINDS, start=1)}
 _DESCRIPTION = "Generated scenes with referring expressions"
@@ -33,7 +34,12 @@ def write_published_layout(
     """Writes `images` scenes of data set `seed` under `root`.
 
     `progress` is called with (scenes written, scenes in all) after each scene.
+
+    Raises:
+        UserError: `images` is not positive.
     """
+    if images < 1:
+        raise UserError(f"scenes: {images} images asked for; at least 1 is needed (12 for every split to occur)")
     config = config or SceneConfig()
     photos, annotations = Path(root) / "images" / "train2014", Path(root) / "synthetic"
     photos.mkdir(parents=True, exist_ok=True)

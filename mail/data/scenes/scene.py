@@ -13,6 +13,7 @@ from mail.data.scenes.expressions import meaning_for
 from mail.data.scenes.meaning import CLEARLY_VISIBLE, Meaning, SceneObject
 from mail.data.scenes.shapes import ANGULAR, KINDS, ROUND, outline, stamp
 from mail.data.scenes.wording import say_meaning
+from mail.errors import UserError
 
 SPLITS = ("train", "val", "testA", "testB")
 _FAMILIES = {"train": KINDS, "val": KINDS, "testA": ROUND, "testB": ANGULAR}
@@ -39,6 +40,18 @@ class SceneConfig:
     """Quality of the JPEG files, 1..95."""
     split_shares: tuple[float, float, float, float] = (0.80, 0.08, 0.06, 0.06)
     """Shares of train, val, testA (round referents) and testB (angular referents)."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.min_side <= self.max_side <= 1024:
+            raise UserError(f"scenes: sides {self.min_side}..{self.max_side} must be a range within 64..1024 pixels")
+        if not 3 <= self.min_objects <= self.max_objects <= 12:
+            raise UserError(f"scenes: objects {self.min_objects}..{self.max_objects} must be a range within 3..12")
+        if self.max_refs < 1 or self.max_sentences < 1:
+            raise UserError("scenes: max_refs and max_sentences must be at least 1")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise UserError(f"scenes: JPEG quality {self.jpeg_quality} must lie in 1..95")
+        if len(self.split_shares) != len(SPLITS) or min(self.split_shares) < 0 or sum(self.split_shares) <= 0:
+            raise UserError(f"scenes: split shares {self.split_shares} must be four numbers >= 0 ({', '.join(SPLITS)})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from mail.data.scenes import (
     Scene,
     SceneConfig,
     SceneObject,
+    category_of,
     generate_scene,
     resolves,
     split_of,
@@ -27,6 +28,7 @@ from mail.data.scenes import (
 from mail.data.scenes.meaning import CLEARLY_VISIBLE, Place, Rank, Relation
 from mail.data.scenes.shapes import ANGULAR, KINDS, ROUND
 from mail.data.scenes.textures import COLOURS
+from mail.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,27 @@ def test_the_config_is_respected():
         assert 4 <= len(scene.objects) <= 5
         assert [len(r.sentences) for r in scene.references] == [1]
         assert scene.split == "val"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_side": 200, "max_side": 100},
+        {"min_objects": 2},
+        {"max_objects": 40},
+        {"max_refs": 0},
+        {"jpeg_quality": 100},
+        {"split_shares": (1, 0, 0, -1)},
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(wrong):
+    with pytest.raises(UserError, match="scenes"):
+        SceneConfig(**wrong)
+
+
+def test_no_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="at least 1"):
+        write_published_layout(tmp_path, images=0, seed=0)
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
@@ -279,6 +302,10 @@ def test_all_categories_of_expressions_occur(said):
     shares = Counter(sentence.category for _, _, sentence in said)
     assert set(shares) == set(CATEGORIES)
     assert all(shares[category] > 0.05 * len(said) for category in CATEGORIES), shares
+
+
+def test_the_category_can_be_told_from_the_words(said):
+    assert [category_of(s.text) for _, _, s in said] == [s.category for _, _, s in said]
 
 
 def test_vocabulary_is_small(said):
