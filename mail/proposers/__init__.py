@@ -42,4 +42,4 @@ def load_proposer(
     from mail.proposers.maskrcnn import MaskRCNNProposer
 
     folder = ProposerFolder.read(path).with_selection(score_threshold, max_instances)
-    return MaskRCNNProposer(folder, device)
+    return MaskRCNNProposer.load(folder, device)

@@ -4,6 +4,7 @@
 for generated scenes and CPUs.
 """
 
+import io
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, misc
 
+from mail.data import files
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
@@ -47,6 +49,40 @@ def build_network(config: NetworkConfig, selection: SelectionConfig | None = Non
     settings["rpn_post_nms_top_n_test"] = max(1000, 2 * settings["box_detections_per_img"])
     network = builder(weights=None, weights_backbone=None, num_classes=classes, trainable_backbone_layers=5, **settings)
     return _freeze_norms(network) if config.frozen_norm else network
+
+
+def load_initial_weights(network: MaskRCNN, path: str) -> dict[str, int]:
+    """Starts a network from a local state dict (.safetensors or .pth): a detector's, or a ResNet classifier's backbone.
+
+    Layers whose shape differs (the heads, for other categories) keep their random values.
+
+    Returns:
+        How many tensors were `loaded`, and how many of the network's were `kept`.
+
+    Raises:
+        UserError: the file cannot be read without running code from it, or fits nowhere.
+    """
+    filesystem, where = files.resolve(path)
+    try:
+        data = files.read_bytes(filesystem, where)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}: --weights is a local .safetensors or .pth state dict") from None
+    try:
+        if path.endswith(".safetensors"):
+            state = safetensors.torch.load(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = dict(state.get("model", state))
+    except Exception as error:  # safetensors and pickle each have their own
+        raise UserError(f"{path} is not a state dict of tensors: {str(error).splitlines()[0]}") from None
+    if not any(k.startswith("backbone.") for k in state):
+        state = {f"backbone.body.{k}": v for k, v in state.items()}
+    own = network.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise UserError(f"{path} has no tensor of this architecture")
+    network.load_state_dict(fitting, strict=False)
+    return {"loaded": len(fitting), "kept": len(own) - len(fitting)}
 
 
 class TinyBackbone(nn.Module):
@@ -113,19 +149,24 @@ def _freeze_norms(network: MaskRCNN) -> MaskRCNN:
 class MaskRCNNProposer:
     """A trained Mask R-CNN that turns images into proposals (see `mail.proposers.Proposer`)."""
 
-    def __init__(self, folder: ProposerFolder, device: str = "cpu"):
+    def __init__(self, folder: ProposerFolder, network: MaskRCNN, device: str | torch.device = "cpu"):
         self.folder = folder
         self.proposer_id, self.info = folder.proposer_id, folder.info
         self.device = torch.device(device)
-        network = build_network(folder.network, folder.selection)
-        try:
-            network.load_state_dict(safetensors.torch.load(folder.weights()))
-        except RuntimeError as error:
-            raise UserError(f"{folder.path}: the weights do not fit {folder.network.architecture}: {error}") from None
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
         self._categories = np.array([0, *(i for i, _ in folder.network.categories)], np.int32)
         # pasting and encoding overlap with the next images' only where the network is not on the same cores
         self._pool = ThreadPoolExecutor(8) if self.device.type == "cuda" else None
+
+    @classmethod
+    def load(cls, folder: ProposerFolder, device: str | torch.device = "cpu") -> "MaskRCNNProposer":
+        """With the folder's weights."""
+        network = build_network(folder.network, folder.selection)
+        try:
+            network.load_state_dict(safetensors.torch.load(folder.weights()))
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise UserError(f"{folder.path}: the weights do not fit {folder.network.architecture}: {error}") from None
+        return cls(folder, network, device)
 
     def propose(self, images: list[np.ndarray]) -> list[Proposals]:
         detections = self.detect(images)

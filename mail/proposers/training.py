@@ -1,6 +1,6 @@
 """Training a Mask R-CNN from COCO-format instances: which image comes when, targets, the step. Knows nothing of Ray."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,7 +98,7 @@ def training_batches(
     first_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]]:
+) -> Generator[tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]], None, None]:
     """This worker's share of one global batch a step, without end, decoded ahead in threads.
 
     Step s takes images s * batch_size ... of an endless sequence of seeded permutations, so that the global batches are

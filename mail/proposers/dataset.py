@@ -1,0 +1,110 @@
+"""Which images of an instances file a proposer is trained on, which are held out, and which must not be seen."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mail.data import refer
+from mail.data.coco import CocoInstances
+from mail.errors import UserError
+from mail.leakage import is_evaluation_split
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """COCO image ids by what they are for; `excluded` counts those that were left out, by reason."""
+
+    namespace: str
+    train: list[int]
+    held_out: list[int]
+    excluded: dict[str, int]
+
+    @property
+    def seen(self) -> list[str]:
+        """The ids under which the leak firewall knows the training images: "coco/520199"."""
+        return [f"{self.namespace}/{i}" for i in self.train]
+
+
+def choose_images(
+    coco: CocoInstances,
+    namespace: str,
+    *,
+    forbidden: dict[str, set[str]],
+    holdout_fraction: float,
+    max_held_out: int,
+    seed: int,
+) -> TrainingImages:
+    """Splits the annotated images into training and held-out ones, without the forbidden.
+
+    Args:
+        forbidden: image ids ("coco/520199") by the reason that messages name.
+
+    Raises:
+        UserError: too few images are left.
+    """
+    annotated = set(coco.image_ids.tolist())
+    candidates = [i for i in coco.images if i in annotated]
+    excluded: dict[str, int] = {}
+    for reason, ids in forbidden.items():
+        kept = [i for i in candidates if f"{namespace}/{i}" not in ids]
+        excluded[reason] = len(candidates) - len(kept)
+        candidates = kept
+    shuffled = sorted(candidates, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
+    held_out = min(max_held_out, round(len(shuffled) * holdout_fraction))
+    train = sorted(shuffled[held_out:])
+    if not train:
+        raise UserError(
+            f"{coco.path}: no image is left to train on, {sum(excluded.values())} of {len(annotated)} annotated ones "
+            "are excluded"
+        )
+    return TrainingImages(namespace, train, sorted(shuffled[:held_out]), excluded)
+
+
+def infer_namespace(instances: str) -> str:
+    """What image ids of an instances file begin with: its data set for generated scenes, COCO for everything else."""
+    return "synthetic" if Path(instances).parent.name == "synthetic" else "coco"
+
+
+def read_ids(path: str, namespace: str) -> set[str]:
+    """Image ids of a text file (one a line) or a JSON list; bare numbers are taken as ids of `namespace`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        entries = json.loads(text) if text.lstrip().startswith("[") else text.split()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
+    except ValueError as error:
+        raise UserError(f"{path} is neither a JSON list of image ids nor one id a line: {error}") from None
+    return {str(e) if "/" in str(e) else f"{namespace}/{int(e)}" for e in entries if _is_id(e, path)}
+
+
+def evaluation_images(root: str, datasets: Sequence[str]) -> dict[str, set[str]]:
+    """Images of all evaluation splits of published data sets, by "refcoco(unc) testA".
+
+    Args:
+        root: the folder that holds `refcoco/refs(unc).p` and so on; every refs file of a data set counts.
+
+    Raises:
+        UserError: a data set has no refs file there.
+    """
+    found: dict[str, set[str]] = {}
+    for dataset in datasets:
+        folder = Path(root) / dataset
+        paths = sorted(p for p in folder.glob("*refs(*)*") if p.suffix in (".p", ".json"))
+        if not paths:
+            raise UserError(f"{folder} has no refs(*.p) file: its evaluation images are unknown")
+        namespace = infer_namespace(str(folder / "instances.json"))
+        for path in paths:
+            name = f"{dataset}({path.name.partition('(')[2].partition(')')[0]})"
+            for ref in refer.read_refs(path):
+                if is_evaluation_split(ref.split):
+                    found.setdefault(f"{name} {ref.split}", set()).add(f"{namespace}/{ref.image_id}")
+    return found
+
+
+def _is_id(entry: object, path: str) -> bool:
+    text = str(entry)
+    if "/" in text or text.isdigit():
+        return True
+    raise UserError(f"{path}: {text!r:.60} is not an image id (expected 520199 or coco/520199)")
