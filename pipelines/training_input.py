@@ -8,7 +8,7 @@ the plan which rows they need, so nothing but step numbers is listed up front, a
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,38 +34,41 @@ class Transport:
 
     Attributes:
         steps_per_task: steps that one task builds; None chooses by the size of a batch.
-        tasks: at most so many tasks at a time; None for as many as there are free CPUs.
+        cpus: CPUs for this worker's tasks; each takes one, or all of them where that is less than one. Together with
+            the trainers' own they must fit into the cluster: trainers that wait for each other must not wait for CPUs.
         prefetch: batches that wait, as tensors, for the trainer.
         store_bytes: object store memory that this worker's batches may take.
     """
 
     steps_per_task: int | None = None
-    tasks: int | None = None
+    cpus: float | None = None
     prefetch: int = 4
     store_bytes: int = STORE_BYTES
 
 
 def ray_batches(
-    source: TrainingInput,
-    plan: EpochPlan,
+    shared: Any,
     start: int,
     stop: int,
     rank: int = 0,
     world: int = 1,
     micro: int | None = None,
     transport: Transport | None = None,
-) -> Iterator[TrainingBatch]:
+) -> Generator[TrainingBatch, None, None]:
     """The batches of worker `rank` of `world` for steps `start` to `stop`, built by Ray Data tasks, in order.
 
     The same tensors as `mail.training.input.batches`. Closing the iterator ends the tasks.
+
+    Args:
+        shared: object reference of (TrainingInput, EpochPlan); tasks get the plan's arrays without a copy.
     """
     import ray
 
     transport = transport or Transport()
+    source, plan = ray.get(shared)
     per_task = transport.steps_per_task or _steps_per_task(source, plan, world)
-    shared = ray.put((source, plan))  # once; tasks get the plan's arrays without a copy
 
-    def pipelines() -> Iterator[TrainingBatch]:
+    def pipelines() -> Generator[TrainingBatch, None, None]:
         segment = per_task * TASKS_PER_PIPELINE
         for first in range(start, stop, segment):
             last = min(first + segment, stop)
@@ -76,7 +79,7 @@ def ray_batches(
 
 def _pipeline(
     shared: Any, start: int, stop: int, per_task: int, rank: int, world: int, micro: int | None, transport: Transport
-) -> Iterator[TrainingBatch]:
+) -> Generator[TrainingBatch, None, None]:
     import ray
     from ray.data import DataContext, ExecutionResources
 
@@ -84,7 +87,7 @@ def _pipeline(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources.for_limits(
-        cpu=transport.tasks, object_store_memory=transport.store_bytes
+        cpu=None if transport.cpus is None else max(transport.cpus, 0.1), object_store_memory=transport.store_bytes
     )
     tasks = -(-(stop - start) // per_task)
 
@@ -95,7 +98,11 @@ def _pipeline(
 
     with DataContext.current(context):  # a dataset keeps the context that it was made in
         data = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
-            build, batch_size=1, batch_format="pyarrow", zero_copy_batch=True
+            build,
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=min(1.0, transport.cpus) if transport.cpus else 1.0,
         )
     for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         for row in range(len(block)):
@@ -149,7 +156,7 @@ def _steps_per_task(source: TrainingInput, plan: EpochPlan, world: int) -> int:
     return max(1, min(16, int(TASK_BYTES / step)))
 
 
-def _ahead(make: Callable[[], Iterator[TrainingBatch]], size: int) -> Iterator[TrainingBatch]:
+def _ahead(make: Callable[[], Iterator[TrainingBatch]], size: int) -> Generator[TrainingBatch, None, None]:
     """Runs an iterator in a thread, `size` items ahead; an error comes out where the next item would."""
     waiting: queue.Queue = queue.Queue(size)
     ended = threading.Event()

@@ -87,6 +87,7 @@ def make_boxes(folder: Path, images: int = 30, broken: int = 1) -> Boxes:
         )
     store = writer.finish(sources=[{"path": "boxes.json", "sha256": "0" * 64, "bytes": 1}])
     table = MaskTable(folder / "masks")
+    table.register_images("boxes-0123456789ab", [f"boxes/{n:04d}" for n in range(images) if n % 4 != 3])
     trained_on = {"count": 3, "digest": "1" * 64}
     proposer = {"id": "boxes-0123456789ab", "name": "boxes", "trained_on": trained_on, "leaky": False}
     table.commit([table.write(pa.Table.from_pylist(rows, schema.MASKS))], proposer)

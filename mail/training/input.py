@@ -96,14 +96,7 @@ class TrainingInput:
 
     def build(self, wanted: Sequence[Batch]) -> Iterator[TrainingBatch]:
         """Builds batches one after another; the masks of all of their images are read at once."""
-        if self._readers is None:
-            images = RowReader(self.store_uri, self.image_groups, ["image_id", "image"], IMAGE_CACHE_BYTES)
-            columns = ["text", "target"]
-            self._readers = (
-                images,
-                RowReader(self.store_uri, self.expression_groups, columns, EXPRESSION_CACHE_BYTES),
-            )
-        images, _ = self._readers
+        images, _ = self._open()
         proposals: dict[str, Proposals] = {}
         if self.snapshot is not None:
             rows = np.unique(np.concatenate([b.images for b in wanted]))
@@ -111,9 +104,34 @@ class TrainingInput:
         for batch in wanted:
             yield TrainingBatch(batch, self._tensors(batch, proposals))
 
+    def images(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Proposals]]:
+        """Pixels (H, W, 3) and proposals of images by row number."""
+        found = self._open()[0].take(rows).to_pylist()
+        pixels = [self._decode(image) for image in found]
+        masks = self.snapshot.proposals([i["image_id"] for i in found]) if self.snapshot is not None else {}
+        sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
+        return pixels, [masks.get(i["image_id"], Proposals(s)) for i, s in zip(found, sizes, strict=True)]
+
+    def expressions(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """`text` and `target` of expressions by row number."""
+        return self._open()[1].take(rows).to_pylist()
+
+    def _open(self) -> tuple[RowReader, RowReader]:
+        if self._readers is None:
+            self._readers = (
+                RowReader(self.store_uri, self.image_groups, ["image_id", "image"], IMAGE_CACHE_BYTES),
+                RowReader(self.store_uri, self.expression_groups, ["text", "target"], EXPRESSION_CACHE_BYTES),
+            )
+        return self._readers
+
+    def _decode(self, image: dict[str, Any]) -> np.ndarray:
+        try:
+            return decode_image(image["image"])
+        except ImageError as error:  # unusable images were left out of the plan, so the store has changed since
+            raise RuntimeError(f"image {image['image_id']} of {self.store_uri} cannot be decoded: {error}") from error
+
     def _tensors(self, batch: Batch, proposals: dict[str, Proposals]) -> dict[str, torch.Tensor]:
-        assert self._readers is not None
-        images, expressions = self._readers
+        images, expressions = self._open()
         # the expressions of one image together, images in the order of their first expression
         _, first, inverse = np.unique(batch.images, return_index=True, return_inverse=True)
         order = np.argsort(first[inverse], kind="stable")
@@ -130,10 +148,7 @@ class TrainingInput:
         return tensors
 
     def _item(self, step: int, row: int, image: dict, own: list[dict], proposals: dict[str, Proposals]) -> dict:
-        try:
-            pixels = decode_image(image["image"])
-        except ImageError as error:  # unusable images were left out of the plan, so the store has changed since
-            raise RuntimeError(f"image {image['image_id']} of {self.store_uri} cannot be decoded: {error}") from error
+        pixels = self._decode(image)
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
         found = Proposals(size)
         if not self._withheld(step, row):

@@ -1,0 +1,242 @@
+"""What a training run is, worked out from its options before anything starts."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mail import lineage
+from mail.data import files
+from mail.data.epoch_plan import EpochPlan, ExpressionIndex
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.errors import UserError
+from mail.leakage import check_leakage
+from mail.model import MailConfig, MailProcessor, describe, find_preset, load_tokenizer, tokenizer_from_texts
+from mail.training.input import TrainingInput, texts, training_input, unusable_images
+from mail.training.settings import TrainingSettings
+from mail.training.validation import Validation
+
+# a made vocabulary holds, besides words, special tokens and single characters
+CHARACTERS = 200
+
+
+class Options(Protocol):
+    """The options that decide what is computed (see `pipelines.train.Train`, which explains each)."""
+
+    preset: str
+    data: str
+    masks: str | None
+    name: str
+    proposals: Any
+    proposer_id: str | None
+    split: str
+    validation_split: str
+    validation_expressions: int
+    steps: int | None
+    global_batch_size: int | None
+    learning_rate: float | None
+    decay: Any
+    rule: Any
+    proposal_dropout: float | None
+    seed: int
+    pretrained: str | None
+    tokenizer: str | None
+    allow_leaky: bool
+    model: Any
+
+
+@dataclass
+class RunPlan:
+    """Everything that the workers need, resolved.
+
+    Attributes:
+        settings: the recipe. network: the network's configuration. pretrained: ViLT weights, None for none.
+        source, epochs: the training input and its order. validation: what to validate on, None for nothing.
+        leaky: whether the proposer saw evaluation images. config: the resolved config, for the record.
+    """
+
+    options: Any
+    store: DataStore
+    snapshot: MaskSnapshot | None
+    settings: TrainingSettings
+    network: MailConfig
+    pretrained: str | None
+    source: TrainingInput
+    epochs: EpochPlan
+    validation: Validation | None
+    leaky: bool
+    config: dict[str, Any]
+
+    @classmethod
+    def make(cls, options: Options) -> "RunPlan":
+        """Reads what the options name.
+
+        Raises:
+            UserError: an option is wrong, or the masks do not cover the data.
+        """
+        preset = find_preset(options.preset)
+        settings = TrainingSettings(
+            seed=options.seed,
+            steps=_or(options.steps, preset.steps),
+            global_batch_size=_or(options.global_batch_size, preset.global_batch_size),
+            learning_rate=_or(options.learning_rate, preset.learning_rate),
+            warmup_fraction=preset.warmup_fraction,
+            decay=options.decay,
+            weight_decay=preset.weight_decay,
+            gradient_clip=preset.gradient_clip,
+            rule=options.rule,
+            expressions_per_image=preset.expressions_per_image,
+            proposal_dropout=_or(options.proposal_dropout, preset.proposal_dropout),
+        )
+        store = DataStore(_absolute(options.data))
+        snapshot, unusable = None, {}
+        if options.proposals == "table":
+            snapshot = _snapshot(options)
+            snapshot.check_covers(store.image_index["image_id"])
+            unusable = unusable_images(snapshot)
+        leaky = snapshot is not None and check_leakage(snapshot, store, allow_leaky=options.allow_leaky)
+        index = ExpressionIndex.read(store, options.split, unusable)
+        network, processor, pretrained = _network(options, preset, store)
+        epochs = EpochPlan(
+            index,
+            settings.global_batch_size,
+            settings.seed,
+            settings.rule,
+            settings.expressions_per_image,
+            settings.window_groups,
+        )
+        source = training_input(store, index, snapshot, processor, settings.seed, settings.proposal_dropout)
+        config = {
+            "name": options.name,
+            "preset": options.preset,
+            "proposals": options.proposals,
+            "split": options.split,
+            "data": store.uri,
+            "data_digest": store.digest,
+            "masks": snapshot.uri if snapshot else None,
+            "masks_digest": snapshot.digest if snapshot else None,
+            "pretrained": pretrained,
+            "recipe": settings.to_dict(),
+            "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
+        }
+        validation = _validation(options, store, unusable)
+        return cls(options, store, snapshot, settings, network, pretrained, source, epochs, validation, leaky, config)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan and its cost, ready for JSON."""
+        import torch
+
+        index, network = self.epochs.index, describe(self.network)
+        steps = self.settings.steps
+        return {
+            "config": self.config,
+            "network": network,
+            "training": {
+                "images": self.images,
+                "expressions": len(index),
+                "skipped_images": index.skipped_images,
+                "skipped_expressions": index.skipped_expressions,
+                "expressions_per_epoch": self.epochs.expressions_per_epoch,
+                "steps_per_epoch": round(self.epochs.steps_per_epoch, 2),
+                "epochs": round(steps / self.epochs.steps_per_epoch, 2),
+                "steps": steps,
+                "validation_expressions": len(self.validation.rows) if self.validation else 0,
+                # forward and twice that backward
+                "total_flops": 3 * network["forward_flops_per_expression"] * steps * self.settings.global_batch_size,
+            },
+            "leaky": self.leaky,
+            "hardware": {"cpus": os.cpu_count(), "gpus": torch.cuda.device_count()},
+        }
+
+    @property
+    def images(self) -> int:
+        return len(set(self.epochs.index.image.tolist()))
+
+    def summary(self) -> list[str]:
+        """What a person should know before it starts."""
+        index = self.epochs.index
+        lines = [
+            f"{self.images} images, {len(index)} expressions of split {self.options.split}; "
+            f"{self.settings.steps} steps of {self.settings.global_batch_size} are "
+            f"{self.settings.steps / self.epochs.steps_per_epoch:.1f} epochs"
+        ]
+        if index.skipped_images:
+            lines.append(
+                f"left out: {index.skipped_images} images that cannot be decoded, with "
+                f"{index.skipped_expressions} expressions (`mail-ris masks status` lists them)"
+            )
+        if self.leaky:
+            lines.append("LEAKY: the proposer saw evaluation images; the model will be labelled so")
+        if self.options.validation_expressions and self.validation is None:
+            lines.append(
+                f"no validation: the data store has no split {self.options.validation_split!r} that can be used"
+            )
+        return lines
+
+    def tags(self) -> dict[str, str]:
+        """Labels of the MLflow run: what was read, and what was left out."""
+        index = self.epochs.index
+        return {
+            "data_store": self.store.name,
+            "data_store_digest": self.store.digest,
+            "mask_table_digest": self.snapshot.digest if self.snapshot else "",
+            "proposer_id": self.snapshot.proposer_id if self.snapshot else "",
+            "leaky": str(self.leaky).lower(),
+            "skipped_images": str(index.skipped_images),
+            "skipped_expressions": str(index.skipped_expressions),
+            "code_version": lineage.code_version(),
+        }
+
+    def lineage(self, run_id: str | None) -> dict[str, Any]:
+        return lineage.of_training(self.store, self.snapshot, self.config, run_id, self.leaky)
+
+
+def _snapshot(options: Options) -> MaskSnapshot:
+    if options.masks is None:
+        raise UserError(
+            "--masks is missing: give the mask table that `mail-ris precompute` filled, or --proposals none"
+        )
+    return MaskTable(_absolute(options.masks)).snapshot(options.proposer_id)
+
+
+def _network(options: Options, preset: Any, store: DataStore) -> tuple[MailConfig, MailProcessor, str | None]:
+    config = preset.config()
+    values = options.model.given()
+    if options.proposals == "none":
+        values["mask_modality"] = "none"
+    pretrained = _or(options.pretrained, preset.pretrained)
+    pretrained = None if pretrained == "none" else pretrained
+    source = _or(options.tokenizer, pretrained if options.pretrained else preset.tokenizer)
+    if source in (None, "none"):
+        if pretrained is not None:
+            raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
+        tokenizer = tokenizer_from_texts(texts(store, options.split), max(1, config.vocab_size - CHARACTERS))
+        values["vocab_size"] = len(tokenizer)
+    else:
+        tokenizer = load_tokenizer(str(source))
+        values["vocab_size"] = len(tokenizer)
+    try:
+        network = MailConfig(**{**config.to_dict(), **values})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"this network cannot be: {error}") from None
+    return network, MailProcessor.for_config(tokenizer, network), pretrained
+
+
+def _validation(options: Options, store: DataStore, unusable: Any) -> Validation | None:
+    if not options.validation_expressions or options.validation_split not in store.splits:
+        return None
+    try:
+        index = ExpressionIndex.read(store, options.validation_split, unusable)
+    except UserError:  # nothing usable in it: `summary` says so
+        return None
+    return Validation.choose(index, options.validation_split, options.validation_expressions)
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _absolute(uri: str) -> str:
+    """Workers may have another working directory."""
+    return uri if uri.startswith("s3://") else files.resolve(uri)[1]

@@ -1,0 +1,152 @@
+"""The folder of a training run: whether it is new, unfinished or finished, and where to go on."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from mail.data import files
+from mail.errors import UserError
+from mail.training.checkpoint import MANIFEST, find_latest
+
+# what may differ between two starts of one run: it changes where and how it is computed, not what
+FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version")
+NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on."""
+
+    address: str
+    step: int
+
+
+@dataclass
+class RunState:
+    """`OUT/run.json`: name, config, MLflow run, number of starts, and the result once there is one."""
+
+    folder: str
+    name: str
+    config: dict[str, Any] | None = None
+    run_id: str | None = None
+    starts: int = 0
+    finished: bool = False
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str, name: str) -> "RunState":
+        """State of the run in a folder, a new one if there is none.
+
+        Raises:
+            UserError: the folder holds a run of another name.
+        """
+        filesystem, root = files.resolve(folder)
+        address = folder if folder.startswith("s3://") else root
+        try:
+            values = json.loads(files.read_bytes(filesystem, f"{root}/run.json"))
+        except FileNotFoundError:
+            return cls(address, name)
+        if values["name"] != name:
+            raise UserError(f"{folder} holds the run {values['name']!r}: give --name {values['name']} or another --out")
+        return cls(address, **values)
+
+    @property
+    def checkpoints(self) -> str:
+        return f"{self.folder}/checkpoints"
+
+    @property
+    def start_name(self) -> str:
+        return f"start-{self.starts:03d}"
+
+    def check(self, resume: bool, config: dict[str, Any]) -> Start | None:
+        """Where to go on, None for the beginning.
+
+        Raises:
+            UserError: the run exists and `resume` was not asked for, or it has another config.
+        """
+        if self.config is None:
+            return None
+        found = find_latest(self.checkpoints)
+        step = found[1] if found else 0
+        if not resume and self.finished:
+            raise UserError(
+                f"run {self.name} is finished ({step} steps, {self.folder}/model): train longer with --resume and more "
+                "--steps, or give another --name"
+            )
+        if not resume:
+            raise UserError(
+                f"run {self.name} was begun before and has {step} steps: go on with --resume, or give another --name"
+            )
+        changed = differences(self.config, config)
+        if changed:
+            raise UserError(
+                f"run {self.name} cannot go on with another config: {'; '.join(changed[:4])}. Give it as before, or "
+                "another --name"
+            )
+        return Start(*found) if found else None
+
+    def begin(self, config: dict[str, Any], run_id: str) -> None:
+        """Notes a new start."""
+        self.config, self.run_id, self.starts, self.finished = config, run_id, self.starts + 1, False
+        self._write()
+
+    def export_model(self, lineage: dict[str, Any], proposer: str | None) -> str:
+        """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it."""
+        found = find_latest(self.checkpoints)
+        assert found is not None, "a finished training has a checkpoint"
+        with tempfile.TemporaryDirectory() as temporary:
+            local = Path(temporary) / "model"
+            _copy(found[0], str(local))
+            for name in NOT_OF_THE_MODEL:
+                (local / name).unlink(missing_ok=True)
+            (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
+            if proposer is not None:
+                _copy(proposer, str(local / "proposer"))
+            target = f"{self.folder}/model"
+            filesystem, path = files.resolve(target)
+            if files.exists(filesystem, path):
+                filesystem.delete_dir(path)
+            if isinstance(filesystem, fs.LocalFileSystem):
+                shutil.move(local, path)
+            else:
+                _copy(str(local), target)
+        return target
+
+    def finish(self, result: dict[str, Any], keep: int) -> None:
+        """Notes the end, and removes the checkpoints of earlier starts."""
+        self.result, self.finished = result, True
+        self._write()
+        filesystem, root = files.resolve(self.checkpoints)
+        for info in filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True)):
+            if info.type == fs.FileType.Directory and info.base_name != self.start_name:
+                filesystem.delete_dir(info.path)
+
+    def _write(self) -> None:
+        values = {k: v for k, v in vars(self).items() if k != "folder"}
+        filesystem, root = files.resolve(self.folder)
+        files.write_bytes(filesystem, f"{root}/run.json", json.dumps(values, indent=2, default=str).encode())
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs, apart from what may."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if key in FREE or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key} was {old}, is {new}")
+    return found
+
+
+def _copy(source: str, target: str) -> None:
+    (source_fs, source_path), (target_fs, target_path) = files.resolve(source), files.resolve(target)
+    target_fs.create_dir(target_path, recursive=True)
+    fs.copy_files(source_path, target_path, source_filesystem=source_fs, destination_filesystem=target_fs)
