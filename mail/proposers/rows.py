@@ -1,0 +1,155 @@
+"""From a data store's images to rows of the mask table: what to read, decoding row by row, proposing. Without Ray.
+
+An image that cannot be decoded, or that the proposer fails on, becomes a row with its reason. Nothing ends the job but
+what would end it for every image.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mail.data import files, schema
+from mail.data.images import ImageError, decode_image
+from mail.data.store import DataStore
+from mail.proposals import Proposals
+from mail.proposers import Proposer
+
+DECODED = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("pixels", pa.large_binary()),  # uint8 (height, width, 3), null if it could not be decoded
+    ]
+)
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """Some pending images of one file of a store."""
+
+    file: str  # relative to the store
+    row_groups: tuple[int, ...]
+    image_ids: tuple[str, ...] | None  # those that are pending; None: all of these row groups
+    images: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "WorkUnit":
+        raw = json.loads(text)
+        ids = None if raw["image_ids"] is None else tuple(raw["image_ids"])
+        return cls(raw["file"], tuple(raw["row_groups"]), ids, raw["images"])
+
+
+def plan_units(store: DataStore, pending: pa.Array, images_per_unit: int) -> Iterator[WorkUnit]:
+    """Cuts the pending images into units of about this many, each a run of row groups of one file."""
+    for file in store.image_files:
+        parquet = pq.ParquetFile(store.path(file), filesystem=store.filesystem)
+        keys = parquet.read(columns=["image_id"])["image_id"].combine_chunks()
+        wanted = pc.is_in(keys, value_set=pending).to_numpy(zero_copy_only=False)
+        start = 0
+        groups: list[int] = []
+        chosen: list[int] = []
+        rows = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            inside = np.flatnonzero(wanted[start : start + size]) + start
+            if len(inside):
+                groups.append(group)
+                chosen += inside.tolist()
+                rows += size
+            start += size
+            if groups and (len(chosen) >= images_per_unit or group == parquet.num_row_groups - 1):
+                ids = None if len(chosen) == rows else tuple(keys.take(pa.array(chosen)).to_pylist())
+                yield WorkUnit(file.path, tuple(groups), ids, len(chosen))
+                groups, chosen, rows = [], [], 0
+
+
+def decode_unit(store_uri: str, unit: WorkUnit, max_pixels: int) -> pa.Table:
+    """The images of a unit as pixels (`DECODED`)."""
+    filesystem, root = files.resolve(store_uri)
+    parquet = pq.ParquetFile(f"{root}/{unit.file}", filesystem=filesystem, pre_buffer=True)
+    table = parquet.read_row_groups(list(unit.row_groups), columns=["image_id", "image", "height", "width", "sha256"])
+    if unit.image_ids is not None:
+        table = table.filter(pc.is_in(table["image_id"], value_set=pa.array(unit.image_ids, pa.string())))
+    rows = []
+    for row in table.to_pylist():
+        data = row.pop("image")
+        try:
+            pixels = decode_image(data or b"", max_pixels)
+        except ImageError as error:
+            rows.append({**row, "status": error.status, "error": str(error), "pixels": None})
+        else:
+            height, width = pixels.shape[:2]
+            size = {"height": height, "width": width}
+            rows.append({**row, **size, "status": schema.STATUS_OK, "error": None, "pixels": pixels.tobytes()})
+    return pa.Table.from_pylist(rows, DECODED)
+
+
+def propose_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
+    """Rows of the mask table (`schema.MASKS`) for decoded images (`DECODED`), in their order."""
+    rows = decoded.drop_columns(["pixels"]).to_pylist()
+    usable = [i for i, row in enumerate(rows) if row["status"] == schema.STATUS_OK]
+    pixels = decoded["pixels"]
+    # a copy, because torch wants memory that it may write to; and no Python bytes in between
+    images = [
+        np.frombuffer(pixels[i].as_buffer(), np.uint8).reshape(rows[i]["height"], rows[i]["width"], 3).copy()
+        for i in usable
+    ]
+    found = dict(zip(usable, _propose(proposer, images), strict=True))
+    return pa.Table.from_pylist([_row(proposer.proposer_id, r, found.get(i)) for i, r in enumerate(rows)], schema.MASKS)
+
+
+def _row(proposer_id: str, row: dict[str, Any], found: Proposals | Exception | None) -> dict[str, Any]:
+    status, error, instances = row["status"], row["error"], []
+    if isinstance(found, Exception):
+        status, error = schema.STATUS_PROPOSER_ERROR, f"{type(found).__name__}: {found}"
+    elif found is not None:
+        instances = found.to_rows()
+    return {
+        "image_id": row["image_id"],
+        "proposer_id": proposer_id,
+        "image_sha256": row["sha256"],
+        "height": row["height"],
+        "width": row["width"],
+        "status": status,
+        "error": error,
+        "instances": instances,
+    }
+
+
+def _propose(proposer: Proposer, images: list[np.ndarray]) -> list[Proposals | Exception]:
+    """Proposals of each image; where a batch fails, its images are tried one by one to find the one to blame."""
+    if not images:
+        return []
+    try:
+        return list(proposer.propose(images))
+    except Exception as error:
+        if _device_is_lost(error):
+            raise
+        if len(images) == 1:
+            return [error]
+    return [found for image in images for found in _propose(proposer, [image])]
+
+
+def _device_is_lost(error: Exception) -> bool:
+    """Errors after which a GPU gives nothing but errors: the process must end, not blame every image."""
+    import torch
+
+    lost = getattr(
+        torch, "AcceleratorError", ()
+    )  # CUDA's own errors, since torch 2.9; out of memory is not one of them
+    return isinstance(error, (lost, torch.cuda.DeferredCudaCallError)) and not isinstance(
+        error, torch.cuda.OutOfMemoryError
+    )
