@@ -113,6 +113,11 @@ class CocoInstances:
             raise KeyError(annotation_id)
         return self._read(row)
 
+    def image_of(self, annotation_id: int) -> int | None:
+        """Id of the image that an annotation lies on; None if there is no such annotation."""
+        row = self._row(annotation_id)
+        return None if row is None else int(self.image_ids[row])
+
     def instances_of(self, image_id: int) -> list[CocoInstance]:
         """All annotations of an image, in the file's order."""
         return [self._read(row) for row in self.rows_of(image_id)]

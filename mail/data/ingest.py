@@ -1,0 +1,263 @@
+"""From source images and what is said about them to a data store: what all published layouts have in common.
+
+A reader of a layout yields `SourceImage`s, sorted by image id; `ingest` reads and decodes each file once, brings the
+masks onto the upright image, and hands both to the `DataStoreWriter`. One image is in memory at a time (a few while
+threads read ahead), never the data set's pixels.
+
+What is wrong with the input is collected and told in one message: the first few names and the total of every kind.
+Nothing is left out silently.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mail import rle
+from mail.data.coco import checked_mask
+from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.store import DataStoreWriter
+from mail.errors import UserError
+
+LONG_EXPRESSION = 40  # words; ViLT's text input ends about there
+
+Size = tuple[int, int]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Referent:
+    """One referred thing in one image, with all that is said about it.
+
+    `segmentations` are COCO's (polygons or run lengths); the target is their union, empty if `no_target`.
+    """
+
+    ref_id: str
+    split: str
+    expressions: list[tuple[str, str]]  # (expr_id, text)
+    segmentations: list[Any]
+    ann_ids: list[int]
+    category: str
+    no_target: bool = False
+
+
+@dataclass(slots=True)
+class SourceImage:
+    """One image file and its referents; `size` (height, width) is what its annotations were made for, if known."""
+
+    image_id: str
+    path: Path
+    size: Size | None
+    referents: list[Referent]
+
+
+class Problems:
+    """What is wrong with an input, by kind, to be told at once."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: object) -> None:
+        """`kind` is a phrase that can follow a number: "images are missing in DIR"."""
+        self.names.setdefault(kind, []).append(str(name))
+
+    def counts(self) -> dict[str, int]:
+        return {kind: len(names) for kind, names in self.names.items()}
+
+    def describe(self, shown: int = 3) -> str:
+        """One line: every kind with its total and the first few names."""
+        return "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
+            for kind, names in self.names.items()
+        )
+
+    def raise_if_any(self, where: object, how_to_mend: str) -> None:
+        if self.names:
+            raise UserError(f"{where}: {self.describe()}. {how_to_mend}")
+
+
+@dataclass
+class Findings:
+    """What `ingest` met that a person should know, though it stopped nothing."""
+
+    images: int = 0
+    expressions: int = 0
+    undecodable: list[str] = field(default_factory=list)  # "coco/42: truncated"
+    turned: list[str] = field(default_factory=list)  # annotated on the stored pixels: masks turned with the image
+    assumed_upright: list[str] = field(default_factory=list)  # sizes cannot tell which way round it was annotated
+    long_expressions: list[str] = field(default_factory=list)
+    empty_targets: list[str] = field(default_factory=list)  # not one pixel although there is a referent
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """One sentence per finding."""
+
+        def some(names: Sequence[str]) -> str:
+            return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+        if self.undecodable:
+            yield (
+                f"{len(self.undecodable)} images cannot be decoded; they and their expressions are kept, "
+                f"and precompute records them as such: {some(self.undecodable)}"
+            )
+        if self.turned:
+            yield f"{len(self.turned)} images were annotated unrotated; their masks are turned: {some(self.turned)}"
+        if self.assumed_upright:
+            yield (
+                f"{len(self.assumed_upright)} EXIF-rotated images are taken as annotated upright, which their size "
+                f"cannot tell: {some(self.assumed_upright)}"
+            )
+        if self.long_expressions:
+            yield (
+                f"{len(self.long_expressions)} expressions have more than {LONG_EXPRESSION} words; a model may see "
+                f"only the beginning: {some(self.long_expressions)}"
+            )
+        if self.empty_targets:
+            yield f"{len(self.empty_targets)} referents have masks without a pixel: {some(self.empty_targets)}"
+        for kind, number in self.skipped.items():
+            yield f"left out: {number} {kind}"
+
+
+def ingest(
+    images: Iterable[SourceImage],
+    writer: DataStoreWriter,
+    *,
+    where: object,
+    total: int,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Findings:
+    """Adds images and expressions to `writer` (which the caller finishes).
+
+    Args:
+        images: sorted by image_id, each id once.
+        where: what errors call the source.
+        total: number of images, for `progress(done, total)`.
+        skip_bad: leave out referents with an unusable mask, and images of another size than annotated, and count them;
+            otherwise they are an error.
+
+    Raises:
+        UserError: a file cannot be read, or (unless `skip_bad`) something is wrong with sizes or masks.
+    """
+    findings, problems = Findings(), Problems()
+    for done, (source, data, seen) in enumerate(_examined(images), start=1):
+        if progress is not None:
+            progress(done, total)
+        if seen.error is not None:
+            findings.undecodable.append(f"{source.image_id}: {seen.error}")
+        placed = _place(source, seen)
+        if placed is None:
+            wanted, got = source.size, seen.stored
+            problems.add("images have another size than annotated", f"{source.image_id}: {got}, annotated {wanted}")
+            continue
+        annotated, upright, turn = placed
+        if turn:
+            findings.turned.append(source.image_id)
+        elif seen.orientation != 1 and annotated == seen.stored == upright:
+            findings.assumed_upright.append(source.image_id)
+        rows = []
+        for referent in source.referents:
+            try:
+                target = _target(referent, annotated, upright, seen.orientation if turn else 1)
+            except ValueError as error:
+                problems.add("referents have an unusable mask", f"{referent.ref_id}: {error}")
+                continue
+            if not referent.no_target and rle.area(target) == 0:
+                findings.empty_targets.append(referent.ref_id)
+            for expr_id, text in referent.expressions:
+                if len(text.split()) > LONG_EXPRESSION:
+                    findings.long_expressions.append(expr_id)
+                rows.append(
+                    {
+                        "expr_id": expr_id,
+                        "ref_id": referent.ref_id,
+                        "image_id": source.image_id,
+                        "split": referent.split,
+                        "text": text,
+                        "target": target,
+                        "no_target": referent.no_target,
+                        "ann_ids": referent.ann_ids,
+                        "category": referent.category,
+                    }
+                )
+        if not rows:
+            continue
+        height, width = upright
+        writer.add_image(image_id=source.image_id, file_name=source.path.name, image=data, height=height, width=width)
+        for row in rows:
+            writer.add_expression(**row)
+        findings.images += 1
+        findings.expressions += len(rows)
+    if not skip_bad:
+        problems.raise_if_any(where, "Mend the files, or leave these out with --skip-bad")
+    findings.skipped = problems.counts()
+    return findings
+
+
+@dataclass(slots=True)
+class _Seen:
+    stored: Size | None  # None: not even the header can be read
+    orientation: int
+    error: str | None
+
+
+def _examine(path: Path) -> tuple[bytes, _Seen]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        stored, orientation = stored_size(data)
+    except ImageError as error:
+        return data, _Seen(None, 1, str(error))
+    try:
+        decode_image(data)  # the only way to know; the pixels are dropped at once
+    except ImageError as error:
+        return data, _Seen(stored, orientation, str(error))
+    return data, _Seen(stored, orientation, None)
+
+
+def _examined(images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, bytes, _Seen]]:
+    """Reads ahead in a few threads (decoding releases the GIL), in the given order."""
+    workers = min(8, os.cpu_count() or 1)
+    pending: deque[tuple[SourceImage, Future]] = deque()
+    source = iter(images)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            pending.extend((image, pool.submit(_examine, image.path)) for image in islice(source, 2 * workers))
+            while pending:
+                image, future = pending.popleft()
+                yield image, *future.result()
+                pending.extend((image, pool.submit(_examine, image.path)) for image in islice(source, 1))
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _place(source: SourceImage, seen: _Seen) -> tuple[Size | None, Size, bool] | None:
+    """(size of the annotations, size of the upright image, whether masks turn with the image); None: they differ.
+
+    Annotations of an EXIF-rotated image may have been made on the picture as a viewer shows it, or on the pixels as
+    they are stored. Where the two have different sizes, the annotated size tells. Where not (turned by 180 degrees,
+    mirrored, square), they are taken as made on what a viewer shows.
+    """
+    if seen.stored is None:
+        return (source.size, source.size, False) if source.size else None
+    upright = seen.stored[::-1] if seen.orientation >= 5 else seen.stored
+    if source.size is None or source.size == upright:
+        return source.size, upright, False
+    return (source.size, upright, True) if source.size == seen.stored else None
+
+
+def _target(referent: Referent, annotated: Size | None, upright: Size, orientation: int) -> rle.RLE:
+    if referent.no_target:
+        return rle.empty(*upright)
+    height, width = annotated or upright
+    mask = rle.union([checked_mask(s, height, width) for s in referent.segmentations], (height, width))
+    if orientation != 1:
+        mask = rle.encode(turn_upright(rle.decode(mask), orientation))
+    return mask

@@ -1,0 +1,289 @@
+"""Reads the layout in which RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are published (the REFER API's).
+
+    ROOT/refcoco/refs(unc).p            references: Python 2 or 3 pickle, read by `restricted_pickle`
+    ROOT/grefcoco/grefs(unc).json       the same as JSON, where `ann_id` is a list, or [-1] for no target
+    ROOT/refcoco/instances.json         COCO's annotations of these images
+    ROOT/images/train2014/*.jpg         or ROOT/images/mscoco/images/train2014, as the REFER tool has it
+
+The text of an expression is the published `sent`, which is what everybody who uses the REFER API trains and reports on,
+not `raw`, the annotator's spelling before it was cleaned. The target is the union of the referent's annotations.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mail.data import files, restricted_pickle
+from mail.data.coco import CocoInstances
+from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, ingest
+from mail.data.store import DataStore, DataStoreWriter
+from mail.errors import UserError
+
+SPLITS = ("train", "val", "test", "testA", "testB")
+IMAGE_FOLDERS = ("images/train2014", "images/mscoco/images/train2014", "train2014")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferLayout:
+    """Where the files of one data set are, and what its ids begin with."""
+
+    name: str
+    """The store's name and the beginning of its expression ids: "refcoco-unc"."""
+    dataset: str
+    split_by: str
+    refs: Path
+    instances: Path
+    images: Path
+    namespace: str = "coco"
+    """Image ids are `namespace/number`: data sets made from the same photos share them, and their masks."""
+
+
+@dataclass(slots=True)
+class Ref:
+    """One reference as published: an object (or several, or none) of an image, and what people said to name it."""
+
+    ref_id: int
+    image_id: int
+    split: str
+    ann_ids: list[int]
+    sentences: list[tuple[int, str]]  # (sent_id, text)
+
+    @property
+    def no_target(self) -> bool:
+        return not self.ann_ids
+
+
+def find_layout(
+    root: str | Path,
+    dataset: str,
+    split_by: str,
+    images: str | Path | None = None,
+    *,
+    name: str = "",
+    namespace: str = "coco",
+) -> ReferLayout:
+    """Finds the files of a data set under `root`; `images` overrides where its photos are looked for, `name` its name.
+
+    Raises:
+        UserError: says which file or folder is not there, and what is there instead.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}: --root is the folder that holds {dataset}/ and images/")
+    folder = root / dataset
+    if not folder.is_dir():
+        found = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
+        raise UserError(f"there is no folder {folder}: {root} has {found}")
+    refs = folder / (f"grefs({split_by}).json" if dataset.startswith("gref") else f"refs({split_by}).p")
+    if not refs.is_file():
+        found = ", ".join(sorted(p.name for p in folder.glob("*refs(*"))) or "no refs at all"
+        raise UserError(f"there is no file {refs}: {folder} has {found}; choose another --split-by or download it")
+    instances = folder / "instances.json"
+    if not instances.is_file():
+        raise UserError(f"there is no file {instances}: it comes in the same archive as {refs.name}")
+    candidates = [Path(images)] if images else [root / name for name in IMAGE_FOLDERS]
+    photos = next((path for path in candidates if path.is_dir()), None)
+    if photos is None:
+        raise UserError(
+            f"there is no folder {' or '.join(map(str, candidates))}: unpack COCO's train2014 there, or name its "
+            "folder with --images"
+        )
+    return ReferLayout(
+        name=name or f"{dataset}-{split_by}",
+        dataset=dataset,
+        split_by=split_by,
+        refs=refs,
+        instances=instances,
+        images=photos,
+        namespace=namespace,
+    )
+
+
+def read_refs(path: str | Path) -> list[Ref]:
+    """All references of a `refs(*.p)` or `grefs(*.json)` file.
+
+    Raises:
+        UserError: the file cannot be read, is not made of references, or has expressions in a split of unknown name.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not readable JSON: {error}") from None
+    else:
+        content = restricted_pickle.load(path)
+    if not isinstance(content, list):
+        raise UserError(f"{path} is not a list of references but a {type(content).__name__}")
+    refs = []
+    for number, entry in enumerate(content):
+        try:
+            refs.append(_ref(entry))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{path}: entry {number} is not a reference: {what}") from None
+    problems = Problems()
+    for ref in refs:
+        if ref.split not in SPLITS:
+            problems.add(f"references have a split that is none of {', '.join(SPLITS)}", f"{ref.ref_id}: {ref.split!r}")
+    problems.raise_if_any(path, "Is this file from the REFER API?")
+    return refs
+
+
+def count_splits(refs: Sequence[Ref]) -> dict[str, dict[str, int]]:
+    """Per split, in the published order, the number of `refs`, `expressions` and `images`."""
+    images: dict[str, set[int]] = defaultdict(set)
+    counts: dict[str, dict[str, int]] = {}
+    for ref in refs:
+        images[ref.split].add(ref.image_id)
+        count = counts.setdefault(ref.split, {"refs": 0, "expressions": 0, "images": 0})
+        count["refs"] += 1
+        count["expressions"] += len(ref.sentences)
+        count["images"] = len(images[ref.split])
+    return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def shared_images(refs: Sequence[Ref]) -> Iterator[str]:
+    """A sentence per pair of splits with images in common (RefCOCOg's Google split divides objects, not images)."""
+    images: dict[str, set[int]] = defaultdict(set)
+    for ref in refs:
+        images[ref.split].add(ref.image_id)
+    present = [split for split in SPLITS if split in images]
+    for first, second in combinations(present, 2):
+        if common := len(images[first] & images[second]):
+            yield f"{common} images are in both {first} and {second}"
+
+
+def write_store(
+    layout: ReferLayout,
+    refs: Sequence[Ref],
+    out: str,
+    *,
+    skip_bad: bool = False,
+    prepared_with: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[DataStore, Findings]:
+    """Writes the references and their images as a data store.
+
+    Args:
+        refs: what `read_refs(layout.refs)` gave.
+        out: path or `s3://` address of the store.
+        skip_bad: leave out, and count, what cannot be used (empty expressions, referents without an annotation or an
+            image file, unusable masks) instead of refusing the whole data set.
+        prepared_with: the stage's config, for the record.
+
+    Raises:
+        UserError: one line with the first few names and the total of everything that is wrong.
+    """
+    writer = DataStoreWriter(out, layout.name)
+    coco = CocoInstances(layout.instances)
+    usable, problems = _checked(layout, refs, coco)
+    if not skip_bad:
+        problems.raise_if_any(layout.refs, "Complete the data set, or leave these out with --skip-bad")
+    if not usable:
+        raise UserError(f"{layout.refs}: nothing is left to prepare. {problems.describe()}")
+    findings = ingest(
+        _source_images(layout, usable, coco),
+        writer,
+        where=layout.refs,
+        total=len(usable),
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+    findings.skipped = problems.counts() | findings.skipped
+    sources = [
+        {
+            "path": f"{layout.dataset}/{path.name}",
+            "sha256": files.sha256_file(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in (layout.refs, layout.instances)
+    ]
+    return writer.finish(sources, prepared_with), findings
+
+
+def safe_file(folder: Path, name: str) -> Path | None:
+    """Path of a file that an untrusted index names; None if the name leads out of the folder."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
+        return None
+    return folder / pure
+
+
+def _ref(entry: Any) -> Ref:
+    if not isinstance(entry, dict):
+        raise ValueError(f"it is a {type(entry).__name__}")
+    ann_ids = entry["ann_id"] if isinstance(entry["ann_id"], list) else [entry["ann_id"]]
+    ann_ids = [] if entry.get("no_target") else [_integer(a) for a in ann_ids if a is not None and a != -1]
+    sentences = []
+    for sentence in entry["sentences"]:
+        text = sentence["sent"] if "sent" in sentence else sentence["raw"]
+        if not isinstance(text, str):
+            raise ValueError(f"the text of sentence {sentence.get('sent_id')} is a {type(text).__name__}")
+        sentences.append((_integer(sentence["sent_id"]), text))
+    return Ref(_integer(entry["ref_id"]), _integer(entry["image_id"]), str(entry["split"]), ann_ids, sentences)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value!r:.40} is not an id")
+    return value
+
+
+def _checked(layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances) -> tuple[dict[int, list[Ref]], Problems]:
+    """References by image, those that can be used, and what is wrong with the others."""
+    problems = Problems()
+    usable: dict[int, list[Ref]] = {}
+    present: dict[int, bool] = {}
+    for ref in refs:
+        image = coco.images.get(ref.image_id)
+        if ref.image_id not in present:
+            path = safe_file(layout.images, image.file_name) if image else None
+            present[ref.image_id] = path is not None and path.is_file()
+            if image is None:
+                problems.add(f"images are not in {layout.instances.name}", ref.image_id)
+            elif not present[ref.image_id]:
+                problems.add(f"images are missing in {layout.images}", image.file_name)
+        sound = True
+        for annotation in ref.ann_ids:
+            on = coco.image_of(annotation)
+            if on is None:
+                problems.add(f"annotations are not in {layout.instances.name}", f"{annotation} of ref {ref.ref_id}")
+            elif on != ref.image_id:
+                problems.add("annotations lie on another image than their ref", f"{annotation} of ref {ref.ref_id}")
+            sound = sound and on == ref.image_id
+        spoken = [(sent_id, text) for sent_id, text in ref.sentences if text.strip()]
+        for sent_id, text in ref.sentences:
+            if not text.strip():
+                problems.add("expressions are empty", f"{layout.name}/{sent_id}")
+        if present[ref.image_id] and sound and spoken:
+            ref = Ref(ref.ref_id, ref.image_id, ref.split, ref.ann_ids, spoken)
+            usable.setdefault(ref.image_id, []).append(ref)
+    return usable, problems
+
+
+def _source_images(layout: ReferLayout, usable: dict[int, list[Ref]], coco: CocoInstances) -> Iterator[SourceImage]:
+    for image_id in sorted(usable, key=str):  # as strings, like the store's ids
+        image = coco.images[image_id]
+        instances = {i.id: i for i in coco.instances_of(image_id)}
+        referents = []
+        for ref in usable[image_id]:
+            objects = [instances[annotation] for annotation in ref.ann_ids]
+            names = dict.fromkeys(coco.categories.get(o.category_id, str(o.category_id)) for o in objects)
+            referents.append(
+                Referent(
+                    f"{layout.name}/{ref.ref_id}",
+                    ref.split,
+                    [(f"{layout.name}/{sent_id}", text) for sent_id, text in ref.sentences],
+                    [o.segmentation for o in objects],
+                    ref.ann_ids,
+                    ", ".join(names),
+                    ref.no_target,
+                )
+            )
+        path = layout.images / image.file_name
+        yield SourceImage(f"{layout.namespace}/{image_id}", path, (image.height, image.width), referents)

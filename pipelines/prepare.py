@@ -1,0 +1,258 @@
+"""`mail-ris prepare DATASET`: a data set's own files -> a data store, which every later stage reads.
+
+    mail-ris prepare synthetic --out runs/store --images 1000 --seed 0
+    mail-ris prepare refcoco --split-by unc --root data/refer --out s3://bucket/refcoco-unc
+
+Needs no cluster: the disk is the limit. Images are read one at a time (some threads ahead), so memory does not grow
+with the data set's pixels.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from mail.data.scenes import SceneConfig
+from mail.errors import UserError
+from pipelines.stage import Stage, done, say
+
+if TYPE_CHECKING:
+    from mail.data.ingest import Findings
+    from mail.data.refer import Ref, ReferLayout
+    from mail.data.store import DataStore
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareSynthetic(Stage):
+    """Generated scenes with expressions like people's, in the published layout, read like RefCOCO."""
+
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    images: int = 1000
+    """Number of scenes."""
+    seed: int = 0
+    """Which scenes: the same seed gives the same ones, and more images only add to them."""
+    root: str | None = None
+    """Keep the published layout (JPEGs, instances.json, refs) in this folder; a temporary one if not given."""
+    scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)
+    """How the scenes look."""
+
+    def plan(self) -> dict[str, Any]:
+        from mail.data.store import DataStoreWriter
+
+        if self.images < 1:
+            raise UserError(f"--images is {self.images}: at least one scene is needed")
+        DataStoreWriter(self.out, self._name)  # refuses to overwrite a finished store
+        return {"name": self._name, "images": self.images, "layout": self.root or "a temporary folder, deleted after"}
+
+    def run(self) -> "DataStore":
+        from mail.data.refer import find_layout, read_refs
+        from mail.data.scenes import write_published_layout
+
+        self.plan()
+        with tempfile.TemporaryDirectory(prefix="mail-scenes-") as temporary:
+            root = self.root or temporary
+            say(f"generating {self.images} scenes from seed {self.seed}")
+            write_published_layout(root, self.images, self.seed, self.scene, progress_lines("scenes generated"))
+            layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
+            refs = read_refs(layout.refs)
+            return write_and_report(layout, refs, self.out, skip_bad=False, prepared_with=_record(self))
+
+    @property
+    def _name(self) -> str:
+        return f"synthetic-{self.seed}"
+
+    @property
+    def _namespace(self) -> str:
+        """Scenes that look different have different ids, so that no mask table takes one for the other."""
+        if self.scene == SceneConfig():
+            return f"synthetic/{self.seed}"
+        import hashlib
+        import json
+
+        config = json.dumps(dataclasses.asdict(self.scene), sort_keys=True)
+        return f"synthetic/{self.seed}-{hashlib.sha256(config.encode()).hexdigest()[:8]}"
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareScenes(PrepareSynthetic):
+    """The benchmark: many more and larger scenes from the generator of `prepare synthetic`."""
+
+    images: int = 20_000
+    """Number of scenes."""
+    scene: SceneConfig = dataclasses.field(default_factory=lambda: SceneConfig(min_side=224, max_side=320))
+    """How the scenes look."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class _PrepareRefer(Stage):
+    dataset: ClassVar[str]
+    split_by: str
+    root: str
+    """Folder with the layout of the REFER API: ROOT/DATASET/refs(*.p), ROOT/DATASET/instances.json, ROOT/images."""
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    images: str | None = None
+    """Folder of the photos, if not ROOT/images/train2014 or ROOT/images/mscoco/images/train2014."""
+    strict: Flag = False
+    """Fail if the counts per split differ from the published ones (else the difference is only said)."""
+    skip_bad: Flag = False
+    """Leave out what cannot be used (missing photos or annotations, empty expressions) and say how much, instead of
+    failing."""
+
+    def plan(self) -> dict[str, Any]:
+        layout, refs = self._read()
+        from mail.data.refer import count_splits
+
+        return {
+            "name": layout.name,
+            "files": [str(layout.refs), str(layout.instances), str(layout.images)],
+            "splits": count_splits(refs),
+            "differences": self._compare(layout, refs),
+        }
+
+    def run(self) -> "DataStore":
+        layout, refs = self._read()
+        say(f"{layout.refs}: {len(refs)} references")
+        from mail.data.refer import count_splits
+
+        for line in count_table(layout.dataset, layout.split_by, count_splits(refs)):
+            say(line)
+        different = self._compare(layout, refs)
+        if different and self.strict:
+            raise UserError(f"{layout.refs} is not what was published: {'; '.join(different)}")
+        if different:
+            say(f"not what was published: {'; '.join(different)}")
+        return write_and_report(layout, refs, self.out, skip_bad=self.skip_bad, prepared_with=_record(self))
+
+    def _read(self) -> tuple["ReferLayout", list["Ref"]]:
+        from mail.data.refer import find_layout, read_refs
+        from mail.data.store import DataStoreWriter
+
+        layout = find_layout(self.root, self.dataset, self.split_by, self.images)
+        DataStoreWriter(self.out, layout.name)  # refuses to overwrite a finished store
+        return layout, read_refs(layout.refs)
+
+    @staticmethod
+    def _compare(layout: "ReferLayout", refs: list["Ref"]) -> list[str]:
+        from mail.data.published import differences
+        from mail.data.refer import count_splits
+
+        return differences(layout.dataset, layout.split_by, count_splits(refs))
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareRefcoco(_PrepareRefer):
+    """RefCOCO (Yu et al., 2016): short expressions, place words allowed."""
+
+    split_by: Literal["unc", "google"] = "unc"
+    """Whose split: unc (train, val, testA, testB) or google (train, val, test)."""
+    dataset = "refcoco"
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareRefcocoPlus(_PrepareRefer):
+    """RefCOCO+ (Yu et al., 2016): no words of absolute place."""
+
+    split_by: Literal["unc"] = "unc"
+    """Whose split: unc (train, val, testA, testB)."""
+    dataset = "refcoco+"
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareRefcocog(_PrepareRefer):
+    """RefCOCOg, also G-Ref (Mao et al., 2016): long expressions."""
+
+    split_by: Literal["umd", "google"] = "umd"
+    """Whose split: umd (train, val, test, no image in two of them) or google (train, val, split by object)."""
+    dataset = "refcocog"
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareGrefcoco(_PrepareRefer):
+    """gRefCOCO (Liu, Ding, Jiang, 2023): expressions that name several objects, or nothing."""
+
+    split_by: Literal["unc"] = "unc"
+    """Whose split: unc (train, val, testA, testB)."""
+    dataset = "grefcoco"
+
+
+PREPARE: dict[str, type[Stage]] = {
+    "synthetic": PrepareSynthetic,
+    "scenes": PrepareScenes,
+    "refcoco": PrepareRefcoco,
+    "refcoco+": PrepareRefcocoPlus,
+    "refcocog": PrepareRefcocog,
+    "grefcoco": PrepareGrefcoco,
+}
+
+
+def write_and_report(
+    layout: "ReferLayout", refs: list["Ref"], out: str, *, skip_bad: bool, prepared_with: dict[str, Any]
+) -> "DataStore":
+    """Writes the store, says what was found on the way, and prints the summary."""
+    from mail.data.refer import shared_images, write_store
+
+    for line in shared_images(refs):
+        say(line)
+    store, findings = write_store(
+        layout, refs, out, skip_bad=skip_bad, prepared_with=prepared_with, progress=progress_lines("images read")
+    )
+    report(store, findings)
+    return store
+
+
+def report(store: "DataStore", findings: "Findings") -> None:
+    """Says every finding and prints the stage's summary."""
+    for line in findings.lines():
+        say(line)
+    splits = ", ".join(f"{name} {count['expressions']}" for name, count in store.splits.items())
+    refs = sum(count["refs"] for count in store.splits.values())
+    done(
+        f"wrote {store.uri}: {store.name}, {findings.images} images, {refs} refs, {findings.expressions} expressions "
+        f"({splits}), digest {store.digest[:12]}"
+    )
+
+
+def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Lines of a table: what each split holds, and what was published."""
+    from mail.data.published import PUBLISHED
+
+    published = PUBLISHED.get((dataset, split_by), {})
+    lines = [f"{'split':8}{'refs':>18}{'expressions':>20}{'images':>18}   (found / published)"]
+    for split in dict.fromkeys([*found, *published]):
+        cells = []
+        for kind in ("refs", "expressions", "images"):
+            number = getattr(published[split], kind) if split in published else None
+            cells.append(f"{found.get(split, {}).get(kind, 0)} / {'?' if number is None else number}")
+        lines.append(f"{split:8}{cells[0]:>18}{cells[1]:>20}{cells[2]:>18}")
+    return lines
+
+
+def progress_lines(what: str) -> Callable[[int, int], None]:
+    """A `progress(done, total)` that says a line now and then, and one at the end."""
+    started = last = time.monotonic()
+
+    def progress(finished: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if finished == total or now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{what}: {finished} of {total} ({finished / max(now - started, 1e-3):.0f}/s)")
+
+    return progress
+
+
+def _record(stage: Stage) -> dict[str, Any]:
+    config = dataclasses.asdict(stage)
+    config.pop("dry_run")
+    if config.get("root"):
+        config["root"] = str(Path(config["root"]).absolute())
+    return {"stage": type(stage).__name__, **config}
