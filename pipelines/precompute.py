@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -70,6 +70,8 @@ class Precompute(Stage):
     allow_leaky: bool = False
     """Go on although the proposer saw evaluation images, or nobody knows; what is made with it is labelled leaky."""
 
+    replaces: ClassVar[bool] = False  # the rows take the place of committed ones
+
     def plan(self) -> dict[str, Any]:
         folder, store, table = self._open()
         leaky = self._leaky(folder, store)
@@ -90,13 +92,16 @@ class Precompute(Stage):
         folder, store, table = self._open()
         info = {**folder.info, "leaky": self._leaky(folder, store)}
         head, pending = self._pending(folder, store, table)
-        if len(pending) == 0:
+        if len(pending) == 0 and self.replaces:
+            done(f"{self.masks}: no such images by {folder.proposer_id}")
+        elif len(pending) == 0:
             done(f"{self.masks}: all {store.manifest['image_count']} images have masks by {folder.proposer_id} already")
+        if len(pending) == 0:
             return {"proposer_id": folder.proposer_id, "images": 0, "commit": head.number, "digest": head.digest}
         say(f"{len(pending)} of {store.manifest['image_count']} images are pending for {folder.proposer_id}")
         if folder.image_ids is not None:
             table.register_images(folder.proposer_id, folder.image_ids)
-        sink = Sink(table, info, head, len(pending), self.commit_every)
+        sink = Sink(table, info, head, len(pending), self.commit_every, self.replaces)
         self._compute(folder, store, pending, sink)
         seconds = time.monotonic() - started
         errors = {s: n for s, n in sorted(sink.statuses.items()) if s != "ok"}
@@ -227,8 +232,17 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
 class Sink:
     """Writes and commits rows as they come, and says how far the run is."""
 
-    def __init__(self, table: "MaskTable", proposer: dict[str, Any], planned_at: "Commit", images: int, every: float):
-        self.table, self.proposer, self.planned_at, self.images, self.every = table, proposer, planned_at, images, every
+    def __init__(
+        self,
+        table: "MaskTable",
+        proposer: dict[str, Any],
+        planned_at: "Commit",
+        images: int,
+        every: float,
+        replace: bool = False,
+    ):
+        self.table, self.proposer, self.planned_at, self.images = table, proposer, planned_at, images
+        self.every, self.replace = every, replace
         self.state = planned_at
         self.rows = 0
         self.statuses: Counter[str] = Counter()
@@ -266,7 +280,7 @@ class Sink:
         self._write()
         if not self._written:
             return
-        self.state = self.table.commit(self._written, self.proposer, planned_at=self.planned_at)
+        self.state = self.table.commit(self._written, self.proposer, planned_at=self.planned_at, replace=self.replace)
         self._written = []
         self._commits += 1
         self._committed_at = time.monotonic()

@@ -203,6 +203,16 @@ class MaskTable:
         if pc.unique(rows["proposer_id"]).to_pylist() != [proposer_id] or file.proposer_id != proposer_id:
             raise UserError(f"{where} holds rows of another proposer than {proposer_id}")
 
+    def read_file(self, file: MaskFile, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of one data file."""
+        parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
+        return parquet.read(columns=list(columns) if columns else None)
+
+    def iterate_file(self, file: MaskFile, batch_size: int = 256) -> Iterator[dict[str, Any]]:
+        """The rows of one data file as dictionaries, a batch of them in memory at a time."""
+        for batch in open_parquet(self.filesystem, f"{self.root}/{file.path}").iter_batches(batch_size):
+            yield from batch.to_pylist()
+
     def _keys(self, data_files: Sequence[MaskFile]) -> pa.ChunkedArray:
         if not data_files:
             return pa.chunked_array([], pa.string())
@@ -213,9 +223,6 @@ class MaskTable:
     def _key_column(self, file: MaskFile) -> pa.ChunkedArray:
         path = f"{self.root}/{file.path}"
         return pq.read_table(path, columns=["image_id"], filesystem=self.filesystem, use_threads=False)["image_id"]
-
-    def _read(self, file: MaskFile) -> pa.Table:
-        return open_parquet(self.filesystem, f"{self.root}/{file.path}").read()
 
     def _check_disjoint(self, data_files: Sequence[MaskFile]) -> None:
         ordered = sorted(data_files, key=lambda f: f.first_image_id)
@@ -232,7 +239,7 @@ class MaskTable:
             near = [r for r in rivals if _overlap(r, file.first_image_id, file.last_image_id)]
             taken = self._keys(near)
             if len(taken) and pc.any(pc.is_in(self._key_column(file), value_set=taken)).as_py():
-                rows = self._read(file)
+                rows = self.read_file(file)
                 rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=taken)))
                 kept += [self.write(rows)] if len(rows) else []
             else:
@@ -249,7 +256,7 @@ class MaskTable:
                 continue
             if not pc.any(pc.is_in(self._key_column(rival), value_set=keys)).as_py():
                 continue
-            rows = self._read(rival)
+            rows = self.read_file(rival)
             rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=keys)))
             added += [self.write(rows)] if len(rows) else []
             removed.append(rival.path)

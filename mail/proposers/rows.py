@@ -147,9 +147,7 @@ def _device_is_lost(error: Exception) -> bool:
     """Errors after which a GPU gives nothing but errors: the process must end, not blame every image."""
     import torch
 
-    lost = getattr(
-        torch, "AcceleratorError", ()
-    )  # CUDA's own errors, since torch 2.9; out of memory is not one of them
+    lost = getattr(torch, "AcceleratorError", ())
     return isinstance(error, (lost, torch.cuda.DeferredCudaCallError)) and not isinstance(
         error, torch.cuda.OutOfMemoryError
     )

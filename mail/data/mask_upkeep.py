@@ -1,0 +1,155 @@
+"""Looking after a mask table: is everything right with it, fewer larger files, and what nobody needs any more."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mail import rle
+from mail.data import schema
+from mail.data.coco import checked_mask
+from mail.data.commit_log import Commit, MaskFile
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.errors import UserError
+
+STATUSES = (schema.STATUS_OK, schema.STATUS_DECODE_ERROR, schema.STATUS_TOO_LARGE, schema.STATUS_PROPOSER_ERROR)
+COMPACT_BYTES = 64 * 2**20
+BOX_TOLERANCE = 0.01  # pixels
+
+
+def verify(table: MaskTable, store: DataStore | None = None) -> Iterator[str]:
+    """Reads every data file of the newest commit and yields what is wrong: digests, schema, keys, masks, boxes, sizes.
+
+    Args:
+        store: its images' sizes and digests are compared with the rows'.
+    """
+    head = table.head()
+    sizes = _sizes(store) if store else {}
+    for proposer_id in sorted({f.proposer_id for f in head.files.values()}):
+        files = sorted((f for f in head.files.values() if f.proposer_id == proposer_id), key=lambda f: f.path)
+        keys: list[pa.ChunkedArray] = []
+        for file in files:
+            data = table.log.objects.get(file.path)
+            if data is None:
+                yield f"{file.path}: the file is missing"
+                continue
+            if hashlib.sha256(data).hexdigest() != file.sha256:
+                yield f"{file.path}: its content has changed since it was committed"
+                continue
+            try:
+                table.validate(file, proposer_id)
+            except UserError as error:
+                yield str(error)
+                continue
+            keys.append(table.read_file(file, ["image_id"])["image_id"])
+            for row in table.iterate_file(file):
+                yield from (f"{file.path}: {row['image_id']}: {wrong}" for wrong in _wrong_with(row, sizes))
+        every = pa.chunked_array([c for k in keys for c in k.chunks], pa.string())
+        if len(every) != pc.count_distinct(every).as_py():
+            counts = pc.value_counts(every)
+            doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+            yield f"{proposer_id}: {len(doubled)} images have several rows, first: {', '.join(doubled[:3])}"
+
+
+def compact(table: MaskTable, target_bytes: int = COMPACT_BYTES, dry_run: bool = False) -> tuple[int, int]:
+    """Merges small files of each proposer into files of about `target_bytes`; snapshots taken before stay readable.
+
+    Returns:
+        (files before, files after) of those that were, or would be, merged.
+    """
+    before = after = 0
+    for group in _small_neighbours(table.head(), target_bytes):
+        before, after = before + len(group), after + 1
+        if not dry_run:
+            merged = table.write(pa.concat_tables([table.read_file(f) for f in group]))
+            table.swap(group, [merged])  # None if a file is gone meanwhile: then somebody else tidied up
+    return before, after
+
+
+def unneeded(table: MaskTable, older_than: timedelta) -> list[tuple[str, int]]:
+    """Data files, (path, bytes), that `gc` may delete: older than the limit, and named by no commit that was current
+    within it."""
+    now = datetime.now(UTC)
+    cutoff = now - older_than
+    needed: set[str] = set()
+    for number in range(table.head().number, 0, -1):
+        state = table.log.at(number)
+        needed |= set(state.files)
+        if datetime.fromisoformat(state.time) < cutoff:
+            break  # current when the age limit began; the earlier ones had been replaced by then
+    listed = table.log.objects.list("data")
+    return [(path, size) for path, size, changed in listed if path not in needed and changed < cutoff.timestamp()]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An image without proposals because something was wrong with it."""
+
+    image_id: str
+    status: str
+    error: str
+
+
+def problems(table: MaskTable, proposer_id: str, statuses: set[str] | None = None) -> Iterator[Problem]:
+    """Rows that are not ok (or have one of `statuses`); reads only files that hold such rows."""
+    for file in table.head().files.values():
+        bad = {s for s in file.statuses if s != schema.STATUS_OK} if statuses is None else statuses & set(file.statuses)
+        if file.proposer_id == proposer_id and bad:
+            rows = table.read_file(file, ["image_id", "status", "error"])
+            rows = rows.filter(pc.is_in(rows["status"], value_set=pa.array(sorted(bad))))
+            for row in rows.to_pylist():
+                yield Problem(row["image_id"], row["status"], row["error"] or "")
+
+
+def _small_neighbours(head: Commit, target_bytes: int) -> Iterator[list[MaskFile]]:
+    """Runs of at least two small files of a proposer, neighbours by key, that together make one of the target size."""
+    for proposer_id in sorted({f.proposer_id for f in head.files.values()}):
+        group: list[MaskFile] = []
+        files = (f for f in head.files.values() if f.proposer_id == proposer_id and f.bytes < target_bytes / 2)
+        for file in sorted(files, key=lambda f: f.first_image_id):
+            if group and sum(f.bytes for f in group) + file.bytes > target_bytes:
+                if len(group) > 1:
+                    yield group
+                group = []
+            group.append(file)
+        if len(group) > 1:
+            yield group
+
+
+def _sizes(store: DataStore) -> dict[str, tuple[int, int, str]]:
+    index = store.image_index
+    columns = [index[c].to_pylist() for c in ("image_id", "height", "width", "sha256")]
+    return {image_id: (h, w, sha) for image_id, h, w, sha in zip(*columns, strict=True)}
+
+
+def _wrong_with(row: dict[str, Any], sizes: dict[str, tuple[int, int, str]]) -> Iterator[str]:
+    size = (row["height"], row["width"])
+    if row["status"] not in STATUSES:
+        yield f"unknown status {row['status']!r}"
+    if row["status"] != schema.STATUS_OK and (row["instances"] or not row["error"]):
+        yield f"status {row['status']} with {len(row['instances'] or ())} instances and error {row['error']!r}"
+    known = sizes.get(row["image_id"])
+    if known is not None and known[2] != row["image_sha256"]:
+        yield "the masks were made from another image file than the store's"
+    elif known is not None and row["status"] == schema.STATUS_OK and known[:2] != size:
+        yield f"the row has size {size}, the store's image {known[:2]}"
+    previous = float("inf")
+    for number, instance in enumerate(row["instances"] or ()):
+        if not 0 <= instance["score"] <= previous:
+            yield f"instance {number}: score {instance['score']} after {previous}"
+        previous = instance["score"]
+        try:
+            mask = checked_mask({"size": list(size), "counts": instance["rle"]}, *size)
+        except ValueError as error:
+            yield f"instance {number}: {error}"
+            continue
+        if rle.area(mask) != instance["area"]:
+            yield f"instance {number}: area {instance['area']}, its mask has {rle.area(mask)} pixels"
+        box = rle.bbox(mask)
+        if any(abs(a - b) > BOX_TOLERANCE for a, b in zip(box, instance["bbox"], strict=True)):
+            yield f"instance {number}: box {instance['bbox']}, its mask's is {box}"
