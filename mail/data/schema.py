@@ -9,7 +9,7 @@ IMAGES = pa.schema(
         ("image_id", pa.string()),  # "coco/520199"
         ("file_name", pa.string()),
         ("image", pa.binary()),  # the file's bytes, untouched
-        ("height", pa.int32()),  # after EXIF rotation; 0 if the file cannot be decoded
+        ("height", pa.int32()),  # after EXIF rotation; the annotated size if the file cannot be decoded
         ("width", pa.int32()),
         ("sha256", pa.string()),
     ]

@@ -8,10 +8,8 @@ Readers take the list of files from `store.json`, never from a listing.
 """
 
 import hashlib
-import io
 import json
 import os
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,15 +53,18 @@ class DataStore:
         path = f"{self.root}/store.json"
         try:
             raw = files.read_bytes(self.filesystem, path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self.uri} is not a data store: it has no store.json (run `mail-ris prepare ... --out {self.uri}`)"
             ) from None
-        self.manifest: dict[str, Any] = json.loads(raw)
-        if self.manifest["format_version"] != FORMAT_VERSION:
+        try:
+            self.manifest: dict[str, Any] = json.loads(raw)
+            version = self.manifest["format_version"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.uri}/store.json is not a data store's manifest: prepare it again") from None
+        if version != FORMAT_VERSION:
             raise UserError(
-                f"{self.uri} has data-store format {self.manifest['format_version']}, this program reads "
-                f"{FORMAT_VERSION}: prepare it again"
+                f"{self.uri} has data-store format {version}, this program reads {FORMAT_VERSION}: prepare it again"
             )
         self.image_files = [DataFile(**f) for f in self.manifest["images"]]
         self.expression_files = [DataFile(**f) for f in self.manifest["expressions"]]
@@ -74,7 +75,7 @@ class DataStore:
 
     @property
     def digest(self) -> str:
-        """sha256 over the content (files and counts), the same for the same input wherever it was prepared."""
+        """sha256 over the content of every row, the same for the same input wherever it was prepared."""
         return self.manifest["digest"]
 
     @property
@@ -99,7 +100,7 @@ class DataStore:
         read = wanted if splits is None else list(dict.fromkeys([*wanted, "split"]))
         tables = []
         for file in self.expression_files:
-            table = pq.read_table(self.path(file), columns=read, filesystem=self.filesystem)
+            table = self._open(file).read(columns=read)
             if splits is not None:
                 table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
             tables.append(table.select(wanted))
@@ -109,8 +110,7 @@ class DataStore:
     def images(self, columns: Sequence[str] | None = None, batch_size: int = 64) -> Iterator[pa.RecordBatch]:
         """All images in batches of at most `batch_size` rows; memory does not grow with the store."""
         for file in self.image_files:
-            reader = pq.ParquetFile(self.path(file), filesystem=self.filesystem)
-            yield from reader.iter_batches(batch_size=batch_size, columns=list(columns) if columns else None)
+            yield from self._open(file).iter_batches(batch_size, columns=list(columns) if columns else None)
 
     @cached_property
     def image_index(self) -> pa.Table:
@@ -119,12 +119,22 @@ class DataStore:
         batches = list(self.images(columns, batch_size=65536))
         return pa.Table.from_batches(batches, pa.schema([schema.IMAGES.field(c) for c in columns]))
 
+    def _open(self, file: DataFile) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path(file), filesystem=self.filesystem)
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+            raise UserError(
+                f"{self.uri} is incomplete: {file.path} {what}, which its store.json lists; copy or prepare it again"
+            ) from None
+
 
 class DataStoreWriter:
     """Writes a new store; `finish` makes it visible. Images may come in any order, expressions too.
 
-    Images are streamed to disk once a file's worth has come together. Add them sorted by id where you can: inside a
-    file they are sorted, and the key ranges of two files overlap only where the input's order forces it.
+    Images are streamed to disk once a file's worth has come together, so at most that much of their bytes is in memory.
+    Add them sorted by id where you can: inside a file they are sorted, and the key ranges of two files overlap only
+    where the input's order forces it.
     """
 
     def __init__(self, uri: str | os.PathLike, name: str):
@@ -134,28 +144,33 @@ class DataStoreWriter:
             raise UserError(f"{self.uri} already holds a data store: choose another --out or delete it first")
         self._images: list[dict] = []
         self._image_bytes = 0
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, int, int, str]] = {}  # image_id -> file_name, height, width, sha256
         self._expressions: list[dict] = []
+        self._tables: list[pa.Table] = []  # expressions so far: a tenth of the memory that dictionaries take
         self._image_files: list[DataFile] = []
 
     def add_image(self, *, image_id: str, file_name: str, image: bytes, height: int, width: int) -> None:
         """Adds an image once; the same id with other bytes is an error."""
-        sha256 = hashlib.sha256(image).hexdigest()
+        row = (file_name, height, width, hashlib.sha256(image).hexdigest())
         known = self._seen.get(image_id)
-        if known == sha256:
+        if known is not None and known[1:] == row[1:]:
             return
         if known is not None:
             raise UserError(f"image {image_id} ({file_name}) comes twice with different content: give it its own id")
-        self._seen[image_id] = sha256
-        row = {"image_id": image_id, "file_name": file_name, "image": image, "height": height, "width": width}
-        self._images.append({**row, "sha256": sha256})
+        self._seen[image_id] = row
+        values = (image_id, file_name, image, height, width, row[3])
+        self._images.append(dict(zip(schema.IMAGES.names, values, strict=True)))
         self._image_bytes += len(image)
         if self._image_bytes >= TARGET_FILE_BYTES:
             self._flush_images()
 
     def add_expression(self, **row: Any) -> None:
-        """Adds an expression; fields as in `schema.EXPRESSIONS`."""
+        """Adds an expression; fields as in `schema.EXPRESSIONS`, all of them."""
+        if row.keys() != set(schema.EXPRESSIONS.names):
+            raise ValueError(f"an expression has the fields {schema.EXPRESSIONS.names}, not {sorted(row)}")
         self._expressions.append(row)
+        if len(self._expressions) >= EXPRESSIONS_PER_ROW_GROUP:
+            self._flush_expressions()
 
     def finish(self, sources: Sequence[dict[str, Any]] = (), prepared_with: dict[str, Any] | None = None) -> DataStore:
         """Writes what is left and `store.json`; returns the finished store.
@@ -163,44 +178,71 @@ class DataStoreWriter:
         Args:
             sources: the published files that were read, each `{"path", "sha256", "bytes"}`.
             prepared_with: the config of `prepare`, for the record.
+
+        Raises:
+            UserError: two expressions have the same id, or one names an image that was not added.
         """
         self._flush_images()
-        rows = sorted(self._expressions, key=lambda r: (r["image_id"], r["expr_id"]))
-        seen = Counter(r["expr_id"] for r in rows)
-        if doubled := [e for e, n in seen.items() if n > 1]:
-            raise UserError(f"{len(doubled)} expression ids come more than once, first: {', '.join(doubled[:3])}")
-        if unknown := [r["expr_id"] for r in rows if r["image_id"] not in self._seen]:
-            raise UserError(f"{len(unknown)} expressions name an image that is not there, first: {unknown[0]}")
+        self._flush_expressions()
+        table = pa.concat_tables([schema.EXPRESSIONS.empty_table(), *self._tables]).combine_chunks()
+        self._tables = []
+        table = table.sort_by([("image_id", "ascending"), ("expr_id", "ascending")])
+        self._check(table)
         expression_files = []
-        if rows:
-            table = pa.Table.from_pylist(rows, schema.EXPRESSIONS)
-            expression_files.append(self._write("expressions", 0, table, EXPRESSIONS_PER_ROW_GROUP))
-        content = {
+        for number, part in enumerate(_parts(table)):
+            expression_files.append(self._write("expressions", number, part, EXPRESSIONS_PER_ROW_GROUP))
+        manifest = {
             "format_version": FORMAT_VERSION,
             "name": self.name,
-            "splits": _count_splits(rows),
+            "splits": _count_splits(table),
             "image_count": len(self._seen),
             "images": [vars(f) for f in self._image_files],
             "expressions": [vars(f) for f in expression_files],
+            "digest": self._digest(table),
+            "sources": list(sources),
+            "prepared_with": prepared_with or {},
         }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        manifest = {**content, "digest": digest, "sources": list(sources), "prepared_with": prepared_with or {}}
         files.write_bytes(self.filesystem, f"{self.root}/store.json", json.dumps(manifest, indent=2).encode())
         return DataStore(self.uri)
+
+    def _check(self, table: pa.Table) -> None:
+        counts = pc.value_counts(table["expr_id"])
+        doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+        if doubled:
+            raise UserError(f"{len(doubled)} expression ids come more than once, first: {', '.join(doubled[:3])}")
+        lost = table.filter(pc.invert(pc.is_in(table["image_id"], pa.array(list(self._seen), pa.string()))))
+        if len(lost):
+            raise UserError(f"{len(lost)} expressions name an image that is not there, first: {lost['expr_id'][0]}")
+
+    def _digest(self, table: pa.Table) -> str:
+        """sha256 over every row, whatever files they are in and whichever pyarrow wrote them."""
+        digest = hashlib.sha256(json.dumps([FORMAT_VERSION, self.name]).encode())
+        for image_id, row in sorted(self._seen.items()):
+            digest.update(json.dumps([image_id, *row]).encode())
+        for batch in table.to_batches(max_chunksize=EXPRESSIONS_PER_ROW_GROUP):
+            for row in batch.to_pylist():
+                row["target"]["counts"] = row["target"]["counts"].decode("latin-1")
+                digest.update(json.dumps(row, sort_keys=True).encode())
+        return digest.hexdigest()
 
     def _flush_images(self) -> None:
         if not self._images:
             return
-        self._images.sort(key=lambda r: r["image_id"])
         table = pa.Table.from_pylist(self._images, schema.IMAGES)
-        self._image_files.append(self._write("images", len(self._image_files), table, IMAGES_PER_ROW_GROUP))
         self._images, self._image_bytes = [], 0
+        table = pa.concat_tables(table.slice(row, 1) for row in pc.sort_indices(table["image_id"]).to_pylist())
+        self._image_files.append(self._write("images", len(self._image_files), table, IMAGES_PER_ROW_GROUP))
+
+    def _flush_expressions(self) -> None:
+        if self._expressions:
+            self._tables.append(pa.Table.from_pylist(self._expressions, schema.EXPRESSIONS))
+            self._expressions = []
 
     def _write(self, kind: str, number: int, table: pa.Table, row_group: int) -> DataFile:
-        buffer = io.BytesIO()
+        sink = pa.BufferOutputStream()
         # JPEG bytes do not compress further; the small columns would gain next to nothing
-        pq.write_table(table, buffer, row_group_size=row_group, compression="none", use_dictionary=False)
-        data = buffer.getvalue()
+        pq.write_table(table, sink, row_group_size=row_group, compression="none", use_dictionary=False)
+        data = sink.getvalue()
         sha256 = hashlib.sha256(data).hexdigest()
         relative = f"{kind}/part-{number:05d}-{sha256[:12]}.parquet"
         files.write_bytes(self.filesystem, f"{self.root}/{relative}", data)
@@ -208,14 +250,25 @@ class DataStoreWriter:
         return DataFile(relative, len(table), len(data), sha256, keys[0].as_py(), keys[-1].as_py())
 
 
-def _count_splits(rows: Sequence[dict]) -> dict[str, dict[str, int]]:
-    images: dict[str, set] = defaultdict(set)
-    refs: dict[str, set] = defaultdict(set)
-    expressions: Counter[str] = Counter()
-    for row in rows:
-        images[row["split"]].add(row["image_id"])
-        refs[row["split"]].add(row["ref_id"])
-        expressions[row["split"]] += 1
+def _parts(table: pa.Table) -> Iterator[pa.Table]:
+    """Cuts expressions into files of about the target size."""
+    if len(table) == 0:
+        return
+    number = -(-table.nbytes // TARGET_FILE_BYTES)
+    rows = -(-len(table) // number)
+    for start in range(0, len(table), rows):
+        yield table.slice(start, rows)
+
+
+def _count_splits(table: pa.Table) -> dict[str, dict[str, int]]:
+    counts = table.group_by("split").aggregate(
+        [("image_id", "count_distinct"), ("ref_id", "count_distinct"), ("expr_id", "count")]
+    )
     return {
-        s: {"images": len(images[s]), "refs": len(refs[s]), "expressions": expressions[s]} for s in sorted(expressions)
+        row["split"]: {
+            "images": row["image_id_count_distinct"],
+            "refs": row["ref_id_count_distinct"],
+            "expressions": row["expr_id_count"],
+        }
+        for row in counts.sort_by("split").to_pylist()
     }
