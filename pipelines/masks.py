@@ -59,7 +59,8 @@ class MasksStatus(Stage):
             counts = ", ".join(f"{n} {s}" for s, n in entry.statuses.items())
             label = ", leaky" if entry.proposer.get("leaky") else ""
             say(
-                f"{entry.proposer_id}: {entry.rows} images ({counts}), {entry.files} files, {entry.bytes:,} bytes{label}"
+                f"{entry.proposer_id}: {entry.rows} images ({counts}), {entry.files} files, "
+                f"{entry.bytes:,} bytes{label}"
             )
             for problem, _ in zip(problems(table, entry.proposer_id), range(SHOWN_PROBLEMS), strict=False):
                 say(f"  {problem.image_id}: {problem.status}: {problem.error}")
