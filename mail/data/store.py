@@ -25,7 +25,7 @@ from mail.errors import UserError
 FORMAT_VERSION = 1
 IMAGES_PER_ROW_GROUP = 8
 EXPRESSIONS_PER_ROW_GROUP = 4096
-TARGET_FILE_BYTES = 128 * 2**20
+TARGET_FILE_BYTES = 64 * 2**20  # while it is put together, some five times as much is in memory
 
 
 @dataclass(frozen=True)
