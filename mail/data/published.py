@@ -1,7 +1,7 @@
 """What the published data sets contain, per split, so that `prepare` can tell a complete copy from a damaged one.
 
 Numbers of refs and images: TensorFlow Datasets, `ref_coco` catalogue page (made from the same `refs(*.p)` files).
-Numbers of expressions: RefCOCO and RefCOCO+ (UNC) as the REFER tool and the papers that use it report them (142,209 and
+Numbers of expressions: RefCOCO and RefCOCO+ (UNC) as the REFER tool and the papers that use it report them (142,210 and
 141,564 in all); RefCOCOg (UMD) 95,010 in all; RefCOCOg (Google) 85,474 + 9,536 = 95,010. Where no source could be found
 the number is left out (None) and not compared: expressions of RefCOCO (Google).
 """

@@ -253,7 +253,7 @@ def _checked(layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances) -> t
             on = coco.image_of(annotation)
             if on is None:
                 problems.add(f"annotations are not in {layout.instances.name}", f"{annotation} of ref {ref.ref_id}")
-            elif on != ref.image_id:
+            elif on != ref.image_id and image is not None:
                 problems.add("annotations lie on another image than their ref", f"{annotation} of ref {ref.ref_id}")
             sound = sound and on == ref.image_id
         spoken = [(sent_id, text) for sent_id, text in ref.sentences if text.strip()]
