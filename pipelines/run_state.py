@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
-
 from mail.data import files
 from mail.errors import UserError
-from mail.training.checkpoint import MANIFEST, find_latest
+from mail.training.checkpoint import MANIFEST, find_latest, list_checkpoints
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
 FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version")
@@ -63,11 +61,11 @@ class RunState:
     def start_name(self) -> str:
         return f"start-{self.starts:03d}"
 
-    def check(self, resume: bool, config: dict[str, Any]) -> Start | None:
+    def find_start(self, resume: bool) -> Start | None:
         """Where to go on, None for the beginning.
 
         Raises:
-            UserError: the run exists and `resume` was not asked for, or it has another config.
+            UserError: the run was begun before and `resume` was not asked for.
         """
         if self.config is None:
             return None
@@ -82,13 +80,15 @@ class RunState:
             raise UserError(
                 f"run {self.name} was begun before and has {step} steps: go on with --resume, or give another --name"
             )
-        changed = differences(self.config, config)
-        if changed:
+        return Start(*found) if found else None
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Raises UserError if the run was begun with another config."""
+        if changed := differences(self.config or config, config):
             raise UserError(
                 f"run {self.name} cannot go on with another config: {'; '.join(changed[:4])}. Give it as before, or "
                 "another --name"
             )
-        return Start(*found) if found else None
 
     def begin(self, config: dict[str, Any], run_id: str) -> None:
         """Notes a new start."""
@@ -99,32 +99,28 @@ class RunState:
         """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it."""
         found = find_latest(self.checkpoints)
         assert found is not None, "a finished training has a checkpoint"
+        filesystem, target = files.resolve(f"{self.folder}/model")
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / "model"
-            _copy(found[0], str(local))
+            for source, folder in ((found[0], local), (proposer, local / "proposer")):
+                if source is not None:
+                    with files.local_folder(source) as there:
+                        shutil.copytree(there, folder)
             for name in NOT_OF_THE_MODEL:
                 (local / name).unlink(missing_ok=True)
             (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
-            if proposer is not None:
-                _copy(proposer, str(local / "proposer"))
-            target = f"{self.folder}/model"
-            filesystem, path = files.resolve(target)
-            if files.exists(filesystem, path):
-                filesystem.delete_dir(path)
-            if isinstance(filesystem, fs.LocalFileSystem):
-                shutil.move(local, path)
-            else:
-                _copy(str(local), target)
-        return target
+            if files.exists(filesystem, target):
+                filesystem.delete_dir(target)
+            files.copy_folder(local, filesystem, target)
+        return f"{self.folder}/model"
 
     def finish(self, result: dict[str, Any], keep: int) -> None:
-        """Notes the end, and removes the checkpoints of earlier starts."""
+        """Notes the end, and keeps of all starts' checkpoints only the newest `keep`."""
         self.result, self.finished = result, True
         self._write()
-        filesystem, root = files.resolve(self.checkpoints)
-        for info in filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True)):
-            if info.type == fs.FileType.Directory and info.base_name != self.start_name:
-                filesystem.delete_dir(info.path)
+        filesystem, _ = files.resolve(self.checkpoints)
+        for address, _ in list_checkpoints(self.checkpoints)[keep:]:
+            filesystem.delete_dir(address.removeprefix("s3://"))
 
     def _write(self) -> None:
         values = {k: v for k, v in vars(self).items() if k != "folder"}
@@ -144,9 +140,3 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
         else:
             found.append(f"{prefix}{key} was {old}, is {new}")
     return found
-
-
-def _copy(source: str, target: str) -> None:
-    (source_fs, source_path), (target_fs, target_path) = files.resolve(source), files.resolve(target)
-    target_fs.create_dir(target_path, recursive=True)
-    fs.copy_files(source_path, target_path, source_filesystem=source_fs, destination_filesystem=target_fs)

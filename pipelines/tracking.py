@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
         UserError: the folder is no model, or MLflow cannot be reached.
     """
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     from pipelines import pyfunc_model
 
@@ -89,7 +91,11 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
                 signature=signature(),
                 pip_requirements=[f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIREMENTS],
             )
-            version = mlflow.register_model(info.model_uri, name, tags=_tags(origin))
+            with contextlib.suppress(MlflowException):  # it is there already
+                client.create_registered_model(name)
+            version = client.create_model_version(
+                name, info.model_uri, run_id=info.run_id, tags=_tags(origin), model_id=info.model_id
+            )
     return int(version.version)
 
 
@@ -130,8 +136,11 @@ def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
 def _quiet(logger: str) -> Iterator[None]:
     level = logging.getLogger(logger).level
     logging.getLogger(logger).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        yield
+        with warnings.catch_warnings():  # advice about type hints and examples: the signature is given
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.getLogger(logger).setLevel(level)
 

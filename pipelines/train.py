@@ -11,6 +11,7 @@ happened.
 """
 
 import dataclasses
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,8 @@ from pipelines.stage import Stage, done, say
 if TYPE_CHECKING:
     from mail.training.run_plan import RunPlan
     from pipelines.run_log import RunLog
+    from pipelines.run_state import RunState
+    from pipelines.train_worker import Job
 
 
 @dataclass(kw_only=True)
@@ -95,7 +98,7 @@ class Train(Stage):
     """Go on with the run of this name from its newest checkpoint; starts it if there is none."""
 
     workers: int = 1
-    """Train workers (one GPU each where there are GPUs). 0: in this process. Never changes the result."""
+    """Train workers (one GPU each where there are GPUs). 0: in this process, without Ray. Never changes the result."""
 
     proposals: Literal["table", "none"] = "table"
     """`none` trains the same network without the instance-mask modality (an ablation)."""
@@ -193,16 +196,16 @@ class Train(Stage):
             `model` (folder), `version` (registered, or None), `run_id`, `steps`, `seconds`, the last step's record and
             the last validation's scores.
         """
-        from pipelines.ray_session import connect
         from pipelines.run_state import RunState
 
         if not self.name or "/" in self.name:
             raise UserError(f"--name {self.name!r}: a run needs a name without slashes")
         begun = time.monotonic()
+        state = RunState.open(self.folder, self.name)
+        start = state.find_start(self.resume)
         say(f"reading {self.data}")
         run = self._prepare()
-        state = RunState.open(self.folder, self.name)
-        start = state.check(self.resume, run.config)
+        state.check_config(run.config)
         if state.finished and start is not None and start.step >= run.settings.steps:
             done(f"run {self.name} is finished: {start.step} steps, model in {self.folder}/model")
             return {"model": f"{self.folder}/model", **state.result}
@@ -212,8 +215,7 @@ class Train(Stage):
         state.begin(run.config, run_id)
         lineage = run.lineage(run_id)
         try:
-            with connect():
-                last, scores = self._fit(run, state, start.address if start else None, lineage, log)
+            last, scores = self._fit(run, state, self._job(run, start.address if start else None, lineage), log)
             model_dir = state.export_model(lineage, self.proposer)
         except BaseException:
             log.close("FAILED", timeout=5)
@@ -247,23 +249,10 @@ class Train(Stage):
             say(f"the model is not registered: {error}")
             return None
 
-    def _fit(
-        self, run: "RunPlan", state: Any, start_from: str | None, lineage: dict[str, Any], log: "RunLog"
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Runs Ray Train; returns the last step's record and the last validation's scores."""
-        import ray
-        import ray.train
-        from ray.train.torch import TorchTrainer
+    def _job(self, run: "RunPlan", start_from: str | None, lineage: dict[str, Any]) -> "Job":
+        from pipelines.train_worker import Job
 
-        from pipelines.train_progress import Progress, start_mailbox
-        from pipelines.train_worker import Job, train_worker
-        from pipelines.training_input import Transport
-
-        resources = self._resources(ray.cluster_resources())
-        mailbox = start_mailbox()
-        job = Job(
-            shared=ray.put((run.source, run.epochs)),
-            log=mailbox,
+        return Job(
             settings=run.settings,
             network=run.network.to_dict(),
             pretrained=run.pretrained,
@@ -273,18 +262,57 @@ class Train(Stage):
             bf16={"auto": None, "fp32": False, "bf16": True}[self.precision],
             checkpoint_every=self.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10))),
             log_every=self.log_every,
-            threads=resources["threads"],
-            transport=Transport(cpus=resources["input"]),
+            threads=self.threads or os.cpu_count() or 1,
             config=run.config,
             lineage=lineage,
         )
+
+    def _fit(
+        self, run: "RunPlan", state: "RunState", job: "Job", log: "RunLog"
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Trains; returns the last step's record and the last validation's scores."""
+        from pipelines.train_progress import Mailbox, Progress, start_mailbox
+        from pipelines.train_worker import here
+        from pipelines.training_input import Transport
+
+        origin = f" from {job.start_from}" if job.start_from else ""
+        if self.workers == 0:
+            say(f"training in this process{origin}")
+            mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
+            with Progress(mailbox.take, log, run.settings.steps) as progress:
+                here(job, run.source, run.epochs, Transport(), mailbox, target, self.keep_checkpoints)
+            return progress.last, progress.scores
+        from pipelines.ray_session import connect
+
+        with connect():
+            say(f"starting {self.workers} worker(s){origin}")
+            actor, take = start_mailbox()
+            with Progress(take, log, run.settings.steps) as progress:
+                self._fit_on_ray(run, state, job, actor)
+            return progress.last, progress.scores
+
+    def _fit_on_ray(self, run: "RunPlan", state: "RunState", job: "Job", mailbox: Any) -> None:
+        import ray
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        from pipelines.train_worker import on_ray
+        from pipelines.training_input import Transport
+
+        shares = share_cluster(ray.cluster_resources(), self.workers, self.input_cpus)
+        job = dataclasses.replace(job, threads=self.threads or shares.threads)
         trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"job": job},
+            on_ray,
+            train_loop_config={
+                "job": job,
+                "shared": ray.put((run.source, run.epochs)),
+                "transport": Transport(cpus=shares.input_cpus),
+                "mailbox": mailbox,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.workers,
-                use_gpu=resources["gpu"],
-                resources_per_worker={"CPU": resources["worker"]} | ({"GPU": 1} if resources["gpu"] else {}),
+                use_gpu=shares.gpu,
+                resources_per_worker={"CPU": shares.worker_cpus} | ({"GPU": 1} if shares.gpu else {}),
             ),
             run_config=ray.train.RunConfig(
                 name=state.start_name,
@@ -293,29 +321,33 @@ class Train(Stage):
                 failure_config=ray.train.FailureConfig(max_failures=self.max_failures),
             ),
         )
-        where = f"{self.workers} GPU(s)" if resources["gpu"] else f"CPU, {resources['threads']} thread(s) a worker"
-        say(f"starting {max(self.workers, 1)} worker(s) on {where}" + (f" from {start_from}" if start_from else ""))
-        with Progress(mailbox, log, run.settings.steps) as progress:
-            try:
-                trainer.fit()
-            except Exception as error:
-                raise _explain(error) from error
-        ray.kill(mailbox)
-        return progress.last, progress.scores
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise _explain(error) from error
 
-    def _resources(self, cluster: dict[str, float]) -> dict[str, Any]:
-        """CPUs for a worker and for its input tasks, and its torch threads.
 
-        Trainers that wait for each other must never wait for CPUs, so every worker's input has CPUs of its own.
-        """
-        count = max(self.workers, 1)
-        cpus, gpu = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0) >= count
-        worker = 1.0 if cpus >= 2 * count else max(0.1, round(cpus / (2 * count), 2))
-        free = max(0.1 * count, cpus - worker * count)
-        own = self.input_cpus or (free // count if free >= count else round(free / count - 0.005, 2))
-        # without a GPU the network is the bottleneck: the input takes what it needs from the same cores
-        threads = self.threads or max(1, int(cpus // count) if not gpu else 1)
-        return {"worker": worker, "input": own, "threads": threads, "gpu": gpu}
+@dataclass(frozen=True)
+class Shares:
+    """CPUs of a worker and of its input tasks, torch threads of a worker without GPU, and whether there are GPUs."""
+
+    worker_cpus: float
+    input_cpus: float
+    threads: int
+    gpu: bool
+
+
+def share_cluster(cluster: dict[str, float], workers: int, input_cpus: float | None = None) -> Shares:
+    """Shares a cluster's resources between workers and their input.
+
+    Trainers that wait for each other must never wait for CPUs, so every worker's input has CPUs of its own.
+    """
+    cpus, gpu = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0) >= workers
+    worker = 1.0 if cpus >= 2 * workers else max(0.1, int(50 * cpus / workers) / 100)
+    free = max(cpus - worker * workers, 0.1 * workers) / workers
+    own = input_cpus or (float(int(free)) if free >= 1 else int(100 * free) / 100)
+    # without a GPU the network is the bottleneck; the input needs little of the cores that both use
+    return Shares(worker, own, 1 if gpu else max(1, int(cpus // workers)), gpu)
 
 
 def _explain(error: Exception) -> BaseException:

@@ -6,6 +6,8 @@ Train's own `report` is a barrier that the controller looks at every two seconds
 
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pipelines.run_log import RunLog
@@ -15,10 +17,10 @@ SAY_SECONDS = 5.0
 
 
 class Mailbox:
-    """The actor: holds events until the driver takes them."""
+    """Holds events until the driver takes them; an actor, or an object where there is no Ray."""
 
     def __init__(self) -> None:
-        self._events: list[tuple] = []
+        self._events: deque[tuple] = deque()
 
     def steps(self, records: list[dict[str, float]], lap: dict[str, float]) -> None:
         self._events.append(("steps", records, lap))
@@ -27,17 +29,31 @@ class Mailbox:
         self._events.append(("validation", step, scores))
 
     def take(self) -> list[tuple]:
-        events, self._events = self._events, []
-        return events
+        return [self._events.popleft() for _ in range(len(self._events))]
 
 
-def start_mailbox() -> Any:
-    """A mailbox actor beside the driver, so that it lives as long as the driver does."""
+class RemoteLog:
+    """The same methods for a worker elsewhere; it does not wait for the actor."""
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def steps(self, records: list[dict[str, float]], lap: dict[str, float]) -> None:
+        self._actor.steps.remote(records, lap)
+
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        self._actor.validation.remote(step, scores)
+
+
+def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
+    """A mailbox actor, beside the driver so that it lives as long as the driver does, and how to take from it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    remote: Any = ray.remote(Mailbox)
+    actor = remote.options(num_cpus=0, scheduling_strategy=here).remote()
+    return actor, lambda: ray.get(actor.take.remote(), timeout=20)
 
 
 class Progress:
@@ -47,8 +63,8 @@ class Progress:
         last: the newest step's record. scores: the newest validation's.
     """
 
-    def __init__(self, mailbox: Any, log: RunLog | None, steps: int):
-        self._mailbox, self._log, self._steps = mailbox, log, steps
+    def __init__(self, take: Callable[[], list[tuple]], log: RunLog | None, steps: int):
+        self._take, self._log, self._steps = take, log, steps
         self.last: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self._said = 0.0
@@ -65,12 +81,10 @@ class Progress:
         self._thread.join(30)
 
     def _work(self) -> None:
-        import ray
-
         while True:
             ending = self._stop.is_set()  # what was sent before the end is still taken
             try:
-                events = ray.get(self._mailbox.take.remote(), timeout=20)
+                events = self._take()
             except Exception:
                 events = []  # Ray is going down: the training itself says why
             for event in events:

@@ -1,38 +1,43 @@
-"""What every train worker runs: the training loop, from the first batch to the last checkpoint.
+"""The training loop, from the first batch to the last checkpoint, and the two places where it runs.
 
-Ray Train starts it on 1 to N workers. All of them see the same global batches (`mail.data.epoch_plan`) and take the
-same steps; rank 0 writes.
+`on_ray` is what Ray Train starts on 1 to N workers; `here` runs in the calling process without any Ray (`--workers 0`).
+All workers see the same global batches (`mail.data.epoch_plan`) and take the same steps; rank 0 writes.
 """
 
 import contextlib
+import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from mail.data import files
+from mail.data.epoch_plan import EpochPlan
 from mail.errors import UserError
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.training.checkpoint import load_optimizer, save_checkpoint
+from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, records, train_step
 from mail.training.validation import Validation, validate
-from pipelines.training_input import Transport, ray_batches
+from pipelines.training_input import Transport, ahead, ray_batches
+
+Batches = Generator[TrainingBatch, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the driver gives to every worker.
+    """What there is to train, the same for every worker.
 
     Attributes:
-        shared: object reference of (TrainingInput, EpochPlan).
-        log: actor that takes what is to be logged (`pipelines.train_progress`).
-        network: the network's configuration. pretrained: ViLT weights to begin with.
+        settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
         start_from: address of a checkpoint of an earlier start of this run.
         validation: what to validate on, None to leave it out.
         micro_batch_size: expressions in one forward pass at most.
@@ -41,8 +46,6 @@ class Job:
         config, lineage: saved with every checkpoint.
     """
 
-    shared: Any
-    log: Any
     settings: TrainingSettings
     network: dict[str, Any]
     pretrained: str | None
@@ -53,35 +56,50 @@ class Job:
     checkpoint_every: int
     log_every: int
     threads: int
-    transport: Transport
     config: dict[str, Any]
     lineage: dict[str, Any]
 
 
-def train_worker(values: dict[str, Job]) -> None:
-    """Trains from the newest checkpoint, or from the beginning, to the last step."""
-    import ray
-    import ray.train
-    from ray.train.torch import get_device, prepare_model
+class Log(Protocol):
+    """Takes what is to be said and logged; does not keep its caller waiting."""
 
-    job = values["job"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = get_device()
+    def steps(self, records: list[dict[str, float]], lap: dict[str, float]) -> None: ...
+    def validation(self, step: int, scores: dict[str, float]) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Where the loop runs, as one of `world` workers.
+
+    Attributes:
+        checkpoint: folder to go on from, None for the beginning.
+        wrap: makes the network's gradients those of all workers.
+        batches: the worker's input from a step on.
+        report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device
+    checkpoint: Path | None
+    wrap: Callable[[nn.Module], nn.Module]
+    batches: Callable[[int], Batches]
+    report: Callable[[int, Path | None], None]
+    log: Log
+
+
+def train(job: Job, source: TrainingInput, place: Place) -> None:
+    """Trains to the last step of the recipe."""
+    disable_progress_bar()  # of loading and saving weights
+    settings, rank, world, device = job.settings, place.rank, place.world, place.device
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
-    settings = job.settings
-    source, _ = ray.get(job.shared)
-
-    model, optimizer, start = _begin(job, device)
-    wrapped = prepare_model(model)
-    wrapped.train()
-    batches = ray_batches(job.shared, start, settings.steps, rank, world, job.micro_batch_size, job.transport)
-    clock = Clock()
-    results: list[torch.Tensor] = []
-    with contextlib.closing(batches):
-        for parts in clock.waits(by_step(batches)):
+    model, optimizer, start = _begin(job, place)
+    wrapped = place.wrap(model).train()
+    clock, results = Clock(), list[torch.Tensor]()
+    with contextlib.closing(place.batches(start)) as stream:
+        for parts in clock.waits(by_step(stream)):
             done = parts[0].plan.step + 1
             with _out_of_memory(parts):
                 results.append(
@@ -93,57 +111,116 @@ def train_worker(values: dict[str, Job]) -> None:
                 found = records(done - len(results), results, settings, world)
                 results = []
                 if rank == 0:
-                    job.log.steps.remote(found, clock.lap(device, world))
+                    place.log.steps(found, clock.lap(device, world))
             if saves:
                 if job.validation is not None:
                     scores = validate(model, source, job.validation, rank, world, device)
                     if rank == 0:
-                        job.log.validation.remote(done, scores)
-                _report(job, done, rank, model, source.processor, optimizer)
+                        place.log.validation(done, scores)
+                folder = None
+                if rank == 0:
+                    folder = Path(tempfile.mkdtemp(prefix="mail-checkpoint-"))
+                    save_checkpoint(folder, done, model, source.processor, optimizer, job.config, job.lineage)
+                place.report(done, folder)
                 clock.skip()
 
 
-def _begin(job: Job, device: torch.device) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
-    """Network, optimizer and first step: of this attempt's newest checkpoint, of an earlier start's, or new."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None and job.start_from is not None:
-        filesystem, path = files.resolve(job.start_from)
-        checkpoint = ray.train.Checkpoint(path, filesystem)
-    if checkpoint is None:
+def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
+    """Network, optimizer and first step."""
+    if place.checkpoint is not None:
+        model = MailForReferringSegmentation.from_pretrained(place.checkpoint)
+    else:
         torch.manual_seed(job.settings.seed)
         model = MailForReferringSegmentation(MailConfig(**job.network))
         if job.pretrained is not None:
             from mail.model.vilt_weights import load_vilt
 
             load_vilt(model, job.pretrained)
-        model.to(device)  # type: ignore[arg-type]
-        return model, make_optimizer(model, job.settings), 0
-    with checkpoint.as_directory() as folder:
-        model = MailForReferringSegmentation.from_pretrained(folder)
-        model.to(device)  # type: ignore[arg-type]
-        optimizer = make_optimizer(model, job.settings)
-        return model, optimizer, load_optimizer(Path(folder), model, optimizer)
+    model.to(place.device)  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, job.settings)
+    start = load_optimizer(place.checkpoint, model, optimizer) if place.checkpoint is not None else 0
+    return model, optimizer, start
 
 
-def _report(job: Job, step: int, rank: int, model: Any, processor: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Rank 0 saves a checkpoint and uploads it in the background; all ranks meet here."""
+def on_ray(values: dict[str, Any]) -> None:
+    """What a Ray Train worker runs.
+
+    Args:
+        values: `job`; `shared`, object reference of (TrainingInput, EpochPlan); `transport`; `mailbox`, the actor that
+            takes what is to be logged.
+    """
+    import ray
     import ray.train
-    from ray.train import CheckpointUploadMode
+    from ray.train import Checkpoint, CheckpointUploadMode
+    from ray.train.torch import get_device, prepare_model
 
-    checkpoint = None
-    if rank == 0:
-        folder = tempfile.mkdtemp(prefix="mail-checkpoint-")  # Ray deletes it after the upload
-        save_checkpoint(Path(folder), step, model, processor, optimizer, job.config, job.lineage)
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-    ray.train.report(
-        {"step": step},
-        checkpoint,
-        checkpoint_dir_name=f"step-{step:07d}",
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-    )
+    from pipelines.train_progress import RemoteLog
+
+    job, shared, transport = values["job"], values["shared"], values["transport"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    source, _ = ray.get(shared)
+
+    def input_from(start: int) -> Batches:
+        return ray_batches(shared, start, job.settings.steps, rank, world, job.micro_batch_size, transport)
+
+    def report(step: int, folder: Path | None) -> None:
+        ray.train.report(
+            {"step": step},
+            Checkpoint.from_directory(folder) if folder is not None else None,
+            checkpoint_dir_name=f"step-{step:07d}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # training goes on meanwhile
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    newest = ray.train.get_checkpoint()  # after a failure; else of an earlier start of the run
+    if newest is None and job.start_from is not None:
+        filesystem, path = files.resolve(job.start_from)
+        newest = Checkpoint(path, filesystem)
+    with newest.as_directory() if newest is not None else contextlib.nullcontext() as folder:
+        place = Place(
+            rank=rank,
+            world=world,
+            device=get_device(),
+            checkpoint=None if folder is None else Path(folder),
+            wrap=prepare_model,
+            batches=input_from,
+            report=report,
+            log=RemoteLog(values["mailbox"]),
+        )
+        train(job, source, place)
+
+
+def here(
+    job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, log: Log, target: str, keep: int
+) -> None:
+    """Trains in this process, without Ray; checkpoints go to the folder `target`, the newest `keep` stay."""
+
+    def input_from(start: int) -> Batches:
+        micro = job.micro_batch_size
+        return ahead(lambda: batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
+
+    filesystem, root = files.resolve(target)
+    written: list[str] = []
+
+    def report(step: int, folder: Path | None) -> None:
+        assert folder is not None
+        written.append(f"{root}/step-{step:07d}")
+        files.copy_folder(folder, filesystem, written[-1])
+        shutil.rmtree(folder)
+        while len(written) > keep:
+            filesystem.delete_dir(written.pop(0))
+
+    with files.local_folder(job.start_from) if job.start_from else contextlib.nullcontext() as folder:
+        place = Place(
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            checkpoint=folder,
+            wrap=lambda model: model,
+            batches=input_from,
+            report=report,
+            log=log,
+        )
+        train(job, source, place)
 
 
 class Clock:

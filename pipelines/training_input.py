@@ -74,7 +74,7 @@ def ray_batches(
             last = min(first + segment, stop)
             yield from _pipeline(shared, first, last, per_task, rank, world, micro, transport)
 
-    yield from _ahead(pipelines, transport.prefetch)
+    yield from ahead(pipelines, transport.prefetch)
 
 
 def _pipeline(
@@ -156,7 +156,7 @@ def _steps_per_task(source: TrainingInput, plan: EpochPlan, world: int) -> int:
     return max(1, min(16, int(TASK_BYTES / step)))
 
 
-def _ahead(make: Callable[[], Iterator[TrainingBatch]], size: int) -> Generator[TrainingBatch, None, None]:
+def ahead(make: Callable[[], Iterator[TrainingBatch]], size: int) -> Generator[TrainingBatch, None, None]:
     """Runs an iterator in a thread, `size` items ahead; an error comes out where the next item would."""
     waiting: queue.Queue = queue.Queue(size)
     ended = threading.Event()

@@ -1,7 +1,10 @@
 """Paths that may be local or `s3://`: one place that turns an address into a pyarrow file system and a path."""
 
+import contextlib
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyarrow import fs
@@ -45,6 +48,24 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         return
     with filesystem.open_output_stream(path) as stream:
         stream.write(data)
+
+
+def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str) -> None:
+    """Copies a local folder into another file system (or the same)."""
+    filesystem.create_dir(path, recursive=True)
+    fs.copy_files(os.fspath(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
+@contextlib.contextmanager
+def local_folder(uri: str | os.PathLike) -> Iterator[Path]:
+    """A folder as a local one: itself, or a copy of an `s3://` one that lasts as long as the `with` block."""
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        fs.copy_files(path, temporary, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+        yield Path(temporary)
 
 
 def sha256_file(path: str | os.PathLike) -> str:

@@ -12,7 +12,6 @@ functions of (seed, step), see `mail.data.epoch_plan` and `mail.training.step`.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +83,23 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     return int(manifest["step"])
 
 
-def find_latest(uri: str) -> tuple[str, int] | None:
-    """The complete checkpoint with the most steps anywhere below a local or `s3://` folder: its address and step."""
+def list_checkpoints(uri: str) -> list[tuple[str, int]]:
+    """Complete checkpoints anywhere below a local or `s3://` folder: addresses and steps, most steps first."""
     filesystem, root = files.resolve(uri)
     selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
-    found = [i.path for i in filesystem.get_file_info(selector) if i.base_name == MANIFEST]
-    best: tuple[str, int] | None = None
-    for path in found:
-        folder = path.removesuffix(f"/{MANIFEST}")
-        manifest = read_manifest(filesystem, folder)
-        if manifest is not None and (best is None or manifest["step"] > best[1]):
-            best = folder, manifest["step"]
-    if best is None:
-        return None
-    prefix = "s3://" if re.match("s3a?://", uri) else ""
-    return prefix + best[0], best[1]
+    prefix = "s3://" if uri.startswith("s3://") else ""
+    found = []
+    for info in filesystem.get_file_info(selector):
+        if info.base_name == MANIFEST:
+            folder = info.path.removesuffix(f"/{MANIFEST}")
+            if (manifest := read_manifest(filesystem, folder)) is not None:
+                found.append((prefix + folder, int(manifest["step"])))
+    return sorted(found, key=lambda f: (-f[1], f[0]))
+
+
+def find_latest(uri: str) -> tuple[str, int] | None:
+    """The complete checkpoint with the most steps: its address and step."""
+    return next(iter(list_checkpoints(uri)), None)
 
 
 def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | None:

@@ -1,0 +1,214 @@
+"""The train stage: it ends with a model, resumes exactly, and says what is wrong. `workers=0` runs without Ray."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mail.errors import UserError
+from mail.inference import Predictor
+from pipelines.run_state import RunState, differences
+from pipelines.tracking import connect
+from pipelines.train import ModelOverrides, Train, share_cluster
+from pipelines.train_worker import Clock
+from tests.boxes import Boxes, make_boxes
+
+MICRO = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "max_text_length": 8,
+    "mask_stride": 4,
+    "max_instances": 4,
+    "decoder_dim": 8,
+    "stem_dim": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory) -> Boxes:
+    return make_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture
+def train(boxes, tmp_path, monkeypatch):
+    """Makes a small train stage in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(**changes: object) -> Train:
+        values = {
+            "preset": "tiny",
+            "data": boxes.store_uri,
+            "masks": boxes.masks_uri,
+            "name": "micro",
+            "workers": 0,
+            "steps": 6,
+            "global_batch_size": 8,
+            "checkpoint_every": 3,
+            "log_every": 2,
+            "threads": 1,
+            "validation_expressions": 6,
+            "register": False,
+            "model": ModelOverrides(**MICRO),
+        }
+        return Train(**(values | changes))
+
+    return make
+
+
+def read(result: dict, name: str) -> dict:
+    return json.loads(Path(result["model"], name).read_text())
+
+
+def weights(folder: str) -> dict:
+    return {k: v.tolist() for k, v in load_file(f"{folder}/model.safetensors").items()}
+
+
+def test_it_ends_with_a_model_that_predicts(train, boxes):
+    result = train().run()
+    predictor = Predictor.from_pretrained(result["model"])
+    image = next(iter(boxes.store.images(["image"], 30)))["image"][4].as_py()
+    assert predictor.predict(image, "the red box")[0].mask.shape == (64, 40)
+    assert set(result["validation"]) == {"oIoU", "mIoU", "prec_50", "expressions"}
+    assert result["validation"]["expressions"] == 6
+
+
+def test_the_model_knows_where_it_comes_from(train, boxes):
+    result = train().run()
+    lineage = read(result, "lineage.json")
+    assert lineage["run_id"] == result["run_id"]
+    assert lineage["data_store"]["digest"] == boxes.store.digest
+    assert lineage["mask_table"]["digest"] == boxes.masks.digest
+    assert lineage["proposer"]["id"] == boxes.masks.proposer_id
+    assert lineage["config"]["recipe"]["steps"] == 6
+
+
+def test_a_run_killed_after_a_checkpoint_resumes_to_the_same_weights(train, tmp_path):
+    whole = train(name="whole").run()
+    train(name="cut").run()
+    # as a kill between the first checkpoint and the end would have left it
+    cut = tmp_path / "runs" / "cut"
+    shutil.rmtree(cut / "model")
+    shutil.rmtree(cut / "checkpoints" / "start-001" / "step-0000006")
+    state = json.loads((cut / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps(state | {"finished": False, "result": {}}))
+
+    resumed = train(name="cut", resume=True).run()
+    assert weights(resumed["model"]) == weights(whole["model"])
+    assert resumed["run_id"] == state["run_id"]
+    history = connect().get_metric_history(state["run_id"], "train/loss")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_accumulation_does_not_change_the_result(train):
+    whole, parts = train(name="whole").run(), train(name="parts", micro_batch_size=3).run()
+    assert parts["last"]["loss"] == pytest.approx(whole["last"]["loss"], abs=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again(train, capsys):
+    train().run()
+    with pytest.raises(UserError, match=r"finished \(6 steps"):
+        train().run()
+    train(resume=True).run()
+    assert "is finished: 6 steps" in capsys.readouterr().out
+    longer = train(resume=True, steps=9).run()
+    assert longer["last"]["step"] == 9
+    kept = [p.name for p in sorted(Path(train().folder, "checkpoints").glob("*/step-*"))]
+    assert kept == ["step-0000006", "step-0000009"]
+
+
+def test_an_interrupted_run_wants_resume(train, tmp_path):
+    RunState.open("runs/micro", "micro").begin({"preset": "tiny"}, "run")
+    with pytest.raises(UserError, match="has 0 steps: go on with --resume"):
+        train().run()
+
+
+def test_a_run_does_not_go_on_with_another_config(train):
+    train().run()
+    with pytest.raises(UserError, match=r"recipe.learning_rate was .* is 0.5"):
+        train(resume=True, steps=9, learning_rate=0.5).run()
+
+
+def test_without_proposals_the_network_has_no_mask_modality(train):
+    result = train(proposals="none", masks=None).run()
+    config = read(result, "config.json")
+    assert config["mask_modality"] == "none"
+    assert read(result, "lineage.json")["mask_table"] is None
+
+
+def test_images_that_cannot_be_decoded_are_left_out_and_said(train):
+    stage = train()
+    lines = " ".join(stage._prepare().summary())
+    assert "left out: 1 images that cannot be decoded, with 6 expressions" in lines
+    assert stage.plan()["training"]["skipped_images"] == 1
+
+
+def test_the_dry_run_tells_the_cost(train):
+    plan = train().plan()
+    assert plan["network"]["parameters"] > 0
+    assert plan["training"]["steps_per_epoch"] == plan["training"]["expressions_per_epoch"] / 8
+    assert json.dumps(plan)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"preset": "huge"}, "no preset 'huge': choose one of tiny"),
+        ({"split": "trian"}, "no split 'trian'"),
+        ({"data": "nowhere"}, "not a data store"),
+        ({"masks": None}, "--masks is missing"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"model": ModelOverrides(image_size=100)}, "this network cannot be"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(train, wrong, message):
+    with pytest.raises(UserError, match=message):
+        train(**wrong).plan()
+
+
+def test_a_proposer_of_unknown_origin_is_refused(train, boxes, tmp_path):
+    table = tmp_path / "masks"
+    shutil.copytree(boxes.masks_uri, table)
+    shutil.rmtree(table / "proposers")
+    with pytest.raises(UserError, match="nobody knows which images"):
+        train(masks=str(table)).plan()
+    assert train(masks=str(table), allow_leaky=True).plan()["leaky"]
+
+
+def test_the_proposer_goes_along_with_the_model(train, tmp_path):
+    (tmp_path / "proposer").mkdir()
+    (tmp_path / "proposer" / "proposer.json").write_text("{}")
+    assert RunState.open("runs/micro", "micro").config is None
+    result = train(proposer=str(tmp_path / "proposer")).run()
+    assert read(result, "proposer/proposer.json") == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("cpus", [1, 2, 4, 96])
+def test_workers_and_their_input_fit_into_the_cluster(cpus, workers):
+    shares = share_cluster({"CPU": cpus}, workers)
+    assert workers * shares.worker_cpus + workers * min(shares.input_cpus, 1) <= max(cpus, 0.2 * workers) + 1e-6
+    assert shares.threads >= 1
+
+
+def test_what_may_change_between_two_starts_is_not_reported():
+    assert differences({"a": {"steps": 1, "x": 2}, "data": "p"}, {"a": {"steps": 5, "x": 3}, "data": "q"}) == [
+        "a.x was 2, is 3"
+    ]
+
+
+def test_the_clock_counts_waiting_apart():
+    def slow():
+        time.sleep(0.05)
+        yield []
+
+    clock = Clock()
+    for _ in clock.waits(slow()):
+        time.sleep(0.05)
+    assert 0.2 < clock.lap(torch.device("cpu"), 1)["waiting_for_data"] < 0.8
