@@ -9,7 +9,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,20 @@ class Prediction:
         if self.selection:
             line["selection"] = [int(i) for i in self.selection]
         return line
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "tuple[str, Prediction]":
+        """`expr_id` and prediction of a parsed line. Raises ValueError if it is not one."""
+        if not isinstance(row, dict) or not isinstance(row.get("expr_id"), str):
+            raise ValueError('a prediction is an object with a text "expr_id"')
+        if "rle" not in row:
+            raise ValueError(f'{row["expr_id"]} has no "rle" (write null for the empty mask)')
+        score, selection = row.get("score"), row.get("selection") or []
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise ValueError(f'the "score" of {row["expr_id"]} is not a number')
+        if not isinstance(selection, list) or not all(isinstance(i, int) for i in selection):
+            raise ValueError(f'the "selection" of {row["expr_id"]} is not a list of proposal indices')
+        return row["expr_id"], cls(_parse_rle(row["rle"], row["expr_id"]), score, selection)
 
 
 @dataclass
@@ -100,16 +114,7 @@ def _parse(line: bytes) -> tuple[str, Prediction]:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"this is not JSON ({error})") from None
-    if not isinstance(row, dict) or not isinstance(row.get("expr_id"), str):
-        raise ValueError('a prediction is an object with a text "expr_id"')
-    if "rle" not in row:
-        raise ValueError(f'{row["expr_id"]} has no "rle" (write null for the empty mask)')
-    score, selection = row.get("score"), row.get("selection") or []
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise ValueError(f'the "score" of {row["expr_id"]} is not a number')
-    if not isinstance(selection, list) or not all(isinstance(i, int) for i in selection):
-        raise ValueError(f'the "selection" of {row["expr_id"]} is not a list of proposal indices')
-    return row["expr_id"], Prediction(_parse_rle(row["rle"], row["expr_id"]), score, selection)
+    return Prediction.from_json(row)
 
 
 def _parse_rle(value: Any, expr_id: str) -> rle.RLE | None:
@@ -173,8 +178,3 @@ def _read_png(path: Path) -> rle.RLE:
             "a mask has two, 0 for the background"
         )
     return rle.encode(pixels != 0)
-
-
-def parse_lines(lines: Iterable[bytes]) -> dict[str, Prediction]:
-    """Predictions of lines that this program wrote itself (an interrupted evaluation's record)."""
-    return dict(_parse(line) for line in lines)

@@ -1,0 +1,78 @@
+"""Metrics on the screen: one table that says what was counted, one for the slices."""
+
+from rich.console import Console
+from rich.table import Table
+
+from mail.metrics import Difference, Measures, MetricsReport
+
+COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
+
+
+def print_report(report: MetricsReport, slices: bool = True) -> None:
+    """Prints the figures in points (percent), on standard output."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    store = report.data_store
+    table = Table(
+        title=f"{store['name']} / {report.split}, protocol {report.protocol.name}, data store {store['digest'][:12]}",
+        title_justify="left",
+        caption=report.protocol.description,
+        caption_justify="left",
+    )
+    grefcoco = report.measures.no_target > 0
+    for name in (*COLUMNS, *(("gIoU", "cIoU", "N-acc", "T-acc", "no target") if grefcoco else ())):
+        table.add_column(name, justify="right")
+    m = report.measures
+    extra = (*map(points, (m.gIoU, m.cIoU, m.n_acc, m.t_acc)), str(m.no_target)) if grefcoco else ()
+    table.add_row(*_row(m), *extra)
+    console.print(table)
+    if slices and report.slices:
+        console.print(_slice_table(report))
+
+
+def print_differences(differences: dict[str, Difference], other: str) -> None:
+    """Prints a paired bootstrap, in points."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    first = next(iter(differences.values()))
+    table = Table(
+        title=f"against {other}: paired bootstrap, {first.resamples} resamples of {first.expressions} expressions",
+        title_justify="left",
+    )
+    for name in ("", "this", "other", "difference", f"{first.confidence:.0%} interval", "better in"):
+        table.add_column(name, justify="right")
+    for name, d in differences.items():
+        interval = f"{100 * d.lower:+.2f} .. {100 * d.upper:+.2f}"
+        share = f"{d.positive:.1%} of resamples"
+        table.add_row(name, points(d.candidate), points(d.baseline), f"{100 * d.difference:+.2f}", interval, share)
+    console.print(table)
+
+
+def points(value: float | None) -> str:
+    """A fraction as points with two decimals, `-` where there is none."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def summary(report: MetricsReport) -> str:
+    """One line for a stage's summary."""
+    m = report.measures
+    return (
+        f"{report.split}: oIoU {points(m.oIoU)}, mIoU {points(m.mIoU)}, Prec@.5 {points(m.prec['0.5'])} "
+        f"({m.expressions} expressions, protocol {report.protocol.name}, "
+        f"data store {report.data_store['digest'][:12]})"
+    )
+
+
+def _slice_table(report: MetricsReport) -> Table:
+    table = Table(title="slices", title_justify="left")
+    table.add_column("slice", no_wrap=True)
+    table.add_column("value", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, groups in report.slices.items():
+        shown = list(groups.items())[:12]
+        for number, (value, measures) in enumerate(shown):
+            table.add_row(name if number == 0 else "", value, *_row(measures), end_section=number == len(shown) - 1)
+    return table
+
+
+def _row(m: Measures) -> tuple[str, ...]:
+    return (str(m.expressions), points(m.oIoU), points(m.mIoU), *(points(v) for v in m.prec.values()))
