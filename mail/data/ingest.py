@@ -129,6 +129,7 @@ def ingest(
     where: object,
     total: int,
     skip_bad: bool = False,
+    turn_masks: bool = True,
     progress: Progress | None = None,
 ) -> Findings:
     """Adds images and expressions to `writer` (which the caller finishes).
@@ -139,6 +140,8 @@ def ingest(
         total: number of images, for `progress(done, total)`.
         skip_bad: leave out referents with an unusable mask, and images of another size than annotated, and count them;
             otherwise they are an error.
+        turn_masks: whether masks that were annotated on unrotated pixels may be turned; if the texts speak of places in
+            the annotated picture they may not, and such an image counts as one of another size.
 
     Raises:
         UserError: a file cannot be read, or (unless `skip_bad`) something is wrong with sizes or masks.
@@ -150,7 +153,7 @@ def ingest(
         if seen.error is not None:
             findings.undecodable.append(f"{source.image_id}: {seen.error}")
         placed = _place(source, seen)
-        if placed is None:
+        if placed is None or (placed[2] and not turn_masks):
             wanted, got = source.size, seen.stored
             problems.add("images have another size than annotated", f"{source.image_id}: {got}, annotated {wanted}")
             continue
