@@ -20,7 +20,8 @@ class MailModel(PythonModel):
 
         self.predictor = Predictor.from_pretrained(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    # without type hints: MLflow would check them instead of the signature, and cannot know a data frame's columns
+    def predict(self, context, model_input, params=None):
         """One row per row of the input.
 
         Args:

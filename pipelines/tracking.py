@@ -75,8 +75,6 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from pipelines import pyfunc_model
-
     folder, origin = Path(model_dir), lineage.read(model_dir)
     with answers(), tempfile.TemporaryDirectory() as temporary:
         client = connect()
@@ -85,7 +83,7 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
         with _run(client, run_id, folder.resolve().parent.name), _quiet("mlflow"):
             info = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(pyfunc_model.__file__),
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={"model": str(folder.resolve())},
                 code_paths=[str(source)],
                 signature=signature(),

@@ -1,0 +1,191 @@
+"""MLflow on a real SQLite store: runs, the registry, the champion."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mail import lineage
+from mail.errors import UserError
+from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
+from mail.training.checkpoint import save_model
+from pipelines import run_log, tracking
+from pipelines.models import MODELS, champion, promote, rollback
+from pipelines.run_log import RunLog, flatten, start_run
+from pipelines.tracking import find_version, log_evaluation, register_model, resolve_model, versions
+from tests.boxes import micro_config
+
+WHOLE = {
+    "run_id": "0123",
+    "code_version": "0.1.0 abcdef",
+    "config": {"preset": "tiny", "name": "micro", "proposals": "table"},
+    "data_store": {"uri": "store", "name": "boxes", "digest": "d" * 64, "sources": [{"path": "a", "sha256": "b"}]},
+    "mask_table": {"uri": "masks", "commit": 1, "digest": "m" * 64, "proposer_id": "p"},
+    "proposer": {"id": "p", "trained_on": {"count": 3, "digest": "t" * 64}},
+    "leaky": False,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def mlflow_here(store, monkeypatch) -> Path:
+    monkeypatch.chdir(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def model_dir(store) -> Path:
+    processor = MailProcessor.for_config(tokenizer_from_texts(["the red box"], 20), micro_config())
+    save_model(store / "model", MailForReferringSegmentation(micro_config()), processor, WHOLE)
+    return store / "model"
+
+
+@pytest.fixture
+def three(mlflow_here, model_dir) -> list[int]:
+    """At least three registered versions."""
+    found = [int(v.version) for v in versions()]
+    while len(found) < 3:
+        found.append(register_model(model_dir))
+    return sorted(found)
+
+
+def test_curves_are_logged_once_though_steps_come_again(mlflow_here):
+    run_id = start_run("again", {"recipe": {"steps": 4}}, {"leaky": "false"})
+    first = RunLog(run_id)
+    first.metrics([{"step": s, "loss": 1.0 / s} for s in (1, 2, 3)])
+    assert first.close()
+    assert start_run("again", {}, {}, run_id) == run_id
+    second = RunLog(run_id)
+    second.metrics([{"step": s, "loss": 1.0 / s} for s in (2, 3, 4)])
+    assert second.close()
+    client = tracking.connect()
+    assert [m.step for m in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4]
+    assert client.get_run(run_id).data.params["recipe.steps"] == "4"
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.cluster
+def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, monkeypatch):
+    monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.1)
+    said: list[str] = []
+    log = RunLog(start_run("away", {}, {}), said.append)
+    with sqlite3.connect(mlflow_here / "mlflow.db", isolation_level=None) as rival:
+        rival.execute("BEGIN EXCLUSIVE")  # nobody else can write, nor read
+        before = time.monotonic()
+        log.metrics([{"step": 1, "loss": 0.5}])
+        assert time.monotonic() - before < 0.05
+        while not said:
+            time.sleep(0.1)
+        rival.execute("ROLLBACK")
+    assert log.close()
+    assert [m.step for m in tracking.connect().get_metric_history(log.run_id, "train/loss")] == [1]
+    assert ["does not answer" in said[0], "is back" in said[-1]] == [True, True]
+
+
+def test_a_registered_model_is_found_by_number_alias_and_folder(three, model_dir):
+    promote(find_version(f"mail-ris/{three[0]}"))
+    for address in (f"models:/mail-ris/{three[0]}", "models:/mail-ris@champion"):
+        folder = resolve_model(address)
+        assert (folder / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
+    assert resolve_model(model_dir) == model_dir
+
+
+def test_no_file_of_a_registered_model_is_a_pickle(three):
+    folder = resolve_model(f"models:/mail-ris/{three[0]}").parents[1]
+    names = {p.name for p in folder.rglob("*") if p.is_file()}
+    assert "pyfunc_model.py" in names
+    assert not {n for n in names if n.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))}
+
+
+def test_rollback_goes_back_through_the_champions(three):
+    for number in three[:3]:
+        promote(find_version(f"mail-ris/{number}"))
+    assert champion().version == str(three[2])
+    assert rollback()[1].version == str(three[1])
+    assert rollback()[1].version == str(three[0])
+
+
+def test_a_model_with_a_gap_in_its_lineage_is_refused(mlflow_here, store, model_dir):
+    broken = store / "broken"
+    shutil.copytree(model_dir, broken, dirs_exist_ok=True)
+    (broken / "lineage.json").write_text(json.dumps(WHOLE | {"run_id": None, "proposer": {"id": "p"}}))
+    version = register_model(broken, name="broken")
+    with pytest.raises(UserError, match="gaps: training run, images that the proposer saw"):
+        promote(find_version(f"broken/{version}"))
+    with pytest.raises(UserError, match="no champion"):
+        rollback("broken")
+
+
+def test_evaluations_are_noted_on_the_version(three, capsys):
+    log_evaluation(
+        three[1], {"split": "testA", "protocol": "original", "oIoU": 0.6123, "mIoU": 0.5, "prec": {"0.5": 1}}
+    )
+    MODELS["list"]().run()
+    assert "testA 0.612" in capsys.readouterr().out
+
+
+def test_show_prints_the_lineage(three, capsys):
+    address = f"models:/mail-ris/{three[0]}"
+    MODELS["show"](model=address).run()
+    text = capsys.readouterr().out
+    assert "training run 0123" in text
+    assert "trained on 3 images" in text
+    MODELS["show"](model=address, json=True).run()
+    assert json.loads(capsys.readouterr().out)["lineage"] == WHOLE
+
+
+@pytest.mark.parametrize("address", ["models:/mail-ris/99", "models:/mail-ris@nobody", "models:/other/1", "nowhere"])
+def test_an_address_without_a_model_is_a_clear_message(three, address):
+    with pytest.raises(UserError, match="no model"):
+        resolve_model(address)
+
+
+def test_a_broken_link_is_shown_as_broken():
+    broken = WHOLE | {"data_store": {}}
+    assert "BROKEN" in lineage.tree(broken)
+    assert lineage.gaps(broken) == ["data store", "source files of the data store"]
+    assert lineage.gaps(WHOLE) == []
+
+
+def test_a_network_without_masks_needs_no_proposer():
+    bare = WHOLE | {"mask_table": None, "proposer": None, "config": {"proposals": "none"}}
+    assert lineage.gaps(bare) == []
+
+
+def test_nested_config_is_flat():
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+@pytest.mark.cluster
+def test_a_registered_model_predicts_in_a_fresh_process_with_its_own_code(three, mlflow_here, boxes_image):
+    script = f"""
+import json, mlflow, pandas as pd
+mlflow.set_tracking_uri("sqlite:///{mlflow_here}/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/mail-ris/{three[0]}")
+image = open({str(boxes_image)!r}, "rb").read()
+print(model.predict(pd.DataFrame({{"image": [image, image], "text": ["the red box", "box"]}})).to_json())
+import mail
+print(mail.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd="/")
+    assert done.returncode == 0, done.stderr
+    answer, origin = done.stdout.splitlines()[-2:]
+    assert json.loads(answer)["size"] == {"0": [48, 64], "1": [48, 64]}
+    assert "mlruns" in origin
+
+
+@pytest.fixture
+def boxes_image(tmp_path) -> Path:
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "image.jpg")
+    return tmp_path / "image.jpg"
