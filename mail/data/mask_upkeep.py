@@ -138,7 +138,7 @@ def _wrong_with(row: dict[str, Any], sizes: dict[str, tuple[int, int, str]]) -> 
         yield "the masks were made from another image file than the store's"
     elif known is not None and row["status"] == schema.STATUS_OK and known[:2] != size:
         yield f"the row has size {size}, the store's image {known[:2]}"
-    previous = float("inf")
+    previous = 1.0
     for number, instance in enumerate(row["instances"] or ()):
         if not 0 <= instance["score"] <= previous:
             yield f"instance {number}: score {instance['score']} after {previous}"

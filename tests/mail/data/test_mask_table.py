@@ -1,0 +1,240 @@
+"""The mask table on a local disk and on an S3 server: what is committed is there exactly once, and nothing else is."""
+
+import json
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mail.data.commit_log import CHECKPOINT_EVERY
+from mail.data.mask_table import MaskTable, status
+from mail.errors import UserError
+from tests.mask_rows import ids, mask_rows
+from tests.s3 import BUCKET, s3_server, unreliable, use_endpoint
+
+PROPOSER = {"id": "p-1", "name": "p"}
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.cluster)])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "masks")
+    request.getfixturevalue("endpoint")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}/masks"
+
+
+def add(table: MaskTable, *numbers: int, proposer_id: str = "p-1") -> None:
+    table.commit([table.write(mask_rows(ids(*numbers), proposer_id))], {"id": proposer_id})
+
+
+def counts(uri: str, proposer_id: str = "p-1") -> Counter[str]:
+    return Counter(row["image_id"] for row in MaskTable(uri).snapshot(proposer_id).rows(["image_id"]))
+
+
+def test_pending_is_what_has_no_committed_row_of_this_proposer(uri: str) -> None:
+    table = MaskTable(uri)
+    add(table, 1, 5, 9)
+    add(table, 3, proposer_id="p-2")
+    assert MaskTable(uri).pending(ids(9, 3, 5, 7), "p-1").to_pylist() == ids(3, 7)
+    assert table.pending(ids(1, 3), "p-2").to_pylist() == ids(1)
+    assert table.pending([], "p-1").to_pylist() == []
+
+
+def test_a_written_file_is_not_there_before_its_commit(uri: str) -> None:
+    table = MaskTable(uri)
+    add(table, 1)
+    file = table.write(mask_rows(ids(2)))
+    assert counts(uri) == Counter(ids(1))
+    table.commit([file], PROPOSER)
+    assert counts(uri) == Counter(ids(1, 2))
+
+
+def test_a_snapshot_does_not_change_when_the_table_does(uri: str) -> None:
+    table = MaskTable(uri)
+    add(table, 1)
+    before = table.snapshot()
+    add(table, 2)
+    assert [r["image_id"] for r in before.rows()] == ids(1)
+    again = MaskTable(uri).snapshot(commit=1)
+    assert (again.digest, again.files) == (before.digest, before.files)
+    assert table.snapshot().digest != before.digest
+
+
+def test_rows_that_another_driver_committed_meanwhile_are_dropped(uri: str) -> None:
+    mine, theirs = MaskTable(uri), MaskTable(uri)
+    planned_at = mine.head()
+    file = mine.write(mask_rows(ids(1, 2, 3)))
+    add(theirs, 2, 4)
+    state = mine.commit([file, mine.write(mask_rows(ids(4)))], PROPOSER, planned_at=planned_at)
+    assert state.number == 2
+    assert counts(uri) == Counter(ids(1, 2, 3, 4))
+
+
+def test_of_many_drivers_at_once_every_image_has_one_row(uri: str) -> None:
+    barrier = threading.Barrier(8)
+    failures: list[BaseException] = []
+
+    def drive(number: int) -> None:
+        try:
+            table = MaskTable(uri)
+            files = [table.write(mask_rows(ids(*range(number, number + 6))))]
+            barrier.wait()
+            table.commit(files, PROPOSER)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=drive, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert counts(uri) == Counter(ids(*range(13)))
+
+
+def test_a_long_history_is_read_with_a_handful_of_requests(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = MaskTable(uri)
+    for number in range(2 * CHECKPOINT_EVERY + 3):
+        add(table, number)
+    fresh = MaskTable(uri)
+    asked: list[str] = []
+    get, exists = fresh.log.objects.get, fresh.log.objects.exists
+    monkeypatch.setattr(fresh.log.objects, "get", lambda key: asked.append(key) or get(key))
+    monkeypatch.setattr(fresh.log.objects, "exists", lambda key: asked.append(key) or exists(key))
+    assert fresh.head() == table.head()
+    assert len(asked) < CHECKPOINT_EVERY + 12
+    assert len(fresh.snapshot()) == 2 * CHECKPOINT_EVERY + 3
+
+
+def test_reading_by_id_keeps_the_order_asked_for_and_leaves_out_unknown_images(uri: str) -> None:
+    table = MaskTable(uri)
+    add(table, 1, 2, 3)
+    add(table, 10, 11)
+    snapshot = table.snapshot()
+    rows = snapshot.read([*ids(11, 2), "coco/none"], ["status", "image_id"])
+    assert rows["image_id"].to_pylist() == ids(11, 2)
+    assert rows.column_names == ["status", "image_id"]
+    assert len(snapshot.proposals(ids(2))[ids(2)[0]]) == 2
+    assert snapshot.read([]).num_rows == 0
+
+
+def test_a_retry_replaces_rows(uri: str) -> None:
+    table = MaskTable(uri)
+    table.commit([table.write(mask_rows(ids(1, 2, 3), status="decode_error"))], PROPOSER)
+    table.commit([table.write(mask_rows(ids(2)))], PROPOSER, replace=True)
+    states = {r["image_id"]: r["status"] for r in MaskTable(uri).snapshot().rows()}
+    assert states == dict(zip(ids(1, 2, 3), ["decode_error", "ok", "decode_error"], strict=True))
+    (entry,) = status(table.head())
+    assert entry.statuses == {"decode_error": 2, "ok": 1}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("fault", ["500", "503", "cut", "lost"])
+def test_a_failing_object_store_neither_loses_nor_doubles_anything(endpoint: str, fault: str) -> None:
+    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    faults = [fault] * 2
+    with unreliable(endpoint, faults) as proxy, pytest.MonkeyPatch.context() as patch:
+        use_endpoint(patch, proxy)
+        table = MaskTable(uri)
+        faulty_write = table.write(mask_rows(ids(1, 2)))
+        faults += [fault] * 2
+        state = table.commit([faulty_write], PROPOSER)
+    assert not faults
+    assert state.number == 1
+    assert counts(uri) == Counter(ids(1, 2))
+    assert MaskTable(uri).head().number == 1
+
+
+def test_only_the_row_groups_that_can_hold_an_image_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mail.data.mask_table.ROW_GROUP_BYTES", 2000)
+    table = MaskTable(tmp_path)
+    add(table, *range(0, 400, 2))
+    read: list[int] = []
+    original = pq.ParquetFile.read_row_groups
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_groups",
+        lambda self, groups, **options: read.extend(groups) or original(self, groups, **options),
+    )
+    assert len(table.snapshot().read(ids(0, 100, 101, 398))) == 3
+    assert len(read) == 3
+
+
+def test_what_is_not_as_described_is_not_committed(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    file = table.write(mask_rows(ids(1, 2)))
+    other = table.write(mask_rows(ids(2, 3)))
+    with pytest.raises(UserError, match="more than once"):
+        table.commit([file, other], PROPOSER)
+    with pytest.raises(UserError, match="another proposer"):
+        table.commit([file], {"id": "p-2"})
+    (tmp_path / other.path).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="not a Parquet file"):
+        table.commit([other], PROPOSER)
+    (tmp_path / other.path).unlink()
+    with pytest.raises(UserError, match="not there"):
+        table.commit([other], PROPOSER)
+    with pytest.raises(ValueError, match="twice"):
+        table.write(mask_rows(ids(1, 1)))
+    assert table.head().number == 0
+
+
+def test_several_proposers_must_be_told_apart(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    with pytest.raises(UserError, match="no commits"):
+        table.snapshot()
+    add(table, 1)
+    add(table, 1, proposer_id="p-2")
+    with pytest.raises(UserError, match="p-1, p-2"):
+        table.snapshot()
+    with pytest.raises(UserError, match="p-3"):
+        table.snapshot("p-3")
+    assert table.snapshot("p-2").proposer["id"] == "p-2"
+
+
+def test_a_history_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    add(table, 1)
+    add(table, 2)
+    first = tmp_path / "_commits/000001.json"
+    record = json.loads(first.read_text())
+    record["time"] = "2001-01-01T00:00:00+00:00"
+    first.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="is not the one that commit 2 was made on"):
+        MaskTable(tmp_path).head()
+    first.write_text("{")
+    with pytest.raises(UserError, match="not a commit"):
+        MaskTable(tmp_path).head()
+
+
+def test_a_proposer_that_was_leaky_once_stays_so(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    table.commit([table.write(mask_rows(ids(1)))], {**PROPOSER, "leaky": True})
+    table.commit([table.write(mask_rows(ids(2)))], {**PROPOSER, "leaky": False})
+    assert MaskTable(tmp_path).snapshot().lineage["leaky"] is True
+
+
+def test_images_without_masks_are_named(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    add(table, 1)
+    table.snapshot().check_covers(ids(1))
+    with pytest.raises(UserError, match="2 images by p-1, first: coco/000002"):
+        table.snapshot().check_covers(ids(1, 2, 3))
+
+
+def test_nothing_but_whole_files_is_left_behind(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    add(table, 1)
+    loser = MaskTable(tmp_path)
+    assert loser.log.objects.create("_commits/000001.json", b"other") is False
+    assert not [p for p in tmp_path.rglob("*") if ".partial" in p.name]
