@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from mail import rle
 from mail.proposals import Proposals
@@ -112,7 +111,13 @@ def _drawing(curve: Curve) -> dict[str, Any]:
         return f"{CURVE_WIDTH * step / last_step:.1f},{CURVE_HEIGHT * (1 - min(max(value / top, 0), 1)):.1f}"
 
     lines = {name: " ".join(place(s, v) for s, v in _thinned(run)) for name, run in curve.runs.items()}
-    return {"title": curve.title, "lines": lines, "top": top, "last_step": last_step, "size": (CURVE_WIDTH, CURVE_HEIGHT)}
+    return {
+        "title": curve.title,
+        "lines": lines,
+        "top": top,
+        "last_step": last_step,
+        "size": (CURVE_WIDTH, CURVE_HEIGHT),
+    }
 
 
 def _thinned(run: Sequence[tuple[int, float]], most: int = 120) -> list[tuple[float, float]]:
