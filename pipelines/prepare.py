@@ -10,6 +10,7 @@ with the data set's pixels.
 import dataclasses
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -233,6 +234,49 @@ class PrepareCocoText(Stage):
         return store
 
 
+@dataclasses.dataclass(kw_only=True)
+class PrepareCustom(Stage):
+    """Your own data: a JSON Lines file of expressions with polygons or run lengths, and a folder of photos.
+
+    A line is {"expr_id", "image", "text", "split", and "polygons" or "rle" or "no_target": true}.
+    """
+
+    expressions: Path
+    """JSON Lines file, one expression a line."""
+    images: Path
+    """Folder that the lines' "image" is relative to."""
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    name: str = "custom"
+    """Name of the data set, and the beginning of its ids."""
+    skip_bad: Flag = False
+    """Leave out missing photos and unusable masks and say how many, instead of failing."""
+
+    def plan(self) -> dict[str, Any]:
+        from mail.data.custom import read_expressions
+        from mail.data.store import DataStoreWriter
+
+        DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
+        expressions = read_expressions(self.expressions)
+        splits = Counter(expression.split for expression in expressions)
+        return {"name": self.name, "images": len({e.image for e in expressions}), "expressions": dict(splits)}
+
+    def run(self) -> "DataStore":
+        from mail.data.custom import write_store
+
+        store, findings = write_store(
+            self.expressions,
+            self.images,
+            self.out,
+            name=self.name,
+            skip_bad=self.skip_bad,
+            prepared_with=_record(self),
+            progress=progress_lines("images read"),
+        )
+        report(store, findings)
+        return store
+
+
 PREPARE: dict[str, type[Stage]] = {
     "synthetic": PrepareSynthetic,
     "scenes": PrepareScenes,
@@ -241,6 +285,7 @@ PREPARE: dict[str, type[Stage]] = {
     "refcocog": PrepareRefcocog,
     "grefcoco": PrepareGrefcoco,
     "coco-text": PrepareCocoText,
+    "custom": PrepareCustom,
 }
 
 

@@ -154,8 +154,13 @@ def ingest(
             findings.undecodable.append(f"{source.image_id}: {seen.error}")
         placed = _place(source, seen)
         if placed is None or (placed[2] and not turn_masks):
-            wanted, got = source.size, seen.stored
-            problems.add("images have another size than annotated", f"{source.image_id}: {got}, annotated {wanted}")
+            if seen.stored is None:
+                problems.add(
+                    "images cannot be decoded, and nothing tells their size", f"{source.image_id}: {seen.error}"
+                )
+            else:
+                sizes = f"{source.image_id}: {seen.stored}, annotated {source.size}"
+                problems.add("images have another size than annotated", sizes)
             continue
         annotated, upright, turn = placed
         if turn:

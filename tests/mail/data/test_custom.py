@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mail import rle
+from mail.data.custom import read_expressions, write_store
+from mail.errors import UserError
+from tests.published import HEIGHT, WIDTH, box, jpeg
+
+
+def lines() -> list[dict]:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[:5] = True
+    encoded = rle.encode(mask)
+    return [
+        {"expr_id": "1", "ref_id": "r", "image": "a.jpg", "text": "cup", "split": "train", "polygons": box(1, 1, 4, 5)},
+        {"expr_id": "2", "ref_id": "r", "image": "a.jpg", "text": "mug", "split": "train", "polygons": box(1, 1, 4, 5)},
+        {"expr_id": "3", "image": "a.jpg", "text": "a camel", "split": "train", "no_target": True},
+        {
+            "expr_id": "4",
+            "image": "b/c.png",
+            "text": "sky",
+            "split": "val",
+            "category": "sky",
+            "rle": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+        },
+    ]
+
+
+def write(folder: Path, rows: list) -> tuple[Path, Path]:
+    (folder / "photos/b").mkdir(parents=True, exist_ok=True)
+    (folder / "photos/a.jpg").write_bytes(jpeg())
+    (folder / "photos/b/c.png").write_bytes(jpeg(kind="PNG"))
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n\n")
+    return path, folder / "photos"
+
+
+def test_lines_become_a_store(tmp_path):
+    store, _ = write_store(*write(tmp_path, lines()), str(tmp_path / "store"), name="mine")
+    assert store.splits == {
+        "train": {"images": 1, "refs": 2, "expressions": 3},
+        "val": {"images": 1, "refs": 1, "expressions": 1},
+    }
+    rows = {row["expr_id"]: row for row in store.expressions().to_pylist()}
+    assert rle.area(rows["mine/1"]["target"]) == 20
+    assert rows["mine/3"]["no_target"]
+    assert rows["mine/3"]["target"]["size"] == [HEIGHT, WIDTH]
+    assert rle.area(rows["mine/4"]["target"]) == 5 * WIDTH
+    assert (rows["mine/4"]["image_id"], rows["mine/4"]["category"]) == ("mine/b/c.png", "sky")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": " "}, "1 lines cannot be used .line 2: text must be text"),
+        ({"expr_id": 5}, "line 2: expr_id must be text"),
+        ({"split": "dev"}, "line 2: split 'dev' is none of train, val"),
+        ({"polygons": None}, "line 2: exactly one of polygons, rle and no_target must be given, not none"),
+        ({"no_target": True}, "line 2: exactly one of"),
+    ],
+)
+def test_line_that_cannot_be_used_is_named(tmp_path, change, message):
+    rows = lines()
+    rows[1] |= change
+    with pytest.raises(UserError, match=message):
+        read_expressions(write(tmp_path, rows)[0])
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "nonsense"])
+def test_line_that_is_no_json_object_is_named(tmp_path, line):
+    with pytest.raises(UserError, match=r"mine\.jsonl: 1 lines cannot be used \(line 5: "):
+        read_expressions(write(tmp_path, [*lines(), line])[0])
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.jsonl cannot be read"):
+        read_expressions(tmp_path / "absent.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}')
+    with pytest.raises(UserError, match=r"latin\.jsonl cannot be read"):
+        read_expressions(tmp_path / "latin.jsonl")
+
+
+@pytest.mark.parametrize("image", ["absent.jpg", "../mine.jsonl", "/etc/passwd"])
+def test_photos_outside_the_folder_do_not_exist(tmp_path, image):
+    rows = lines()
+    rows[3]["image"] = image
+    with pytest.raises(UserError, match=r"1 images are missing in"):
+        write_store(*write(tmp_path, rows), str(tmp_path / "store"), name="mine")
+    store, findings = write_store(*write(tmp_path, rows), str(tmp_path / "store"), name="mine", skip_bad=True)
+    assert "val" not in store.splits
+    assert sum(findings.skipped.values()) == 1
+
+
+def test_run_lengths_of_another_size_are_named(tmp_path):
+    rows = lines()
+    rows[3]["rle"] = {"size": [5, 5], "counts": [25]}
+    with pytest.raises(UserError, match=r"1 images have another size than annotated \(mine/b/c\.png"):
+        write_store(*write(tmp_path, rows), str(tmp_path / "store"), name="mine")
+
+
+def test_broken_photo_without_a_known_size_is_named(tmp_path):
+    path, photos = write(tmp_path, lines())
+    (photos / "a.jpg").write_bytes(b"no photo")
+    with pytest.raises(UserError, match=r"1 images cannot be decoded, and nothing tells their size \(mine/a\.jpg: "):
+        write_store(path, photos, str(tmp_path / "store"), name="mine")
