@@ -64,14 +64,13 @@ class SelectionHead(nn.Module):
     def __init__(self, config: MailConfig):
         super().__init__()
         d = config.hidden_size
-        self.instance = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, 1))
-        self.key, self.query = nn.Linear(d, d), nn.Linear(d, d)
+        self.key = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.query = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.null = nn.Linear(d, 1)
 
     def forward(self, instances: Tensor, sentence: Tensor, valid: Tensor) -> Tensor:
         """(N, K, d), (N, d), valid (N, K) -> (N, 1 + K); empty slots get the lowest number of the type."""
-        match = torch.einsum("nkd,nd->nk", self.key(instances), self.query(sentence)) * instances.shape[-1] ** -0.5
-        scores = self.instance(instances).squeeze(-1) + match
+        scores = torch.einsum("nkd,nd->nk", self.key(instances), self.query(sentence)) * instances.shape[-1] ** -0.5
         scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
         return torch.cat([self.null(sentence), scores], 1)
 

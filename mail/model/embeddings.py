@@ -46,7 +46,8 @@ class GeometryEmbedding(nn.Module):
         # 6 numbers a box (x0, y0, x1, y1, centre), each with sine, cosine and itself, and width, height, sqrt area
         features = 6 * (2 * config.geometry_frequencies + 1) + 3
         self.projection = nn.Linear(features, config.hidden_size, bias=False)
-        self.zero_init = config.geometry_init == "zero"
+        spread = 0.0 if config.geometry_init == "zero" else features**-0.5
+        self.projection.init_std = spread  # type: ignore[assignment]  # a number, no module
 
     def octaves(self) -> Tensor:
         return math.pi * 2.0 ** torch.arange(self.count)
@@ -139,6 +140,9 @@ class InstanceEmbeddings(nn.Module):
         self.appearance = nn.Sequential(nn.Linear(config.stem_dim + 3, d), nn.GELU(), nn.Linear(d, d))
         self.score = nn.Linear(1, d)
         self.label = nn.Embedding(config.num_labels_of_instances, d) if config.num_labels_of_instances else None
+        for layer in (*self.shape, *self.appearance):
+            if isinstance(layer, nn.Linear):
+                layer.init_std = layer.in_features**-0.5
         # each part is normalised by itself: a shape has hundreds of inputs and would drown the few colours
         self.shape_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.appearance_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)

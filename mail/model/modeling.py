@@ -91,9 +91,9 @@ class MailForReferringSegmentation(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # transformers' own initialisers leave alone what a checkpoint has filled; non-persistent buffers are set here
         # because loading makes the network without memory
-        std = self.config.initializer_range
+        std = self.config.initializer_range  # a layer may want another: `init_std`
         if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
+            init.normal_(module.weight, std=getattr(module, "init_std", std))
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
@@ -107,17 +107,9 @@ class MailForReferringSegmentation(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, GeometryEmbedding):
             init.copy_(module.frequencies, module.octaves())
-            if module.zero_init:
-                init.zeros_(module.projection.weight)
-            else:
-                init.normal_(module.projection.weight, std=module.projection.in_features**-0.5)
         elif isinstance(module, PatchEmbeddings):
             init.trunc_normal_(module.cls_token, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, InstanceEmbeddings):
-            for layer in (*module.shape, *module.appearance):
-                if isinstance(layer, nn.Linear):
-                    init.normal_(layer.weight, std=layer.in_features**-0.5)
         elif isinstance(module, Encoder) and module.coverage_gain is not None:
             init.zeros_(module.coverage_gain)
         elif isinstance(module, Decoder) and module.direct_gain is not None:
@@ -247,7 +239,9 @@ class MailForReferringSegmentation(PreTrainedModel):
         first, count = input_ids.shape[1] + 1, images.patches.shape[1] - 1
         patches = encoded[:, first : first + count]
         instances = encoded[:, first + count :] if images.instances is not None else None
-        decoded = self.decoder(encoded[:, 0], patches, images.stem, instances, images.masks, images.valid)
+        decoded = self.decoder(
+            _mean_of_words(encoded, attention_mask), patches, images.stem, instances, images.masks, images.valid
+        )
         return MailOutput(
             mask_logits=decoded.mask, selection_logits=decoded.selection, no_target_logits=decoded.no_target
         )
@@ -267,6 +261,13 @@ class MailForReferringSegmentation(PreTrainedModel):
         if no_target is not None and output.no_target_logits is not None:
             terms["no_target"] = losses.no_target(output.no_target_logits, no_target)
         return terms
+
+
+def _mean_of_words(encoded: Tensor, attention_mask: Tensor) -> Tensor:
+    """(N, L, d), (N, T) -> (N, d). A mean carries every word from the first step on; [CLS] would first have to learn to."""
+    weights = attention_mask.to(encoded.dtype)[..., None]
+    words = encoded[:, : weights.shape[1]]
+    return (words * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 def _inside(size: Tensor, canvas: tuple[int, int] | torch.Size, device: torch.device) -> Tensor:

@@ -56,7 +56,8 @@ def tiny() -> MailConfig:
         decoder_stride=4,
         decoder_dim=32,
         stem_dim=32,
-        initializer_range=0.05,
+        initializer_range=0.09,
+        loss_selection=1.0,
     )
 
 
