@@ -7,6 +7,7 @@ annotation its numbers and where its text begins. Polygons are read from the fil
 
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +66,7 @@ class CocoInstances:
         self.path = os.fspath(path)
         self.images: dict[int, CocoImage] = {}
         self.categories: dict[int, str] = {}
-        rows: list[tuple[int, int, int, bool, int, int]] = []
-        boxes: list[tuple[float, ...]] = []
+        rows, boxes = array("q"), array("d")  # flat: 6 and 5 numbers an annotation
         seen = set()
         for key, number, value, start, length in self._scan():
             seen.add(key)
@@ -78,9 +78,10 @@ class CocoInstances:
                 elif key == "annotations" and value is not None:
                     x, y, width, height = value["bbox"]
                     ids = int(value["id"]), int(value["image_id"]), int(value["category_id"])
-                    rows.append((*ids, bool(value.get("iscrowd", 0)), start, length))
-                    boxes.append((x, y, width, height, value.get("area", width * height)))
-            except (KeyError, TypeError, ValueError) as error:
+                    box = array("d", (x, y, width, height, value.get("area", width * height)))
+                    rows.extend(array("q", (*ids, bool(value.get("iscrowd", 0)), start, length)))
+                    boxes.extend(box)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(f"{self.path}: entry {number} of {key!r} is not COCO's: {what}") from None
         if missing := [k for k in ("images", "annotations", "categories") if k not in seen]:

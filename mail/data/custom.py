@@ -4,8 +4,8 @@
     {"expr_id": "2", "image": "a.jpg", "text": "a camel", "split": "val", "no_target": true}
     {"expr_id": "3", "image": "b/c.png", "text": "left dog", "split": "val", "rle": {"size": [H, W], "counts": "..."}}
 
-`rle` is COCO's, compressed or not. Optional: `ref_id`, which expressions that mean the same thing share (`expr_id` if it
-is not given), and `category`. Masks lie on the picture as a viewer shows it; run lengths that were made for the
+`rle` is COCO's, compressed or not. Optional: `ref_id`, which expressions that mean the same thing share (`expr_id` if
+it is not given), and `category`. Masks lie on the picture as a viewer shows it; run lengths that were made for the
 unrotated pixels are recognised by their size.
 """
 
