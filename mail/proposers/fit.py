@@ -97,6 +97,7 @@ def fit(
     report_every = 10 if job.steps <= 1000 else 50
     started = time.monotonic()
     for step, (pictures, targets) in zip(range(first, job.steps), batches, strict=False):
+        torch.manual_seed((job.seed * 1_000_003 + step) * world_size + rank)  # torchvision samples regions at random
         lr = learning_rate(step, job.steps, job.learning_rate, job.warm_up)
         losses = training_step(model, optimizer, pictures, targets, lr=lr, device=device)
         finished = step + 1

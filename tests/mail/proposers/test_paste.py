@@ -1,0 +1,67 @@
+"""Masks in boxes become masks in images, at the right place and without duplicates."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from mail import rle
+from mail.proposers.paste import paste, select
+
+
+@pytest.mark.parametrize("box", [(4, 6, 20, 30), (-5.5, -3, 9, 12), (30.2, 20.7, 60, 45), (10, 10, 11, 11)])
+def test_a_full_mask_fills_its_box_within_the_image(box: tuple[float, ...]) -> None:
+    found = rle.decode(paste(np.ones((28, 28), np.float32), np.array(box, np.float32), (40, 50)))
+    x0, y0, x1, y1 = (round(v) for v in box)
+    expected = np.zeros((40, 50), bool)
+    expected[max(0, y0) : y1, max(0, x0) : x1] = True
+    assert (found != expected).sum() <= 0.08 * expected.sum()  # a row or column whose centre lies on the very border
+
+
+def test_a_box_outside_the_image_gives_the_empty_mask() -> None:
+    for box in ([60, 5, 80, 20], [-30, -30, -10, -10], [5, 41, 9, 60]):
+        assert rle.area(paste(np.ones((14, 14), np.float32), np.array(box, np.float32), (40, 50))) == 0
+
+
+def test_pasting_agrees_with_torchvision() -> None:
+    """torchvision rounds boxes to whole pixels, so the outlines may differ by about one."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:28, :28] - 13.5
+    for _ in range(20):
+        mask = (1 / (1 + np.exp(np.hypot(rows, columns * 1.3) - random.uniform(6, 12)))).astype(np.float32)
+        x0, y0 = random.uniform(-10, 60, 2)
+        box = np.array([x0, y0, x0 + random.uniform(30, 90), y0 + random.uniform(30, 90)], np.float32)
+        ours = rle.decode(paste(mask, box, (120, 160)))
+        theirs = paste_masks_in_image(torch.tensor(mask)[None, None], torch.tensor(box)[None], (120, 160))
+        theirs = theirs[0, 0].numpy() >= 0.5
+        assert (ours & theirs).sum() / (ours | theirs).sum() > 0.85
+
+
+def detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> dict[str, np.ndarray]:
+    return {
+        "boxes": np.array(boxes, np.float32),
+        "scores": np.array(scores, np.float32),
+        "labels": np.array(labels, np.int32),
+        "masks": np.ones((len(boxes), 14, 14), np.float32),
+    }
+
+
+def test_duplicates_go_whatever_their_class_and_the_best_stay() -> None:
+    found = detections(
+        [[5, 5, 25, 25], [5, 5, 25, 26], [30, 5, 45, 25], [90, 90, 99, 99]], [0.3, 0.8, 0.5, 0.9], [1, 2, 1, 1]
+    )
+    kept = select(**found, size=(40, 50), max_instances=5, duplicate_iou=0.8, mask_threshold=0.5)
+    assert kept.scores.tolist() == pytest.approx([0.8, 0.5])  # the last one has no pixel in the image
+    assert kept.labels.tolist() == [2, 1]
+    assert kept.boxes.tolist() == [rle.bbox(r) for r in kept.rles]
+
+
+def test_at_most_k_are_kept() -> None:
+    found = detections([[i * 8, 0, i * 8 + 6, 9] for i in range(6)], [0.1, 0.6, 0.2, 0.9, 0.3, 0.4], [1] * 6)
+    kept = select(**found, size=(40, 50), max_instances=3, duplicate_iou=0.8, mask_threshold=0.5)
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.6, 0.4])
+
+
+def test_no_detection_gives_no_proposal() -> None:
+    found = {k: v[:0] for k, v in detections([[0, 0, 1, 1]], [1], [1]).items()}
+    assert len(select(**found, size=(4, 5), max_instances=3, duplicate_iou=0.8, mask_threshold=0.5)) == 0

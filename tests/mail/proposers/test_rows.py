@@ -1,0 +1,98 @@
+"""From a store's images to mask rows: every pending image exactly once, whatever is wrong with it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mail.data import schema
+from mail.data.store import DataStore, DataStoreWriter
+from mail.proposals import Proposals
+from mail.proposers.quality import proposal_quality
+from mail.proposers.rows import WorkUnit, decode_unit, plan_units, propose_rows
+from tests.boxes import make_boxes
+
+
+class Picky:
+    """A proposer that cannot stand images of 7 pixels' height, and finds nothing in the others."""
+
+    proposer_id = "picky-1"
+
+    def __init__(self) -> None:
+        self.info: dict = {}
+
+    def propose(self, images: list[np.ndarray]) -> list[Proposals]:
+        if any(i.shape[0] == 7 for i in images):
+            raise RuntimeError("seven")
+        return [Proposals(i.shape[:2]) for i in images]
+
+
+def write_store(folder: Path, count: int) -> DataStore:
+    writer = DataStoreWriter(folder, "pictures")
+    for number in range(count):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 5 + number % 3), "white").save(buffer, "JPEG")
+        data = buffer.getvalue()[:-30] if number == 3 else buffer.getvalue()
+        data += bytes([number])  # each file its own
+        height, width = (0, 0) if number == 3 else (5 + number % 3, 8)
+        writer.add_image(image_id=f"coco/{number:03d}", file_name="a.jpg", image=data, height=height, width=width)
+    return writer.finish()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DataStore:
+    return write_store(tmp_path / "store", 30)
+
+
+def ids(store: DataStore) -> list[str]:
+    return store.image_index["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize("step", [1, 3, 29])
+def test_units_cover_exactly_what_is_pending(store: DataStore, step: int) -> None:
+    wanted = ids(store)[::step]
+    units = [WorkUnit.from_json(u.to_json()) for u in plan_units(store, pa.array(wanted), 10)]
+    read = [i for u in units for i in decode_unit(store.uri, u, 10**6)["image_id"].to_pylist()]
+    assert sorted(read) == wanted
+    assert sum(u.images for u in units) == len(wanted)
+
+
+def test_row_groups_without_pending_images_are_not_read(store: DataStore) -> None:
+    (unit,) = plan_units(store, pa.array(ids(store)[20:21]), 10)
+    assert (unit.row_groups, unit.image_ids) == ((2,), ("coco/020",))
+
+
+def test_bad_images_become_rows_with_a_reason(store: DataStore) -> None:
+    (unit,) = plan_units(store, pa.array(ids(store)), 100)
+    rows = propose_rows(Picky(), decode_unit(store.uri, unit, max_pixels=10**6))
+    assert rows.schema == schema.MASKS
+    assert rows["image_id"].to_pylist() == ids(store)
+    by_id = {r["image_id"]: r for r in rows.to_pylist()}
+    assert by_id["coco/003"]["status"] == schema.STATUS_DECODE_ERROR
+    assert by_id["coco/003"]["error"]
+    assert by_id["coco/002"]["status"] == schema.STATUS_PROPOSER_ERROR
+    assert by_id["coco/002"]["error"] == "RuntimeError: seven"
+    fine = by_id["coco/001"]
+    assert (fine["status"], fine["error"], fine["height"], fine["width"]) == ("ok", None, 6, 8)
+    assert fine["image_sha256"] == store.image_index["sha256"][1].as_py()
+
+
+def test_huge_images_are_refused_undecoded(store: DataStore) -> None:
+    (unit,) = plan_units(store, pa.array(ids(store)[:1]), 100)
+    (row,) = decode_unit(store.uri, unit, max_pixels=10).to_pylist()
+    assert (row["status"], row["pixels"]) == (schema.STATUS_TOO_LARGE, None)
+
+
+def test_quality_counts_every_expression_and_images_without_masks(tmp_path: Path) -> None:
+    boxes = make_boxes(tmp_path, images=12, broken=1)
+    report = proposal_quality(boxes.store, boxes.masks, ["train"])
+    numbers = boxes.store.splits["train"]
+    assert report["expressions"] == numbers["expressions"]
+    assert report["images"] == numbers["images"]
+    # the proposals are the targets themselves, except for the image that could not be decoded
+    assert report["proposal_recall_50"] == pytest.approx(1 - 1 / numbers["images"])
+    assert report["oracle_mIoU"] == report["proposal_recall_75"] == report["proposal_recall_50"]
+    assert report["images_without_row"] == 0

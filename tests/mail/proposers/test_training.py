@@ -1,0 +1,196 @@
+"""Training a proposer: which images, in which batches, with which targets; that it learns; that it can be resumed."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mail.data.coco import CocoInstances
+from mail.data.scenes.layout import write_published_layout
+from mail.errors import UserError
+from mail.proposers.dataset import choose_images, evaluation_images, infer_namespace, read_ids
+from mail.proposers.fit import ProposerJob, fit
+from mail.proposers.presets import PRESETS, preset
+from mail.proposers.training import InstanceImages, learning_rate, training_batches
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_published_layout(root, 24, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(root: Path) -> InstanceImages:
+    return InstanceImages(CocoInstances(root / "synthetic/instances.json"), str(root / "images/train2014"))
+
+
+def make_job(root: Path, images: InstanceImages, **changes: object) -> ProposerJob:
+    values = {
+        "network": TINY.network,
+        "selection": TINY.selection,
+        "instances": str(root / "synthetic/instances.json"),
+        "images": str(root / "images/train2014"),
+        "steps": 4,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "warm_up": 1,
+        "weight_decay": 1e-4,
+        "seed": 0,
+        "weights": None,
+        "checkpoint_every": 2,
+        "train": tuple(images.coco.images)[:20],
+        "held_out": tuple(images.coco.images)[20:],
+    }
+    return ProposerJob(**(values | changes))
+
+
+def test_global_batches_are_the_same_for_any_number_of_workers_and_after_a_resume(images: InstanceImages) -> None:
+    ids = list(images.coco.images)[:5]
+
+    def batches(first: int, rank: int, world_size: int) -> list[list[torch.Tensor]]:
+        stream = training_batches(images, ids, batch_size=4, seed=1, first_step=first, rank=rank, world_size=world_size)
+        return [pictures for pictures, _ in itertools.islice(stream, 3)]
+
+    whole = batches(0, 0, 1)
+    for step, (even, odd) in enumerate(zip(batches(0, 0, 2), batches(0, 1, 2), strict=True)):
+        shared = [even[0], odd[0], even[1], odd[1]]
+        assert all(torch.equal(a, b) for a, b in zip(whole[step], shared, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole[2], batches(2, 0, 1)[0], strict=True))
+
+
+def test_targets_follow_the_flip(images: InstanceImages) -> None:
+    image_id = next(iter(images.coco.images))
+    picture, target = images.example(image_id)
+    flipped, mirrored = images.example(image_id, flip=True)
+    width = picture.shape[2]
+    assert torch.equal(flipped, picture.flip(2))
+    assert torch.equal(mirrored["masks"], target["masks"].flip(2))
+    assert torch.equal(mirrored["boxes"][:, 0], width - target["boxes"][:, 2])
+    assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all()
+    for mask, box in zip(target["masks"], target["boxes"].int(), strict=True):
+        assert mask.sum() == mask[box[1] : box[3], box[0] : box[2]].sum()
+
+
+def test_crowds_and_unreadable_polygons_are_no_targets(tmp_path: Path) -> None:
+    base = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16}
+    good = {**base, "id": 1, "iscrowd": 0, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+    crowd = {**base, "id": 2, "iscrowd": 1, "segmentation": {"size": [8, 8], "counts": [0, 64]}}
+    broken = {**base, "id": 3, "iscrowd": 0, "segmentation": [[1, 2]]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 8, "width": 8}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [good, crowd, broken],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    masks, classes = InstanceImages(CocoInstances(tmp_path / "instances.json"), str(tmp_path)).masks(1)
+    assert (len(masks), classes.tolist()) == (1, [1])
+
+
+def test_a_missing_or_broken_photo_is_named(images: InstanceImages, tmp_path: Path) -> None:
+    elsewhere = InstanceImages(images.coco, str(tmp_path))
+    image_id, image = next(iter(images.coco.images.items()))
+    with pytest.raises(UserError, match=f"has no file {image.file_name}"):
+        elsewhere.image(image_id)
+    (tmp_path / image.file_name).write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(UserError, match=image.file_name):
+        elsewhere.image(image_id)
+
+
+def test_a_resumed_training_ends_with_the_same_weights(root: Path, images: InstanceImages, tmp_path: Path) -> None:
+    saved: dict[int, dict[str, bytes]] = {}
+
+    def keep(metrics: dict, folder: Path | None) -> None:
+        if folder is not None:
+            saved[metrics["step"]] = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    job = make_job(root, images, held_out=())
+    fit(job, device=torch.device("cpu"), report=keep)
+    whole = saved[4]["model.safetensors"]
+    for name, content in saved[2].items():
+        (tmp_path / name).write_bytes(content)
+    fit(job, device=torch.device("cpu"), report=keep, resume=tmp_path)
+    from safetensors.torch import load
+
+    first, second = load(whole), load(saved[4]["model.safetensors"])
+    assert all(torch.allclose(first[k], second[k], atol=1e-5) for k in first)
+
+
+def test_a_few_steps_lower_the_loss(root: Path, images: InstanceImages) -> None:
+    losses: list[float] = []
+    final: dict[str, float] = {}
+
+    def watch(metrics: dict, folder: Path | None) -> None:
+        losses.append(metrics["loss"]) if "loss" in metrics else final.update(metrics)
+
+    job = make_job(root, images, steps=30, batch_size=2, learning_rate=3e-3, warm_up=5, checkpoint_every=5)
+    fit(job, device=torch.device("cpu"), report=watch)
+    assert losses[-1] < 0.9 * losses[0]
+    assert final["instances"] > 0
+    assert 0 <= final["recall_75"] <= final["recall_50"] <= 1
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    rates = [learning_rate(s, 100, 1.0, 10) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.02
+    assert np.argmax(rates) in (9, 10)
+
+
+def test_evaluation_images_are_kept_out(root: Path, images: InstanceImages) -> None:
+    forbidden = evaluation_images(str(root), ["synthetic"])
+    assert set(forbidden) == {f"synthetic(synthetic) {s}" for s in ("val", "testA", "testB")}
+    chosen = choose_images(images.coco, "synthetic", forbidden=forbidden, holdout_fraction=0.2, max_held_out=3, seed=0)
+    assert len(chosen.held_out) == 3
+    assert not set(chosen.seen) & set.union(*forbidden.values())
+    assert not set(chosen.train) & set(chosen.held_out)
+    assert len(chosen.train) + 3 + sum(chosen.excluded.values()) == len(images.coco.images)
+    again = choose_images(images.coco, "synthetic", forbidden=forbidden, holdout_fraction=0.2, max_held_out=3, seed=0)
+    assert again == chosen
+
+
+def test_evaluation_images_of_the_published_files(repository: Path) -> None:
+    root = repository / "../shared/data/refcoco_mini"
+    if not root.exists():
+        pytest.skip("needs shared/data/refcoco_mini beside the checkout")
+    found = evaluation_images(str(root), ["refcoco", "refcocog"])
+    assert sum(map(len, found.values())) >= 9
+    assert all(i.startswith("coco/") for ids in found.values() for i in ids)
+    with pytest.raises(UserError, match=r"no refs\(\*\.p\) file"):
+        evaluation_images(str(root), ["refcoco+"])
+
+
+def test_nothing_left_to_train_on_is_an_error(images: InstanceImages) -> None:
+    every = {f"coco/{i}" for i in images.coco.images}
+    with pytest.raises(UserError, match="no image is left"):
+        choose_images(images.coco, "coco", forbidden={"a": every}, holdout_fraction=0, max_held_out=9, seed=0)
+
+
+def test_lists_of_ids_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "ids"
+    path.write_text("7\ncoco/8\n")
+    assert read_ids(str(path), "coco") == {"coco/7", "coco/8"}
+    path.write_text('[7, "x/8"]')
+    assert read_ids(str(path), "coco") == {"coco/7", "x/8"}
+    path.write_text("seven")
+    with pytest.raises(UserError, match="'seven' is not an image id"):
+        read_ids(str(path), "coco")
+    with pytest.raises(UserError, match="there is no file"):
+        read_ids(str(tmp_path / "none"), "coco")
+
+
+def test_the_namespace_comes_from_the_published_layout() -> None:
+    assert infer_namespace("data/synthetic/instances.json") == "synthetic"
+    assert infer_namespace("annotations/instances_train2017.json") == "coco"
+
+
+def test_unknown_presets_are_listed() -> None:
+    with pytest.raises(UserError, match="tiny, r50-fpn, r50-fpn-v2"):
+        preset("huge")
