@@ -322,7 +322,7 @@ def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, in
 
     published = PUBLISHED.get((dataset, split_by), {})
     lines = [f"{'split':8}{'refs':>18}{'expressions':>20}{'images':>18}   (found / published)"]
-    for split in dict.fromkeys([*found, *published]):
+    for split in dict.fromkeys([*published, *found]):
         cells = []
         for kind in ("refs", "expressions", "images"):
             number = getattr(published[split], kind) if split in published else None
