@@ -264,7 +264,7 @@ class MailForReferringSegmentation(PreTrainedModel):
 
 
 def _mean_of_words(encoded: Tensor, attention_mask: Tensor) -> Tensor:
-    """(N, L, d), (N, T) -> (N, d). A mean carries every word from the first step on; [CLS] would first have to learn to."""
+    """(N, L, d), (N, T) -> (N, d). A mean carries every word from the first step on; [CLS] would have to learn it."""
     weights = attention_mask.to(encoded.dtype)[..., None]
     words = encoded[:, : weights.shape[1]]
     return (words * weights).sum(1) / weights.sum(1).clamp_min(1)
