@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from transformers.utils import logging as transformers_logging
 
 from mail.data.images import ImageError, decode_image
 from mail.errors import UserError
@@ -67,11 +68,7 @@ class Predictor:
             UserError: the folder is not a model.
         """
         folder = check_model_folder(path)
-        try:
-            model = MailForReferringSegmentation.from_pretrained(folder)
-            processor = MailProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder} cannot be loaded as a model: {error}") from error
+        model, processor = _load(folder)
         bundled = folder / BUNDLED_PROPOSER
         if proposer_path is None and bundled.is_dir():
             proposer_path = bundled
@@ -164,6 +161,29 @@ class Predictor:
                 part = slice(start, start + EXPRESSIONS_PER_FORWARD)
                 output: MailOutput = self.model.segment(images.of(index[part]), words[part], mask[part])
                 yield start, output
+
+
+def _load(folder: Path) -> tuple[MailForReferringSegmentation, MailProcessor]:
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        found: Any = MailForReferringSegmentation.from_pretrained(folder, output_loading_info=True)
+        model, loaded = found  # with the info asked for, a pair
+        processor = MailProcessor.from_pretrained(folder)
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        raise UserError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    # transformers would go on with random numbers where a weight is missing
+    if wrong := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"], *map(str, loaded["mismatched_keys"])}):
+        raise UserError(
+            f"the weights of {folder} are not those of this program's network: {len(wrong)} are missing or unknown, "
+            f"first: {', '.join(wrong[:3])}; they were written by another version, train again"
+        )
+    return model, processor
 
 
 def default_device() -> str:
