@@ -10,7 +10,6 @@ and no open job port, its own access token, a bounded object store, and keeps it
 """
 
 import atexit
-import contextlib
 import logging
 import os
 import secrets
@@ -30,6 +29,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
+START_ATTEMPTS = 3
 LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
 
 
@@ -50,8 +50,8 @@ class Session:
         import ray
 
         ray.shutdown()
-        for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-            os.environ.pop(name, None)
+        if os.environ.get("RAY_AUTH_TOKEN_PATH") == str(_token_file(self._log_folder)):
+            del os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_AUTH_MODE"]
         if not keep_logs:
             shutil.rmtree(self._log_folder, ignore_errors=True)
         self._log_folder = None
@@ -102,37 +102,46 @@ def _join(address: str) -> None:
 
 
 def _start_local(num_cpus: int | None) -> Session:
-    import ray
-
-    folder = _private_folder()
-    verbose = os.environ.get("MAIL_RAY_LOGS") == "1"
-    _use_private_token(folder)
     # Workers inherit the environment of the process that starts them. They must find `pipelines` and `mail` also where
     # those are imported from a checkout, without a runtime_env, which would give up the workers that Ray prestarts.
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    for attempt in range(1, START_ATTEMPTS + 1):
+        folder = _private_folder()
+        session = Session(folder)
+        try:
+            _start_in(folder, num_cpus or max(2, _usable_cpus()))
+            break
+        except BaseException as error:
+            # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
+            last = attempt == START_ATTEMPTS or not isinstance(error, Exception)
+            session.close(keep_logs=last and isinstance(error, Exception))
+            if last:
+                print(f"Ray did not start; its logs are in {folder}", file=sys.stderr)
+                raise
+    atexit.register(session.close)
+    return session
+
+
+def _start_in(folder: Path, num_cpus: int) -> None:
+    import ray
+
+    verbose = os.environ.get("MAIL_RAY_LOGS") == "1"
+    _use_private_token(folder)
     settings: dict[str, Any] = {
         "address": "local",  # never some other cluster that happens to run here
-        "num_cpus": num_cpus or max(2, _usable_cpus()),
+        "num_cpus": num_cpus,
         "include_dashboard": False,
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
-        "_temp_dir": str(folder),
+        "_temp_dir": str(folder / "ray"),
     }
     if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < LARGE_MACHINE_BYTES:
         settings["object_store_memory"] = OBJECT_STORE_BYTES
-    try:
-        ray.init(**settings)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        raise
+    ray.init(**settings)
     if not verbose:
         _quiet_data()
-    session = Session(folder)
-    atexit.register(session.close)
-    return session
 
 
 def _usable_cpus() -> int:
@@ -142,9 +151,13 @@ def _usable_cpus() -> int:
 
 
 def _private_folder() -> Path:
-    """A new folder for the cluster's sockets and logs; its path is short, for a socket's must stay below 107 bytes."""
+    """A new folder of ours alone for the token, sockets and logs; a socket's path must stay below 107 bytes."""
     base = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="mail-ray-", dir=base if len(base) <= 30 else "/tmp"))
+
+
+def _token_file(folder: Path) -> Path:
+    return folder / "token"
 
 
 def _use_private_token(folder: Path) -> None:
@@ -153,7 +166,7 @@ def _use_private_token(folder: Path) -> None:
         return  # whoever set it has arranged for a token as well
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
 
-    token = folder / "token"
+    token = _token_file(folder)
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ["RAY_AUTH_MODE"] = "token"
