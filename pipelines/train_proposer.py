@@ -141,6 +141,7 @@ class TrainProposer(Stage):
         from mail.data.coco import CocoInstances
         from mail.proposers.dataset import choose_images, evaluation_images, infer_namespace, read_ids
         from mail.proposers.fit import ProposerJob
+        from mail.proposers.training import InstanceImages
 
         recipe = preset(self.preset)
         steps = recipe.steps if self.steps is None else self.steps
@@ -164,6 +165,7 @@ class TrainProposer(Stage):
             max_held_out=self.max_held_out,
             seed=self.seed,
         )
+        InstanceImages(coco, self.images).image(chosen.train[0])  # a wrong --images is said before anything starts
         network = dataclasses.replace(
             recipe.network,
             categories=recipe.network.categories if self.class_agnostic else tuple(coco.categories.items()),

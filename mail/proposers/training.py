@@ -161,7 +161,7 @@ def training_step(
         losses = network([i.to(device) for i in images], [{k: v.to(device) for k, v in t.items()} for t in targets])
     loss = sum(losses.values())
     if not torch.isfinite(loss):
-        raise UserError(f"the loss of the proposer became {float(loss)}: lower --learning-rate")
+        raise UserError(f"the loss of the proposer became {float(loss.detach())}: lower --learning-rate")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), max_norm)
