@@ -9,7 +9,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,11 +192,15 @@ def answer_batch(
 
 
 def answers(
-    predictor: Predictor, source: SplitInput, threshold: float = 0.5, thumbnail_side: int | None = None
+    predictor: Predictor,
+    source: SplitInput,
+    numbers: Iterable[int],
+    threshold: float = 0.5,
+    thumbnail_side: int | None = None,
 ) -> Iterator[ImageAnswer]:
-    """Predicts all batches in place, one after another."""
-    for number, batch in enumerate(source.batches):
-        content = source.read(number)
+    """Predicts batches in place, one after another."""
+    for number in numbers:
+        content, batch = source.read(number), source.batches[number]
         yield from answer_batch(predictor, batch, content["images"], content["masks"], threshold, thumbnail_side)
 
 

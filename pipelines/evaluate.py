@@ -53,7 +53,8 @@ class Evaluate(Stage):
     """How pixels are counted: original, or as published code does it: lavt, cris, rela."""
 
     workers: int | None = None
-    """Actors that predict (default: one a GPU, else one for two CPUs). The numbers do not depend on it."""
+    """Actors that predict (default: one a GPU, else one for two CPUs). The numbers do not depend on it. 0: predict in
+    this process, without Ray, which is quickest for some hundred expressions."""
 
     batch_images: int = 8
     """Images, each with all of its sentences, that are predicted together."""
@@ -66,6 +67,10 @@ class Evaluate(Stage):
 
     gallery: bool = True
     """Write gallery.html."""
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.out)  # callers in Python may give text
+        self.compare = None if self.compare is None else Path(self.compare)
 
     def plan(self) -> dict[str, Any]:
         job = _Job.prepare(self)
@@ -95,8 +100,7 @@ class Evaluate(Stage):
         return self._write(job, answers)
 
     def _predict(self, job: "_Job", pending: list[int], answers: dict[str, Any]) -> None:
-        from pipelines.evaluation_workers import predict
-
+        predict = _predict_here if self.workers == 0 else _predict_on_ray
         total, said = len(job.plan.images), 0
         with open(job.record, "a" if answers else "w") as record:
             if not answers:
@@ -182,8 +186,8 @@ class _Job:
         from pipelines.tracking import resolve_model
 
         protocol = get_protocol(stage.protocol)
-        if stage.batch_images < 1 or (stage.workers is not None and stage.workers < 1):
-            raise UserError("--batch-images and --workers must be at least 1")
+        if stage.batch_images < 1 or (stage.workers is not None and stage.workers < 0):
+            raise UserError("--batch-images must be at least 1 and --workers at least 0")
         if stage.no_proposals and stage.masks:
             raise UserError("--masks and --no-proposals exclude each other: leave one out")
         folder = check_model_folder(resolve_model(stage.model))
@@ -222,6 +226,11 @@ class _Job:
         return snapshot
 
     @property
+    def side(self) -> int | None:
+        """Longest side of the gallery's small pictures; None without a gallery."""
+        return self.thumbnail_side if self.stage.gallery else None
+
+    @property
     def record(self) -> Path:
         return self.stage.out / ANSWERS
 
@@ -236,7 +245,7 @@ class _Job:
             "masks": [self.snapshot.digest, self.snapshot.proposer_id] if self.snapshot is not None else None,
             "threshold": self.protocol.threshold,
             "batch_images": self.stage.batch_images,
-            "thumbnail": self.thumbnail_side if self.stage.gallery else None,
+            "thumbnail": self.side,
             "images": images,
         }
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -283,6 +292,21 @@ class _Job:
         if theirs.protocol != self.protocol:
             raise UserError(f"{other} was counted by protocol {theirs.protocol.name}, not {self.protocol.name}")
         return paired_bootstrap(accumulator.counts, theirs.counts, protocol=self.protocol)
+
+
+def _predict_on_ray(job: _Job, pending: list[int], workers: int | None) -> Iterator[Any]:
+    from pipelines.evaluation_workers import predict
+
+    return predict(job, pending, workers)
+
+
+def _predict_here(job: _Job, pending: list[int], _: int | None) -> Iterator[Any]:
+    from mail.evaluation import SplitInput, answers
+    from mail.inference import Predictor
+
+    predictor = Predictor.from_pretrained(job.folder)
+    source = SplitInput.of(job.store, job.plan, job.snapshot)
+    return answers(predictor, source, pending, job.protocol.threshold, job.side)
 
 
 def _absolute(uri: str) -> str:

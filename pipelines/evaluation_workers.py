@@ -24,8 +24,8 @@ def predict(job: Any, pending: list[int], workers: int | None) -> Iterator[Image
 
         source = ray.put(SplitInput.of(job.store, job.plan, job.snapshot))
         model = ray.put(model_files(job.folder))
-        threshold, side = job.protocol.threshold, job.thumbnail_side if job.stage.gallery else None
-        yield from _stream(source, model, pending, _pool(workers, len(pending)), threshold, side)
+        pool = _pool(workers, len(pending))
+        yield from _stream(source, model, pending, pool, job.protocol.threshold, job.side)
 
 
 def _stream(

@@ -39,6 +39,11 @@ class Predict(Stage):
     device: str | None = None
     """cpu or cuda (default: the GPU if there is one)."""
 
+    def __post_init__(self) -> None:
+        # callers in Python may name one photo, and give names as text
+        given = (self.image,) if isinstance(self.image, str | Path) else self.image
+        self.image, self.out = tuple(Path(p) for p in given), Path(self.out)
+
     def plan(self) -> dict[str, Any]:
         from mail.inference import BUNDLED_PROPOSER, check_model_folder
         from pipelines.tracking import resolve_model
