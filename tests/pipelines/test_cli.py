@@ -1,0 +1,236 @@
+"""The command line: its spellings are promises, every option is explained, wrong input gets a short message."""
+
+import dataclasses
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import tyro
+
+from mail import __version__
+from mail.errors import UserError
+from pipelines.__main__ import main
+from pipelines.cli import STAGES, parse
+from pipelines.stage import Stage
+
+
+def all_stages() -> dict[str, type[Stage]]:
+    """Every stage by the words that call it."""
+    stages: dict[str, type[Stage]] = {}
+    for name, entry in STAGES.items():
+        loaded = entry.load()
+        stages |= (
+            {f"{name} {kind}": stage for kind, stage in loaded.items()} if isinstance(loaded, dict) else {name: loaded}
+        )
+    return stages
+
+
+def flags(stage: type, prefix: str = "") -> list[str]:
+    """Every flag of a stage, dotted for nested configs; "STR" for an argument without a flag, as the help has it."""
+    hints = get_type_hints(stage, include_extras=True)
+    found = []
+    for field in dataclasses.fields(stage):
+        name = prefix + field.name.replace("_", "-")
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            found += flags(hint, f"{name}.")
+        elif tyro.conf.Positional in getattr(hint, "__metadata__", ()):
+            found.append("STR")
+        else:
+            found.append(f"--{name}")
+    return found
+
+
+def explanation(flag: str, text: str) -> str:
+    """What a help text says about a flag: beside it, or in the line below where the flag is long."""
+    options = re.split(r"(?m)^\W*(?:positional arguments|options) ", text, maxsplit=1)[1]  # leaves the usage line out
+    lines = [line.strip("│| ") for line in options.splitlines()]
+    for line, below in itertools.pairwise(lines):
+        names, _, words = line.partition("  ")
+        if flag in re.split(r"[ ,\[\]]+", names):
+            return words.strip() or below
+    return ""
+
+
+def help_of(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        parse([*words.split(), "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+STAGE_WORDS = list(all_stages())
+
+# What users script against. Others may be added; these may never go.
+PROMISES = """
+demo --out O
+prepare synthetic --out STORE --images 5 --seed 1
+prepare refcoco --split-by unc --root DIR --out STORE
+prepare refcoco+ --split-by unc --root DIR --out STORE
+prepare refcocog --split-by google --root DIR --out STORE
+prepare refcocog --split-by umd --root DIR --out STORE --strict
+train-proposer --instances FILE --images DIR --out PROPOSER
+train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
+precompute --data STORE --proposer PROPOSER --masks TABLE --dry-run
+masks status --masks TABLE --data STORE --json FILE
+masks verify --masks TABLE --data STORE --json FILE
+train --preset tiny --data STORE --masks TABLE --name RUN --workers 2 --resume --out DIR
+evaluate --model MODEL --data STORE --masks TABLE --split testA --out DIR
+score --data STORE --split testA --predictions FILE --protocol original --json FILE
+predict --model models:/mail-ris@champion --image FILE --text WORDS --out FILE.png --proposer PROPOSER
+models list
+models show models:/mail-ris@champion
+models promote 3
+models rollback
+"""
+
+
+@pytest.mark.parametrize("line", PROMISES.strip().splitlines())
+def test_promised_spellings_are_understood(line: str) -> None:
+    assert isinstance(parse(line.split()), Stage)
+
+
+@pytest.mark.parametrize("words", STAGE_WORDS)
+def test_help_explains_every_option(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = help_of(words, capsys)
+    for flag in flags(all_stages()[words]):
+        explained = explanation(flag, text)
+        assert explained, f"{words}: {flag} is not in the help"
+        assert not explained.startswith(("(default", "(required", "-")), f"{words}: {flag} is not explained"
+
+
+@pytest.mark.parametrize("words", STAGE_WORDS)
+def test_every_stage_says_what_it_does_and_has_a_dry_run(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(words, capsys)
+    assert "--dry-run" in text
+    assert "--no-dry-run" not in text
+    assert all_stages()[words].__doc__, words
+    assert not str(all_stages()[words].__doc__).startswith(all_stages()[words].__name__ + "("), (
+        "dataclass's own docstring"
+    )
+
+
+def test_overview_lists_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for name, entry in STAGES.items():
+        assert re.search(rf"(?m)^  {re.escape(name)} +{re.escape(entry.help)}$", text)
+
+
+def test_group_lists_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of("prepare", capsys)
+    for words in STAGE_WORDS:
+        if words.startswith("prepare "):
+            assert f"  {words.split()[1]} " in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--version"])
+    assert capsys.readouterr().out == f"mail-ris {__version__}\n"
+
+
+def test_unknown_stage_is_one_line_with_the_closest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian", "--name", "x"]) == 2
+    assert capsys.readouterr().err == "error: there is no `mail-ris trian`: did you mean train?\n"
+
+
+def test_unknown_member_of_a_group_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "imagenet"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no `mail-ris prepare imagenet`: ")
+    assert error.count("\n") == 1
+
+
+def test_no_stage_prints_the_overview_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse([])
+    assert stopped.value.code == 2
+    assert "train-proposer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --preset tiny --data STORE --name RUN --no-such-flag 1",
+        "train --preset tiny --data STORE --name RUN --workers many",
+        "train --data STORE",
+        "prepare refcoco --split-by none --root DIR --out STORE",
+    ],
+)
+def test_wrong_flags_end_with_code_2_and_few_lines(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(line.split())
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert 0 < captured.err.count("\n") <= 20
+    assert "Traceback" not in captured.err
+
+
+def test_flag_before_the_member_of_a_group_is_explained() -> None:
+    with pytest.raises(UserError, match="must come after"):
+        parse(["masks", "--masks", "TABLE"])
+
+
+def test_missing_store_is_one_line_not_a_stack_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "nothing")
+    code = main(["score", "--data", missing, "--split", "testA", "--predictions", f"{missing}.jsonl"])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert missing in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_preset_is_one_line_that_names_the_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    main(["prepare", "synthetic", "--out", str(store), "--images", "12"])
+    capsys.readouterr()
+    arguments = ["--data", str(store), "--proposals", "none", "--name", "x", "--out", str(tmp_path / "run")]
+    assert main(["train", "--preset", "huge", *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "huge" in error
+    assert "tiny" in error
+
+
+def test_unknown_split_is_one_line_that_names_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, predictions = tmp_path / "store", tmp_path / "p.jsonl"
+    predictions.touch()
+    main(["prepare", "synthetic", "--out", str(store), "--images", "12"])
+    capsys.readouterr()
+    assert main(["score", "--data", str(store), "--split", "testC", "--predictions", str(predictions)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "testC" in error
+    assert "testA" in error
+
+
+def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    assert main(["prepare", "synthetic", "--out", str(store), "--images", "7", "--dry-run"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["config"]["images"] == 7
+    assert printed["plan"]["images"] == 7
+    assert not store.exists()
+
+
+def test_module_and_console_command_are_the_same(repository: Path) -> None:
+    command = Path(sys.executable).with_name("mail-ris")
+    arguments = ["prepare", "synthetic", "--out", "nowhere", "--dry-run"]
+    outputs = [
+        subprocess.run([*program, *arguments], cwd=repository, capture_output=True, text=True, check=True).stdout
+        for program in ([str(command)], [sys.executable, "-m", "pipelines"])
+    ]
+    assert outputs[0] == outputs[1]
