@@ -52,7 +52,7 @@ def explanation(flag: str, text: str) -> str:
     lines = [line.strip("│| ") for line in options.splitlines()]
     for line, below in itertools.pairwise(lines):
         names, _, words = line.partition("  ")
-        if flag in re.split(r"[ ,\[\]]+", names):
+        if line.startswith(("-", "STR", "[STR")) and flag in re.split(r"[ ,\[\]]+", names):
             return words.strip() or below
     return ""
 
