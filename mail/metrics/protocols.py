@@ -25,6 +25,7 @@ Sources: yz93/LAVT-RIS `test.py` and `transforms.py`, DerrickWang005/CRIS.pytorc
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from mail import rle
 from mail.errors import UserError
@@ -56,11 +57,9 @@ class Protocol:
 
 
 def squash(mask: rle.RLE, size: tuple[int, int]) -> rle.RLE:
-    """Mask resized to `size` (H, W) without keeping its aspect, nearest neighbour (pixel centres, as Pillow does)."""
-    height, width = mask["size"]
-    rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(np.int64)
-    columns = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(np.int64)
-    return rle.encode(rle.decode(mask)[rows[:, None], columns])
+    """Mask resized to `size` (H, W) without keeping its aspect, by Pillow's nearest neighbour as LAVT's loader does."""
+    picture = Image.fromarray(rle.decode(mask).view(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
+    return rle.encode(np.asarray(picture))
 
 
 PROTOCOLS = {

@@ -1,0 +1,161 @@
+"""Reading and scoring anyone's predictions: what is wrong is said with its line or file, never passed over."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mail import rle
+from mail.data import schema
+from mail.errors import UserError
+from mail.metrics import (
+    Counts,
+    Prediction,
+    read_per_expression,
+    read_prediction_folder,
+    read_predictions,
+    score_predictions,
+    write_per_expression,
+    write_predictions,
+)
+from mail.metrics.predictions import PredictionSet
+
+MASK = np.zeros((6, 8), bool)
+MASK[1:4, 2:5] = True
+
+
+def split(*ids: str) -> pa.Table:
+    rows = [{"expr_id": e, "target": rle.encode(MASK), "text": "x", "image_id": "1"} for e in ids]
+    return pa.Table.from_pylist(rows, schema.EXPRESSIONS)
+
+
+def predictions(*ids: str) -> PredictionSet:
+    return PredictionSet("file", {e: Prediction(rle.encode(MASK)) for e in ids})
+
+
+def test_predictions_survive_being_written_and_read(tmp_path: Path):
+    written = {"d/1": Prediction(rle.encode(MASK), 0.5, [3, 1]), "d/0": Prediction(None, 0.0)}
+    write_predictions(tmp_path / "p.jsonl", written)
+    found = read_predictions(tmp_path / "p.jsonl")
+    assert found.masks == written
+    assert [json.loads(line)["expr_id"] for line in (tmp_path / "p.jsonl").read_text().splitlines()] == ["d/0", "d/1"]
+
+
+def test_plain_run_lengths_are_read_too(tmp_path: Path):
+    (tmp_path / "p.jsonl").write_text('{"expr_id": "a", "rle": {"size": [2, 3], "counts": [1, 2, 3]}}\n\n')
+    mask = read_predictions(tmp_path / "p.jsonl").masks["a"].rle
+    assert mask is not None
+    assert rle.decode(mask).T.ravel().tolist() == [False, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "expr_id"),
+        ('{"expr_id": 7, "rle": null}', "expr_id"),
+        ('{"expr_id": "a"}', 'no "rle"'),
+        ('{"expr_id": "a", "rle": {"size": [0, 3], "counts": ""}}', "size"),
+        ('{"expr_id": "a", "rle": {"size": [2], "counts": ""}}', "size"),
+        ('{"expr_id": "a", "rle": {"size": [2, 3], "counts": [1, 2]}}', "add up to 3"),
+        ('{"expr_id": "a", "rle": {"size": [2, 3], "counts": "5"}}', "add up to 5"),
+        ('{"expr_id": "a", "rle": {"size": [2, 3], "counts": "\u00e9"}}', "invalid"),
+        ('{"expr_id": "a", "rle": {"size": [2, 3], "counts": 6}}', "neither"),
+        ('{"expr_id": "a", "rle": null, "score": "high"}', "score"),
+        ('{"expr_id": "a", "rle": null, "selection": ["x"]}', "selection"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, reason: str):
+    (tmp_path / "p.jsonl").write_text('{"expr_id": "fine", "rle": null}\n' + line + "\n")
+    with pytest.raises(UserError, match=rf"p\.jsonl, line 2: .*{reason}"):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_a_missing_file_is_said(tmp_path: Path):
+    with pytest.raises(UserError, match="no predictions file"):
+        read_predictions(tmp_path / "none.jsonl")
+
+
+def test_every_expression_is_scored_once():
+    accumulator, coverage = score_predictions(split("a", "b"), predictions("b", "a"), split="val")
+    assert accumulator.counts == dict.fromkeys("ab", Counts(9, 9, 9, 9))
+    assert coverage.to_dict() == {"missing": 0, "unknown": 0, "doubled": 0}
+
+
+def test_missing_and_unknown_predictions_are_counted_and_refused():
+    with pytest.raises(UserError, match=r"2 of the 3 expressions of val are missing \(b, c\); 1 are not in val \(z\)"):
+        score_predictions(split("a", "b", "c"), predictions("a", "z"), split="val")
+
+
+def test_a_missing_prediction_may_count_as_the_empty_mask():
+    found, coverage = score_predictions(split("a", "b"), predictions("a", "z"), split="val", allow_missing=True)
+    assert found.counts == {"a": Counts(9, 9, 9, 9), "b": Counts(0, 9, 0, 9)}
+    assert coverage.to_dict() == {"missing": 1, "unknown": 1, "doubled": 0}
+
+
+def test_doubled_predictions_are_always_refused(tmp_path: Path):
+    (tmp_path / "p.jsonl").write_text('{"expr_id": "a", "rle": null}\n' * 2)
+    found = read_predictions(tmp_path / "p.jsonl")
+    for allow_missing in (False, True):
+        with pytest.raises(UserError, match=r"1 come more than once \(a\)"):
+            score_predictions(split("a"), found, split="val", allow_missing=allow_missing)
+
+
+def test_masks_of_another_size_are_refused():
+    other = PredictionSet("file", {"a": Prediction(rle.empty(8, 6))})
+    with pytest.raises(UserError, match="a: the predicted mask is 8x6"):
+        score_predictions(split("a"), other, split="val")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_a_folder_of_pngs_of_any_mode(tmp_path: Path, mode: str):
+    if mode == "I;16":
+        picture = Image.fromarray(MASK.astype(np.uint16) * 65535)
+    elif mode == "P":
+        picture = Image.fromarray(MASK.astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 255, 0, 0])
+    else:
+        picture = Image.fromarray(MASK).convert("L").convert(mode)
+    picture.save(tmp_path / "refcoco-unc__7.png")
+    found = read_prediction_folder(tmp_path, ["refcoco-unc/7"])
+    mask = found.masks["refcoco-unc/7"].rle
+    assert mask is not None
+    assert np.array_equal(rle.decode(mask), MASK)
+
+
+def test_pngs_of_no_expression_count_as_unknown(tmp_path: Path):
+    Image.fromarray(MASK).save(tmp_path / "d__1.png")
+    Image.fromarray(MASK).save(tmp_path / "d__2.png")
+    found = read_prediction_folder(tmp_path, ["d/1"])
+    with pytest.raises(UserError, match=r"1 are not in val \(d__2\.png\)"):
+        score_predictions(split("d/1"), found, split="val")
+
+
+def test_a_png_of_probabilities_is_not_a_mask(tmp_path: Path):
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png holds the values 0, 1, 2, 3, \.\.\."):
+        read_prediction_folder(tmp_path, ["a"])
+
+
+def test_a_broken_png_is_named(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(UserError, match=r"a\.png cannot be read"):
+        read_prediction_folder(tmp_path, ["a"])
+
+
+def test_expressions_that_share_a_png_name_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="share the file"):
+        read_prediction_folder(tmp_path, ["a/b", "a__b"])
+
+
+def test_counts_per_expression_survive_being_written_and_read(tmp_path: Path):
+    accumulator, _ = score_predictions(split("a", "b"), predictions("a"), split="val", allow_missing=True)
+    write_per_expression(tmp_path / "e.jsonl", accumulator)
+    assert read_per_expression(tmp_path / "e.jsonl") == accumulator
+    assert json.loads((tmp_path / "e.jsonl").read_text().splitlines()[0])["iou"] == 1
+    (tmp_path / "e.jsonl").write_text('{"expr_id": "a"}\n')
+    with pytest.raises(UserError, match="does not hold counts"):
+        read_per_expression(tmp_path / "e.jsonl")

@@ -1,0 +1,46 @@
+"""Run lengths that others wrote are checked before any C code counts with them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail import rle
+from mail.metrics.run_lengths import find_invalid
+
+
+def test_masks_that_pycocotools_wrote_are_valid():
+    random = np.random.default_rng(0)
+    sizes = [(1, 1), (480, 640), (3, 5000), (64, 64)]
+    masks = [rle.encode(random.random(s) < p) for s in sizes for p in (0, 0.001, 0.5, 1)]
+    assert find_invalid([m["counts"] for m in masks], [m["size"][0] * m["size"][1] for m in masks]) == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        (b"", "empty"),
+        (b"\x7f5", "characters"),
+        (b"\xc3\xa95", "characters"),
+        (b"4\x80", "characters"),
+        (b"1P", "cut off"),
+        (b"ZZZZZZZZZZZZ0", "more pixels"),
+        (b"O", "negative"),
+        (b"0", "add up to 0 pixels"),
+        (b"5", "add up to 5 pixels"),
+    ],
+)
+def test_each_kind_of_damage_is_found(counts: bytes, reason: str):
+    good = rle.encode(np.ones((10, 10), bool))["counts"]
+    problems = find_invalid([good, counts, good], [100, 100, 100])
+    assert list(problems) == [1]
+    assert reason in problems[1]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.binary(max_size=12), max_size=6))
+def test_any_bytes_are_judged_and_never_raise(strings: list[bytes]):
+    problems = find_invalid(strings, [12] * len(strings))
+    for number, counts in enumerate(strings):
+        if number not in problems:  # then it is a mask of 12 pixels for pycocotools as well
+            assert 0 <= rle.area({"size": [3, 4], "counts": counts}) <= 12
