@@ -296,17 +296,15 @@ class Train(Stage):
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        from pipelines.train_worker import on_ray
         from pipelines.training_input import Transport
 
         shares = share_cluster(ray.cluster_resources(), self.workers, self.input_cpus)
         job = dataclasses.replace(job, threads=self.threads or shares.threads)
         trainer = TorchTrainer(
-            on_ray,
+            _train_worker,
             train_loop_config={
-                "job": job,
+                "job": ray.put((job, Transport(cpus=shares.input_cpus))),
                 "shared": ray.put((run.source, run.epochs)),
-                "transport": Transport(cpus=shares.input_cpus),
                 "mailbox": mailbox,
             },
             scaling_config=ray.train.ScalingConfig(
@@ -325,6 +323,13 @@ class Train(Stage):
             trainer.fit()
         except Exception as error:
             raise _explain(error) from error
+
+
+def _train_worker(references: dict[str, Any]) -> None:
+    """What a worker runs. Ray's controller unpickles it, and must not have to load the network's code for that."""
+    from pipelines.train_worker import on_ray
+
+    on_ray(**references)
 
 
 @dataclass(frozen=True)

@@ -142,12 +142,12 @@ def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.
     return model, optimizer, start
 
 
-def on_ray(values: dict[str, Any]) -> None:
+def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     """What a Ray Train worker runs.
 
     Args:
-        values: `job`; `shared`, object reference of (TrainingInput, EpochPlan); `transport`; `mailbox`, the actor that
-            takes what is to be logged.
+        job: object reference of (Job, Transport). shared: of (TrainingInput, EpochPlan).
+        mailbox: the actor that takes what is to be logged.
     """
     import ray
     import ray.train
@@ -156,7 +156,7 @@ def on_ray(values: dict[str, Any]) -> None:
 
     from pipelines.train_progress import RemoteLog
 
-    job, shared, transport = values["job"], values["shared"], values["transport"]
+    job, transport = ray.get(job)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     source, _ = ray.get(shared)
@@ -186,7 +186,7 @@ def on_ray(values: dict[str, Any]) -> None:
             wrap=prepare_model,
             batches=input_from,
             report=report,
-            log=RemoteLog(values["mailbox"]),
+            log=RemoteLog(mailbox),
         )
         train(job, source, place)
 
