@@ -1,0 +1,85 @@
+"""Predicting a whole split: fixed batches, every expression once, bad images recorded."""
+
+from pathlib import Path
+
+import pytest
+
+from mail.data.store import DataStore
+from mail.errors import UserError
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
+from mail.inference import Predictor
+from tests.boxes import Boxes, make_boxes
+from tests.mail.test_inference import make_model
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Boxes:
+    return make_boxes(tmp_path_factory.mktemp("boxes"), images=16, broken=2)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.from_pretrained(make_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+def test_every_expression_of_the_split_is_answered_once(boxes: Boxes, predictor: Predictor):
+    plan = SplitPlan.read(boxes.store, "train", images_per_batch=5)
+    found = list(answers(predictor, SplitInput.of(boxes.store, plan, boxes.masks), range(len(plan)), 0.5, 32))
+    ids = [e for a in found for e in a.predictions]
+    assert sorted(ids) == sorted(boxes.store.expressions(["train"], ["expr_id"])["expr_id"].to_pylist())
+    assert len(plan) == 3  # 12 images
+
+
+def test_an_image_that_cannot_be_decoded_is_recorded_with_empty_masks(boxes: Boxes, predictor: Predictor):
+    plan = SplitPlan.read(boxes.store, "train", images_per_batch=4)
+    found = {a.image_id: a for a in answers(predictor, SplitInput.of(boxes.store, plan, boxes.masks), [0], 0.5, 32)}
+    bad = found["boxes/0000"]
+    assert bad.error is not None
+    assert bad.error.startswith("decode_error: ")
+    assert bad.thumbnail is None
+    assert len(bad.predictions) == 6
+    assert all(p.rle is None for p in bad.predictions.values())
+    assert bad.masks_status == "decode_error"
+    assert found["boxes/0002"].error is None
+    assert found["boxes/0002"].thumbnail
+
+
+def test_answers_survive_as_a_line(boxes: Boxes, predictor: Predictor):
+    plan = SplitPlan.read(boxes.store, "val", images_per_batch=2)
+    for answer in answers(predictor, SplitInput.of(boxes.store, plan, boxes.masks), [0], 0.5, 32):
+        again = ImageAnswer.from_line(answer.to_line())
+        assert again.to_line() == answer.to_line()
+        assert [p.rle for p in again.predictions.values()] == [p.rle for p in answer.predictions.values()]
+
+
+def test_batches_are_read_alike_in_any_order_and_process(boxes: Boxes):
+    import pickle
+
+    plan = SplitPlan.read(boxes.store, "train", images_per_batch=3)
+    source = SplitInput.of(boxes.store, plan, boxes.masks)
+    forwards = [source.read(n) for n in range(len(plan))]
+    elsewhere = pickle.loads(pickle.dumps(source))
+    assert [elsewhere.read(n) for n in reversed(range(len(plan)))] == forwards[::-1]
+
+
+def test_missing_masks_and_masks_of_other_files_are_refused(boxes: Boxes, tmp_path: Path):
+    other = make_boxes(tmp_path, images=40)
+    plan = SplitPlan.read(other.store, "train", 8)
+    with pytest.raises(UserError, match=r"no masks of 18 of the split's 30 images, first: boxes/0016"):
+        check_masks(other.store, plan.images, boxes.masks)
+    check_masks(other.store, plan.images, other.masks)
+
+
+def test_an_unknown_split_names_those_there_are(boxes: Boxes):
+    with pytest.raises(UserError, match="testA"):
+        SplitPlan.read(DataStore(boxes.store_uri), "minival", 8)
+
+
+def test_the_digest_of_a_model_is_of_its_weights_and_settings(tmp_path: Path):
+    model = make_model(tmp_path / "model")
+    first = model_digest(model)
+    (model / "lineage.json").write_text("{}")
+    (model / "proposer").mkdir()
+    assert model_digest(model) == first
+    (model / "processor_config.json").write_text((model / "processor_config.json").read_text() + " ")
+    assert model_digest(model) != first
