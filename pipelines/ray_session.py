@@ -29,7 +29,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
 LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
 
 
@@ -115,7 +115,7 @@ def _start_local(num_cpus: int | None) -> Session:
             break
         except BaseException as error:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
-            last = attempt == START_ATTEMPTS or not isinstance(error, Exception)
+            last = attempt == START_ATTEMPTS or "timed out" not in str(error)
             session.close(keep_logs=last and isinstance(error, Exception))
             if last:
                 print(f"Ray did not start; its logs are in {folder}", file=sys.stderr)
