@@ -59,7 +59,11 @@ class PixelDecoder(nn.Module):
 
 
 class SelectionHead(nn.Module):
-    """Which proposal the expression means: one logit per instance, and a null slot for "none of them"."""
+    """Which proposal the expression means: one logit per instance, and a null slot for "none of them".
+
+    Attributes:
+        log_temperature: log of the learned factor of the match, 8 at the start: with 1 the first steps hardly move it.
+    """
 
     def __init__(self, config: MailConfig):
         super().__init__()
@@ -67,10 +71,12 @@ class SelectionHead(nn.Module):
         self.key = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.query = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.null = nn.Linear(d, 1)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
 
     def forward(self, instances: Tensor, sentence: Tensor, valid: Tensor) -> Tensor:
         """(N, K, d), (N, d), valid (N, K) -> (N, 1 + K); empty slots get the lowest number of the type."""
-        scores = torch.einsum("nkd,nd->nk", self.key(instances), self.query(sentence)) * instances.shape[-1] ** -0.5
+        match = torch.einsum("nkd,nd->nk", self.key(instances), self.query(sentence))
+        scores = match * (self.log_temperature.exp() * instances.shape[-1] ** -0.5)
         scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
         return torch.cat([self.null(sentence), scores], 1)
 

@@ -20,6 +20,8 @@ class TextEmbeddings(nn.Module):
         super().__init__()
         d = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, d, padding_idx=config.pad_token_id)
+        # words must stand out from their positions before anything is learned about them
+        self.word_embeddings.init_std = 4 * config.initializer_range  # type: ignore[assignment]  # a number, no module
         self.position_embeddings = nn.Embedding(config.max_text_length, d)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
         self.LayerNorm = nn.LayerNorm(d, eps=config.layer_norm_eps)

@@ -5,6 +5,7 @@ Shapes: I images, N expressions (`image_index` says on which image), K instance 
 R = S / mask_stride, P patches, d hidden size.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from mail.model import losses
 from mail.model.configuration import MailConfig
-from mail.model.decoder import Decoder
+from mail.model.decoder import Decoder, SelectionHead
 from mail.model.embeddings import GeometryEmbedding, InstanceEmbeddings, PatchEmbeddings, PixelStem, TextEmbeddings
 from mail.model.encoder import Encoder
 
@@ -97,7 +98,7 @@ class MailForReferringSegmentation(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            init.trunc_normal_(module.weight, std=std)
+            init.normal_(module.weight, std=getattr(module, "init_std", std))
         elif isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
@@ -112,6 +113,8 @@ class MailForReferringSegmentation(PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
         elif isinstance(module, Encoder) and module.coverage_gain is not None:
             init.zeros_(module.coverage_gain)
+        elif isinstance(module, SelectionHead):
+            init.constant_(module.log_temperature, math.log(8))
         elif isinstance(module, Decoder) and module.direct_gain is not None:
             init.constant_(module.direct_gain, 4.0)
         elif isinstance(module, MailForReferringSegmentation):
