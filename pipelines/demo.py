@@ -228,9 +228,10 @@ class Demo(Stage):
         photo = self.out / "scenes" / "images" / "train2014" / f"synthetic_{number:012d}.jpg"
         Predict(
             model="models:/mail-ris@champion",
-            image=str(photo),
+            image=(photo,),
             text=chosen["text"],
-            out=str(self.out / "prediction.png"),
+            out=self.out / "prediction.png",
+            overlay=True,
         ).run()
         return {"image": str(photo), "text": chosen["text"]}
 
