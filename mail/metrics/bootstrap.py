@@ -12,7 +12,7 @@ import numpy as np
 
 from mail.errors import UserError
 from mail.metrics.accumulator import Counts
-from mail.metrics.measure import iou
+from mail.metrics.measure import iou, measure
 from mail.metrics.protocols import PROTOCOLS, Protocol
 
 _CHUNK = 256  # resamples at a time: 256 x 10,000 float64 weights are 20 MB
@@ -89,31 +89,27 @@ def paired_bootstrap(
         for row in range(rows):
             weights[row] = np.bincount(draws[row], minlength=n)
         sums[start : start + rows] = weights[:rows] @ columns
-    whole = columns.sum(axis=0)
+    mean, overall = (sums[:, 0] - sums[:, 1]) / n, _share(*sums[:, 2:4].T) - _share(*sums[:, 4:6].T)
+    ours, theirs = measure(candidate, protocol), measure(baseline, protocol)
     settings = {"confidence": confidence, "resamples": resamples, "expressions": n, "seed": seed}
     return {
-        "mIoU": _difference(whole[0] / n, whole[1] / n, (sums[:, 0] - sums[:, 1]) / n, settings),
-        "oIoU": _difference(
-            _share(whole[2], whole[3]).item(),
-            _share(whole[4], whole[5]).item(),
-            _share(sums[:, 2], sums[:, 3]) - _share(sums[:, 4], sums[:, 5]),
-            settings,
-        ),
+        "mIoU": _difference(ours.mIoU or 0.0, theirs.mIoU or 0.0, mean, settings),
+        "oIoU": _difference(ours.oIoU or 0.0, theirs.oIoU or 0.0, overall, settings),
     }
 
 
 def _share(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
     """Quotients; 0 where there is not a single pixel."""
-    return np.divide(intersection, union, out=np.zeros_like(union, dtype=np.float64), where=np.asarray(union) > 0)
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def _difference(candidate: float, baseline: float, samples: np.ndarray, settings: dict[str, Any]) -> Difference:
     tail = (1 - settings["confidence"]) / 2
     lower, upper = np.quantile(samples, [tail, 1 - tail])
     return Difference(
-        candidate=float(candidate),
-        baseline=float(baseline),
-        difference=float(candidate - baseline),
+        candidate=candidate,
+        baseline=baseline,
+        difference=candidate - baseline,
         lower=float(lower),
         upper=float(upper),
         positive=float((samples > 0).mean()),

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_CHUNK = 2**17  # characters
+
 
 def find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, str]:
     """Index -> reason of each COCO-compressed string that is not a mask of so many pixels.
@@ -17,6 +19,19 @@ def find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, st
             run two before).
         pixels: height x width of each mask.
     """
+    problems: dict[int, str] = {}
+    ends = np.cumsum([len(c) for c in counts])
+    first = 0
+    while first < len(counts):  # parts that stay in the processor's cache
+        done = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + _CHUNK, side="right")))
+        part = _find_invalid(counts[first:last], pixels[first:last])
+        problems.update({first + i: reason for i, reason in part.items()})
+        first = last
+    return problems
+
+
+def _find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, str]:
     problems: dict[int, str] = {}
     lengths = np.array([len(c) for c in counts], dtype=np.int64)
     for i in np.flatnonzero(lengths == 0):

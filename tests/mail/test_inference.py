@@ -22,11 +22,13 @@ TEXTS = ["the red box", "green one", "a blue thing on the left"]
 
 
 def make_model(folder: Path) -> Path:
-    """A network with random weights in a MODEL folder."""
+    """A network with random weights in a MODEL folder; it does not think that an expression names nothing."""
     torch.manual_seed(0)
     tokenizer = tokenizer_from_texts(TEXTS)
     config = micro_config(vocab_size=len(tokenizer))
-    MailForReferringSegmentation(config).save_pretrained(folder)
+    network = MailForReferringSegmentation(config)
+    torch.nn.init.constant_(network.decoder.no_target.bias, -4.0)
+    network.save_pretrained(folder)
     MailProcessor.for_config(tokenizer, config).save_pretrained(folder)
     return folder
 
