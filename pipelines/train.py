@@ -221,6 +221,7 @@ class Train(Stage):
             log.close("FAILED", timeout=5)
             raise
         log.tags({"model": model_dir})
+        self._log_samples(run, log, model_dir)
         if not log.close(timeout=300):
             say("MLflow has not taken all of the run's record: it is in the folder of the run as far as it was saved")
         version = self._register(model_dir, run_id)
@@ -237,14 +238,26 @@ class Train(Stage):
         run_id = start_run(self.name, run.config, run.tags(), run_id)
         return run_id, RunLog(run_id, say)
 
+    def _log_samples(self, run: "RunPlan", log: "RunLog", model_dir: str) -> None:
+        from mail.data.files import local_folder
+        from mail.training.validation import sample_overlays
+
+        if run.validation is None:
+            return
+        with local_folder(model_dir) as folder:
+            for number, picture in enumerate(sample_overlays(str(folder), run.source, run.validation)):
+                log.image(picture, f"sample_{number}", run.settings.steps)
+
     def _register(self, model_dir: str, run_id: str) -> int | None:
         if not self.register:
             return None
+        from mail.data.files import local_folder
         from pipelines.tracking import register_model
 
         say("registering the model")
         try:
-            return register_model(model_dir, run_id)
+            with local_folder(model_dir) as folder:
+                return register_model(folder, run_id)
         except UserError as error:  # the training is done and must not be lost for that
             say(f"the model is not registered: {error}")
             return None

@@ -10,6 +10,7 @@ from mail import rle
 from mail.data.epoch_plan import ExpressionIndex
 from mail.inference import Predictor
 from mail.metrics import count
+from mail.report.overlay import overlay
 from mail.training.input import TrainingInput
 
 IMAGES_PER_BATCH = 8
@@ -33,6 +34,21 @@ class Validation:
         """At most `limit` expressions, evenly spread over the split: the same at every validation."""
         chosen = np.unique(np.linspace(0, len(index) - 1, min(limit, len(index))).round().astype(np.int64))
         return cls(split, index.row[chosen], index.image[chosen].astype(np.int64))
+
+
+def sample_overlays(model_dir: str, source: TrainingInput, validation: Validation, count: int = 4) -> list[np.ndarray]:
+    """Pictures (H, W, 3) uint8 of the model's answers to some of the expressions, with the ground truth outlined."""
+    predictor = Predictor.from_pretrained(model_dir)
+    predictor.proposer = None  # the masks are those of the mask table
+    chosen = np.unique(np.linspace(0, len(validation.rows) - 1, count).round().astype(np.int64))
+    pictures = []
+    for row, image in zip(validation.rows[chosen], validation.images[chosen], strict=True):
+        (pixels,), proposals = source.images(np.array([image]))
+        (sentence,) = source.expressions(np.array([row]))
+        answer = predictor.predict_batch([pixels], [[sentence["text"]]], proposals)[0][0]
+        picture = overlay(pixels, answer.mask, rle.decode(sentence["target"]), text=sentence["text"])
+        pictures.append(np.asarray(picture.convert("RGB")))
+    return pictures
 
 
 def validate(
