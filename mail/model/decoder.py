@@ -127,9 +127,16 @@ class Decoder(nn.Module):
         return Decoded(logits, selection, self.no_target(sentence).float().squeeze(-1))
 
     def direct_path(self, selection: Tensor, masks: Tensor) -> Tensor:
-        """Logits (N, R, R) of the mixture of masks that the selection expects; silent when it chooses the null slot."""
+        """Logits (N, R, R) of the selected mask; silent when the null slot is selected.
+
+        In training the mixture of masks that the selection expects, which has a gradient; afterwards the likeliest one
+        alone: between two candidates half of each would be right for neither.
+        """
         assert self.direct_gain is not None
-        share = selection.softmax(-1)[:, 1:]  # (N, K)
+        share = selection.softmax(-1)
+        if not self.training:
+            share = F.one_hot(share.argmax(-1), share.shape[-1]).to(share.dtype)
+        share = share[:, 1:]  # (N, K)
         inside = torch.einsum("nk,nkhw->nhw", share, masks.float())
         some = share.sum(-1)[:, None, None]
         return self.direct_gain * (2 * inside - some)
