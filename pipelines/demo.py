@@ -42,7 +42,7 @@ class Demo(Stage):
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Delete an earlier demo in --out first; otherwise it is continued."""
 
-    images: int = 2500
+    images: int = 3000
     """Generated scenes, evaluation splits included."""
 
     seed: int = 0

@@ -72,7 +72,7 @@ def vilt_b16() -> MailConfig:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(config=tiny, learning_rate=8e-4, warmup_fraction=0.05, steps=1000, global_batch_size=32),
+    "tiny": Preset(config=tiny, learning_rate=8e-4, warmup_fraction=0.05, steps=1200, global_batch_size=32),
     "vilt-b32": Preset(
         config=vilt_b32,
         pretrained="dandelin/vilt-b32-mlm",
