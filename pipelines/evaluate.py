@@ -188,6 +188,8 @@ class _Job:
         protocol = get_protocol(stage.protocol)
         if stage.batch_images < 1 or (stage.workers is not None and stage.workers < 0):
             raise UserError("--batch-images must be at least 1 and --workers at least 0")
+        if str(stage.out).startswith("s3:"):
+            raise UserError("--out must be a local folder: answers are appended to a file in it while they come in")
         if stage.no_proposals and stage.masks:
             raise UserError("--masks and --no-proposals exclude each other: leave one out")
         folder = check_model_folder(resolve_model(stage.model))
