@@ -28,7 +28,7 @@ from pipelines.stage import Stage, console, say
 
 STATE = "demo.json"
 FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "mlruns")
-MADE = (*FOLDERS, STATE, "report.html", "report.json", "mlflow.db", "prediction.png", "evaluation-images.txt")
+MADE = (*FOLDERS, STATE, "report.html", "report.json", "mlflow.db", "prediction.png")
 FEWEST_IMAGES = 40  # with fewer, a split may be empty
 
 
@@ -147,22 +147,15 @@ class Demo(Stage):
         ).run()
 
     def _train_proposer(self) -> None:
-        from mail.data.store import DataStore
         from pipelines.train_proposer import TrainProposer
 
         if (self.out / "proposer" / "proposer.json").exists():  # killed after it was finished
             return
-        store = DataStore(self.out / "store")
-        held_out = [s for s in store.splits if s != "train"]
-        ids = sorted(set(store.expressions(held_out, ["image_id"])["image_id"].to_pylist()))
-        exclude = self.out / "evaluation-images.txt"
-        exclude.write_text("\n".join(ids) + "\n")
         TrainProposer(
             instances=str(self.out / "scenes" / "synthetic" / "instances.json"),
             images=str(self.out / "scenes" / "images" / "train2014"),
             out=str(self.out / "proposer"),
-            exclude=str(exclude),
-            namespace=ids[0].rpartition("/")[0],
+            exclude_store=str(self.out / "store"),
             steps=self.proposer_steps,
             seed=self.seed,
         ).run()

@@ -82,8 +82,11 @@ class TrainProposer(Stage):
     refs_root: str | None = None
     """Folder that holds `refcoco/refs(unc).p` and so on; needed for --exclude-eval-of."""
 
+    exclude_store: str | None = None
+    """Data store whose val and test images must not be trained on."""
+
     namespace: str = ""
-    """What image ids begin with (default: `synthetic` if the instances lie in a folder of that name, else `coco`)."""
+    """What image ids begin with (default: as those of --exclude-store, else `coco`)."""
 
     holdout_fraction: float = 0.05
     """Share of the images that is kept for measuring the recall ..."""
@@ -139,7 +142,15 @@ class TrainProposer(Stage):
 
     def _job(self) -> "tuple[ProposerJob, TrainingImages]":
         from mail.data.coco import CocoInstances
-        from mail.proposers.dataset import choose_images, evaluation_images, infer_namespace, read_ids
+        from mail.data.store import DataStore
+        from mail.proposers.dataset import (
+            choose_images,
+            evaluation_images,
+            infer_namespace,
+            read_ids,
+            store_evaluation_images,
+            store_namespace,
+        )
         from mail.proposers.fit import ProposerJob
         from mail.proposers.training import InstanceImages
 
@@ -150,12 +161,13 @@ class TrainProposer(Stage):
             raise UserError(f"{steps} steps of {batch_size} images for {self.workers} workers: each needs at least one")
         if self.exclude_eval_of and not self.refs_root:
             raise UserError("--exclude-eval-of needs --refs-root, the folder that holds refcoco/refs(unc).p and so on")
-        namespace = self.namespace or infer_namespace(self.instances)
-        forbidden: dict[str, set[str]] = {}
+        store = DataStore(self.exclude_store) if self.exclude_store else None
+        namespace = self.namespace or (store_namespace(store) if store else infer_namespace(self.instances))
+        forbidden: dict[str, set[str]] = store_evaluation_images(store) if store else {}
         if self.exclude:
             forbidden[self.exclude] = read_ids(self.exclude, namespace)
         if self.exclude_eval_of:
-            forbidden |= evaluation_images(str(self.refs_root), self.exclude_eval_of.split(","))
+            forbidden |= evaluation_images(str(self.refs_root), self.exclude_eval_of.split(","), self.namespace)
         coco = CocoInstances(self.instances)
         chosen = choose_images(
             coco,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mail.data import refer
 from mail.data.coco import CocoInstances
+from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import is_evaluation_split
 
@@ -63,8 +64,39 @@ def choose_images(
 
 
 def infer_namespace(instances: str) -> str:
-    """What image ids of an instances file begin with: its data set for generated scenes, COCO for everything else."""
-    return "synthetic" if Path(instances).parent.name == "synthetic" else "coco"
+    """What image ids of an instances file begin with: "coco", as all published data sets share COCO's photos.
+
+    Raises:
+        UserError: generated scenes, whose ids carry their seed ("synthetic/0/12"); a guess could hide a leak.
+    """
+    if Path(instances).parent.name != "synthetic":
+        return "coco"
+    raise UserError(
+        f"{instances} are generated scenes, whose image ids carry their seed: name --exclude-store STORE (the store "
+        "that was prepared from them), or --namespace synthetic/SEED"
+    )
+
+
+def store_namespace(store: DataStore) -> str:
+    """What the image ids of a store begin with.
+
+    Raises:
+        UserError: they do not all begin alike.
+    """
+    ids = store.image_index["image_id"].to_pylist()
+    found = sorted({i.rpartition("/")[0] for i in ids})
+    if len(found) != 1:
+        raise UserError(f"image ids of {store.uri} begin with {', '.join(found[:3])}: say which with --namespace")
+    return found[0]
+
+
+def store_evaluation_images(store: DataStore) -> dict[str, set[str]]:
+    """Images of all evaluation splits of a store, by "synthetic-0 testA"."""
+    found: dict[str, set[str]] = {}
+    table = store.expressions([s for s in store.splits if is_evaluation_split(s)], ["image_id", "split"])
+    for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+        found.setdefault(f"{store.name} {split}", set()).add(image_id)
+    return found
 
 
 def read_ids(path: str, namespace: str) -> set[str]:
@@ -79,11 +111,12 @@ def read_ids(path: str, namespace: str) -> set[str]:
     return {str(e) if "/" in str(e) else f"{namespace}/{int(e)}" for e in entries if _is_id(e, path)}
 
 
-def evaluation_images(root: str, datasets: Sequence[str]) -> dict[str, set[str]]:
+def evaluation_images(root: str, datasets: Sequence[str], namespace: str = "") -> dict[str, set[str]]:
     """Images of all evaluation splits of published data sets, by "refcoco(unc) testA".
 
     Args:
         root: the folder that holds `refcoco/refs(unc).p` and so on; every refs file of a data set counts.
+        namespace: what their image ids begin with, where it cannot be inferred.
 
     Raises:
         UserError: a data set has no refs file there.
@@ -94,12 +127,12 @@ def evaluation_images(root: str, datasets: Sequence[str]) -> dict[str, set[str]]
         paths = sorted(p for p in folder.glob("*refs(*)*") if p.suffix in (".p", ".json"))
         if not paths:
             raise UserError(f"{folder} has no refs(*.p) file: its evaluation images are unknown")
-        namespace = infer_namespace(str(folder / "instances.json"))
+        begin = namespace or infer_namespace(str(folder / "instances.json"))
         for path in paths:
             name = f"{dataset}({path.name.partition('(')[2].partition(')')[0]})"
             for ref in refer.read_refs(path):
                 if is_evaluation_split(ref.split):
-                    found.setdefault(f"{name} {ref.split}", set()).add(f"{namespace}/{ref.image_id}")
+                    found.setdefault(f"{name} {ref.split}", set()).add(f"{begin}/{ref.image_id}")
     return found
 
 

@@ -120,14 +120,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
     scenes, store = folder / "scenes", folder / "store"
     assert main(["prepare", "synthetic", "--out", str(store), "--root", str(scenes), "--images", "40"]) == 0
-    evaluation = folder / "evaluation.txt"
-    from mail.data.store import DataStore
-
-    held_out = DataStore(store).expressions(["val", "testA", "testB"], ["image_id"])["image_id"].unique().to_pylist()
-    evaluation.write_text("\n".join(held_out))
     arguments = ["--instances", str(scenes / "synthetic" / "instances.json"), "--out", str(folder / "proposer")]
-    arguments += ["--images", str(scenes / "images" / "train2014"), "--exclude", str(evaluation)]
-    arguments += ["--namespace", held_out[0].rpartition("/")[0], "--steps", "2", "--workers", "0"]
+    arguments += ["--images", str(scenes / "images" / "train2014"), "--exclude-store", str(store)]
+    arguments += ["--steps", "2", "--workers", "0"]
     assert main(["train-proposer", *arguments]) == 0
     return folder
 

@@ -30,6 +30,7 @@ def stage(root: Path, out: Path, **changes: object) -> TrainProposer:
         "workers": 0,
         "exclude_eval_of": "synthetic",
         "refs_root": str(root),
+        "namespace": "synthetic/0",
         "holdout_fraction": 0.2,
     }
     return TrainProposer(**(values | changes))
@@ -43,7 +44,7 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
     assert proposer.proposer_id == report["proposer_id"]
     seen = set(json.loads((tmp_path / "p/images.json").read_text()))
     assert seen
-    assert not seen & set.union(*evaluation_images(str(root), ["synthetic"]).values())
+    assert not seen & set.union(*evaluation_images(str(root), ["synthetic"], "synthetic/0").values())
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
         "images.json",
         "model.safetensors",

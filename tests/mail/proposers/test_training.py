@@ -145,7 +145,7 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_evaluation_images_are_kept_out(root: Path, images: InstanceImages) -> None:
-    forbidden = evaluation_images(str(root), ["synthetic"])
+    forbidden = evaluation_images(str(root), ["synthetic"], "synthetic")
     assert set(forbidden) == {f"synthetic(synthetic) {s}" for s in ("val", "testA", "testB")}
     chosen = choose_images(images.coco, "synthetic", forbidden=forbidden, holdout_fraction=0.2, max_held_out=3, seed=0)
     assert len(chosen.held_out) == 3
@@ -187,7 +187,8 @@ def test_lists_of_ids_are_read(tmp_path: Path) -> None:
 
 
 def test_the_namespace_comes_from_the_published_layout() -> None:
-    assert infer_namespace("data/synthetic/instances.json") == "synthetic"
+    with pytest.raises(UserError, match="name --exclude-store STORE"):
+        infer_namespace("data/synthetic/instances.json")
     assert infer_namespace("annotations/instances_train2017.json") == "coco"
 
 
