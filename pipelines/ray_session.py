@@ -108,6 +108,8 @@ def _start_local(num_cpus: int | None) -> Session:
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    # torch's threads must not spin while they wait: trainer, input tasks and Ray itself share the same few cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for attempt in range(1, START_ATTEMPTS + 1):
         folder = _private_folder()
         session = Session(folder)
