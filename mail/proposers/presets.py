@@ -25,8 +25,8 @@ PRESETS = {
     # generated scenes of about 128 pixels, on a CPU, in about a minute
     "tiny": ProposerPreset(
         network=NetworkConfig(architecture="tiny", min_size=128, max_size=144),
-        selection=SelectionConfig(score_threshold=0.05, max_instances=16, box_nms=0.6, duplicate_iou=0.75),
-        steps=120,
+        selection=SelectionConfig(score_threshold=0.2, max_instances=16, box_nms=0.6, duplicate_iou=0.75),
+        steps=220,
         batch_size=8,
         learning_rate=3e-3,
         warm_up=20,

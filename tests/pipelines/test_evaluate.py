@@ -168,32 +168,29 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused(stage, boxes
 
 
 @pytest.mark.cluster
-def test_metrics_are_identical_for_one_two_and_three_workers(stage, ray_cluster: None):
+def test_the_numbers_do_not_depend_on_the_workers(stage, ray_cluster: None):
     results = {}
-    for workers in (0, 1, 2, 3):
+    for workers in (0, 1, 2):
         job = stage(f"workers-{workers}", workers=workers, gallery=False)
         job.run()
         results[workers] = [(job.out / n).read_bytes() for n in ("predictions.jsonl", "metrics.json")]
-    assert results[1] == results[2] == results[3]
+    assert results[0] == results[1] == results[2]
     assert json.loads(results[1][1])["oIoU"] > 0
-    assert results[0][0].count(b"\n") == results[1][0].count(b"\n")
 
 
 @pytest.mark.cluster
 def test_a_killed_worker_costs_no_answer_and_doubles_none(stage, ray_cluster: None):
     from pipelines.evaluation_workers import predict
 
-    expected = stage("expected", workers=1, gallery=False, batch_images=2)
+    expected = stage("expected", gallery=False, batch_images=2)
     expected.run()
-    evaluation = stage("killed", workers=1, gallery=False, batch_images=2)
-    evaluation.out.mkdir()
-    job, killed, answers = _Job.prepare(evaluation), [], []
-    for answer in predict(job, list(range(len(job.plan))), 1):
+    job = _Job.prepare(stage("killed", gallery=False, batch_images=2))
+    killed, answers = False, []
+    for answer in predict(job, list(range(len(job.plan))), workers=3):
         answers.append(answer)
         if not killed:
-            killed = predicting_actors()
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
+            os.kill(predicting_actors()[0], signal.SIGKILL)
+            killed = True
     assert killed
     assert sorted(a.image_id for a in answers) == sorted(i.image_id for i in job.plan.images)
     found = {e: p for a in answers for e, p in a.predictions.items()}
