@@ -181,7 +181,7 @@ def end(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()  # `ray start --block` ends what it has started
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(30)
+        process.wait(10)
     for pid in [*session_of(process.pid), process.pid]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
