@@ -70,7 +70,7 @@ def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None
     plan = stage(root, tmp_path / "p", steps=None, batch_size=None).plan()
     assert plan["job"]["steps"] == 220
     assert plan["images"] + plan["held_out"] + sum(plan["excluded"].values()) == 30
-    assert plan["image_ids"] == "synthetic/..."
+    assert plan["image_ids"] == "synthetic/0/..."
     assert not (tmp_path / "p").exists()
 
 
