@@ -38,11 +38,12 @@ def _stream(
     context.enable_progress_bars = False
 
     def read(block: pa.Table) -> pa.Table:
-        return _read(source, [pending[n] for n in block["id"].to_pylist()])
+        return _read(source, block["number"].to_pylist())
 
     with DataContext.current(context):
         data = (
-            ray.data.range(len(pending), override_num_blocks=len(pending))
+            # not `range`: its tasks would want a whole CPU, which the actors may not have left
+            ray.data.from_items([{"number": n} for n in pending], override_num_blocks=len(pending))
             .map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS)
             .map_batches(
                 PredictingActor,
