@@ -74,6 +74,11 @@ def area(rle: RLE) -> int:
     return int(coco_mask.area(rle))
 
 
+def areas(rles: Sequence[RLE]) -> list[int]:
+    """Number of pixels of each mask (pycocotools' own `area` of a list fails from 256 masks on, with numpy 2)."""
+    return [area(rle) for rle in rles]
+
+
 def bbox(rle: RLE) -> list[float]:
     """[x, y, width, height] in pixels; zeros for an empty mask."""
     return [float(v) for v in coco_mask.toBbox(rle)]

@@ -17,7 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
-from pycocotools import mask as coco_mask
+
+from mail import rle
 
 
 def _words(text: str) -> frozenset[str]:
@@ -53,7 +54,7 @@ def slice_expressions(expressions: pa.Table, store_expressions: pa.Table | None 
     context = expressions if store_expressions is None else store_expressions
     referents = _referents(context)
     slices: dict[str, dict[str, str]] = {name: {} for name in DIMENSIONS}
-    areas = coco_mask.area(expressions["target"].to_pylist()) if len(expressions) else []
+    areas = rle.areas(expressions["target"].to_pylist())
     columns = (expressions[c].to_pylist() for c in ("expr_id", "image_id", "text", "ann_ids", "category"))
     for expr_id, image_id, text, ann_ids, category, area in zip(*columns, areas, strict=True):
         words = tokenize(text)

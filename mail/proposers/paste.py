@@ -57,7 +57,7 @@ def select(
     if not pasted:
         return Proposals(size)
     overlap = rle.iou_matrix(pasted, pasted)
-    areas = rle.coco_mask.area(pasted)
+    areas = rle.areas(pasted)
     kept: list[int] = []
     for i in range(len(order)):
         if len(kept) == max_instances:
