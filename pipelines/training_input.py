@@ -8,6 +8,7 @@ the plan which rows they need, so nothing but step numbers is listed up front, a
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from mail.training.step import TrainingBatch
 TASK_BYTES = 24 * 2**20  # about what a task makes: large enough to hide Ray's cost per task, small enough to start soon
 TASKS_PER_PIPELINE = 1024  # steps are listed in pipelines of at most so many tasks
 STORE_BYTES = 256 * 2**20  # object store memory in use per worker
+LOOP_SECONDS = 0.05  # between two looks of Ray Data's scheduler at what its tasks have done
 
 _LAYOUT = pa.schema([("head", pa.string()), ("data", pa.large_binary())])
 _inputs: dict[Any, tuple[TrainingInput, EpochPlan]] = {}  # per task process: open files and tokenizer live on
@@ -86,6 +88,7 @@ def _pipeline(
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _unhurried()]
     context.execution_options.resource_limits = ExecutionResources.for_limits(
         cpu=None if transport.cpus is None else max(transport.cpus, 0.1), object_store_memory=transport.store_bytes
     )
@@ -107,6 +110,21 @@ def _pipeline(
     for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         for row in range(len(block)):
             yield unpack(block["head"][row].as_py(), block["data"][row].as_buffer())
+
+
+def _unhurried() -> type:
+    """A callback that slows Ray Data's scheduling loop down.
+
+    The loop runs in the trainer's own process. While the batches that wait are not taken, which is how it should be,
+    the loop has nothing to wait for and turns without a pause: half a core that the training step then lacks.
+    """
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class Unhurried(ExecutionCallback):
+        def on_execution_step(self, executor: Any) -> None:
+            time.sleep(LOOP_SECONDS)
+
+    return Unhurried
 
 
 def _build(shared: Any, first: int, last: int, rank: int, world: int, micro: int | None) -> Iterator[pa.Table]:
