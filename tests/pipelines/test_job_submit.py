@@ -99,9 +99,11 @@ def head() -> Iterator[Head]:
 def start(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen, str]:
     """Starts a head node in a session of its own; its process and the address of its jobs API."""
     folder.mkdir()
-    port, dashboard, client = free_ports(3)
+    port, dashboard, agent, client = free_ports(4)
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    # the job agent's own port is the same for every Ray on a machine; without it, jobs are never taken
+    command += [f"--dashboard-agent-listen-port={agent}"]
     command += [f"--temp-dir={folder / 'ray'}", f"--object-store-memory={300 * 2**20}", "--disable-usage-stats"]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
