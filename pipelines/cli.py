@@ -36,6 +36,9 @@ STAGES = {
     "train-proposer": Entry(
         "pipelines.train_proposer", "TrainProposer", "COCO-format instances -> a Mask R-CNN that proposes masks."
     ),
+    "import-proposer": Entry(
+        "pipelines.import_proposer", "ImportProposer", "Published Mask R-CNN or Mask2Former weights -> a proposer."
+    ),
     "precompute": Entry("pipelines.precompute", "Precompute", "Data store + proposer -> rows in the mask table."),
     "masks": Entry("pipelines.masks", "MASKS", "Looks after the mask table."),
     "train": Entry("pipelines.train", "Train", "Data store + mask table + preset -> checkpoints and an MLflow run."),

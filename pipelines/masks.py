@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as json_format
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -34,7 +35,8 @@ class MasksStatus(Stage):
     """A data store: says how many of its images are still pending."""
 
     against: str | None = None
-    """A data store: measures the recall of its referents (reads all masks of its splits)."""
+    """A data store: measures how many of its referents the masks cover (reads all masks of its splits), and writes the
+    figures to MLflow."""
 
     splits: tuple[str, ...] = ()
     """Splits that --against measures (default: all)."""
@@ -47,7 +49,7 @@ class MasksStatus(Stage):
 
     def run(self) -> dict[str, Any]:
         from mail.data.mask_table import status
-        from mail.data.mask_upkeep import problems
+        from mail.data.mask_upkeep import problems, seconds_per_image
 
         table = _open(self.masks)
         head = table.head()
@@ -55,12 +57,13 @@ class MasksStatus(Stage):
         for entry in status(head):
             if self.proposer_id not in (None, entry.proposer_id):
                 continue
-            report["proposers"][entry.proposer_id] = dataclasses.asdict(entry)
+            seconds = seconds_per_image(table, entry.proposer_id)
+            report["proposers"][entry.proposer_id] = {**dataclasses.asdict(entry), "seconds_per_image": seconds}
             counts = ", ".join(f"{n} {s}" for s, n in entry.statuses.items())
             label = ", leaky" if entry.proposer.get("leaky") else ""
             say(
                 f"{entry.proposer_id}: {entry.rows} images ({counts}), {entry.files} files, "
-                f"{entry.bytes:,} bytes{label}"
+                f"{entry.bytes:,} bytes{label}" + (f", {seconds * 1000:.1f} ms an image" if seconds else "")
             )
             for problem, _ in zip(problems(table, entry.proposer_id), range(SHOWN_PROBLEMS), strict=False):
                 say(f"  {problem.image_id}: {problem.status}: {problem.error}")
@@ -84,6 +87,10 @@ class MasksStatus(Stage):
                 )
             say(f"{quality['proposals_per_image']:.1f} proposals an image")
         _write_json(self.json, report)
+        if self.against:
+            quality["seconds_per_image"] = report["proposers"][snapshot.proposer_id]["seconds_per_image"]
+            run_id = _log_quality(quality, {"masks": snapshot.lineage, "data": DataStore(self.against).digest})
+            say(f"MLflow run {run_id} has these figures")
         done(f"{self.masks}: commit {head.number}, {sum(f.rows for f in head.files.values())} rows")
         return report
 
@@ -227,6 +234,25 @@ def _open(uri: str) -> "MaskTable":
     if table.head().number == 0:
         raise UserError(f"{uri} is not a mask table: it has no commits (run `mail-ris precompute` first)")
     return table
+
+
+def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
+    """Records the figures as an MLflow run of its own, with what they were measured on; returns its id."""
+    from mlflow.entities import Metric
+
+    from pipelines.run_log import flatten, start_run
+    from pipelines.tracking import answers, connect
+
+    proposer_id = origin["masks"]["proposer_id"]
+    tags = {"stage": "masks status", "leaky": str(origin["masks"]["leaky"]).lower(), "proposer_id": proposer_id}
+    run_id = start_run(f"masks {proposer_id}", origin, tags)
+    figures = {k.replace(".", "/"): v for k, v in flatten(quality).items() if v is not None}
+    now = int(time.time() * 1000)
+    with answers():
+        client = connect()
+        client.log_batch(run_id, metrics=[Metric(k, float(v), now, 0) for k, v in figures.items()])
+        client.set_terminated(run_id)
+    return run_id
 
 
 def _write_json(path: str | None, report: dict[str, Any]) -> None:

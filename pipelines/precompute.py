@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNITS_A_ROUND = 8192  # bounds what the driver holds of a plan; a round starts its actors anew
 BATCHES_A_UNIT = 4
 LOADER_CPUS = 0.25
+PASTING_CPUS = 0.5
 FILE_BYTES = 64 * 2**20  # a data file is written no later than at this size
 FIRST_COMMIT_SECONDS = 5.0
 PROGRESS_SECONDS = 5.0
@@ -167,6 +168,9 @@ class Pool:
     batch_size: int
     on_gpu: bool
     cpus_per_actor: float
+    apart: bool = (
+        False  # masks are pasted and encoded in tasks of their own, so that no actor (and no GPU) waits for it
+    )
 
     @classmethod
     def for_cluster(cls, batch_size: int | None, actors: int | None) -> "Pool":
@@ -175,7 +179,7 @@ class Pool:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         if gpus:
-            return cls(actors or gpus, batch_size or 8, True, 1.0)
+            return cls(actors or gpus, batch_size or 8, True, 1.0, apart=True)
         count = actors or cpus
         # the loading tasks need little time but must be scheduled: the actors claim half a core less than there is
         return cls(count, batch_size or 16, False, max(0.1, (cpus - 0.5) / count))
@@ -184,7 +188,7 @@ class Pool:
 class ProposerActor:
     """One copy of the proposer in the pool."""
 
-    def __init__(self, path: str, score_threshold: float | None, max_instances: int | None, on_gpu: bool):
+    def __init__(self, path: str, score_threshold: float | None, max_instances: int | None, on_gpu: bool, apart: bool):
         import torch
 
         from mail.proposers import load_proposer
@@ -193,11 +197,12 @@ class ProposerActor:
             torch.set_num_threads(1)  # as many copies as cores
         device = "cuda" if on_gpu else "cpu"
         self.proposer = load_proposer(path, device, score_threshold=score_threshold, max_instances=max_instances)
+        self.apart = apart
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        from mail.proposers.rows import propose_rows
+        from mail.proposers.rows import detect_rows, propose_rows
 
-        return propose_rows(self.proposer, decoded)
+        return (detect_rows if self.apart else propose_rows)(self.proposer, decoded)
 
 
 def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) -> Iterator[pa.Table]:
@@ -205,9 +210,11 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
     import ray
     from ray.data import ActorPoolStrategy
 
-    from mail.proposers.rows import WorkUnit, decode_unit
+    from mail.proposers.folder import ProposerFolder
+    from mail.proposers.rows import WorkUnit, decode_unit, select_rows
 
     store, max_pixels = _absolute(config.data), config.max_pixels
+    chosen = (config.score_threshold, config.max_instances)
 
     def load(batch: pa.Table) -> pa.Table:
         return decode_unit(store, WorkUnit.from_json(batch["unit"][0].as_py()), max_pixels)
@@ -218,7 +225,7 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
     )
     rows = rows.map_batches(
         ProposerActor,
-        fn_constructor_args=(_absolute(config.proposer), config.score_threshold, config.max_instances, pool.on_gpu),
+        fn_constructor_args=(_absolute(config.proposer), *chosen, pool.on_gpu, pool.apart),
         batch_size=pool.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -226,6 +233,14 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
         num_cpus=pool.cpus_per_actor,
         num_gpus=1 if pool.on_gpu else None,
     )
+    if pool.apart:
+        # the ids of the images that it saw would travel with every task
+        folder = dataclasses.replace(ProposerFolder.read(config.proposer).with_selection(*chosen), image_ids=None)
+
+        def paste(detected: pa.Table) -> pa.Table:
+            return select_rows(folder, detected)
+
+        rows = rows.map_batches(paste, batch_size=pool.batch_size, batch_format="pyarrow", num_cpus=PASTING_CPUS)
     yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
@@ -250,8 +265,8 @@ class Sink:
         self._written: list[MaskFile] = []
         self._commits = 0
         self._first_at = self._committed_at = self._said_at = time.monotonic()
-        self._first_rows = 0
-        self._last_at = self._first_at
+        self._first_rows = self._noted_rows = 0
+        self._last_at = self._noted_at = self._first_at
 
     @property
     def images_per_second(self) -> float:
@@ -262,8 +277,8 @@ class Sink:
         """Takes rows; writes and commits when it is time."""
         now = self._last_at = time.monotonic()
         if self.rows == 0:
-            self._first_at = self._committed_at = self._said_at = now
-            self._first_rows = len(rows)
+            self._first_at = self._committed_at = self._said_at = self._noted_at = now
+            self._first_rows = self._noted_rows = len(rows)
         self.rows += len(rows)
         self.statuses.update(rows["status"].to_pylist())
         self._waiting.append(rows)
@@ -280,10 +295,20 @@ class Sink:
         self._write()
         if not self._written:
             return
-        self.state = self.table.commit(self._written, self.proposer, planned_at=self.planned_at, replace=self.replace)
+        self.state = self.table.commit(
+            self._written, self.proposer, planned_at=self.planned_at, replace=self.replace, note=self._note()
+        )
         self._written = []
         self._commits += 1
-        self._committed_at = time.monotonic()
+        self._committed_at = self._last_at = time.monotonic()
+
+    def _note(self) -> dict[str, Any]:
+        """How many images took how long since the note before, not counting what came while the actors started."""
+        now = time.monotonic()
+        note = {"proposer_id": self.proposer["id"], "images": self.rows - self._noted_rows}
+        note["seconds"] = round(now - self._noted_at, 3)
+        self._noted_rows, self._noted_at = self.rows, now
+        return note
 
     def _write(self) -> None:
         if self._waiting:

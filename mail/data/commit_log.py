@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -82,6 +83,12 @@ class CommitLog:
         for record, digest in reversed(chain):
             base = _apply(base, record, digest)
         return base
+
+    def notes(self, number: int) -> Iterator[dict[str, Any]]:
+        """The notes of all commits up to `number`, the newest first; reads every commit file, so not for hot paths."""
+        for current in range(number, 0, -1):
+            if note := self._load(current)[0]["note"]:
+                yield note
 
     def append(
         self,

@@ -109,6 +109,7 @@ class MaskTable:
         *,
         planned_at: Commit = NOTHING,
         replace: bool = False,
+        note: dict[str, Any] | None = None,
     ) -> Commit:
         """Makes written files part of the table, all of them at once, and returns the new state.
 
@@ -118,6 +119,7 @@ class MaskTable:
             proposer: what is known of the proposer; `id` is required and is that of all the files.
             planned_at: the state that `pending` saw: the files it names are known not to hold these images.
             replace: the new rows replace committed ones of the same images (a retry).
+            note: kept in the commit file, for people and reports.
 
         Raises:
             UserError: a file is not what its description says.
@@ -139,7 +141,8 @@ class MaskTable:
                 added, removed = fresh, []
             if not added:
                 return head
-            if done := self.log.append(head, added=added, removed=removed, proposers={proposer["id"]: proposer}):
+            about = {proposer["id"]: proposer}
+            if done := self.log.append(head, added=added, removed=removed, proposers=about, note=note):
                 return done
 
     def swap(self, old: Sequence[MaskFile], new: Sequence[MaskFile]) -> Commit | None:

@@ -106,6 +106,18 @@ def problems(table: MaskTable, proposer_id: str, statuses: set[str] | None = Non
                 yield Problem(row["image_id"], row["status"], row["error"] or "")
 
 
+def seconds_per_image(table: MaskTable, proposer_id: str) -> float | None:
+    """Mean time that an image took, of the runs that wrote this proposer's rows; None if no commit says.
+
+    Wall-clock time of whole runs once their actors were up, over their images: a proposer on 8 GPUs takes an eighth.
+    """
+    images, seconds = 0, 0.0
+    for note in table.log.notes(table.head().number):
+        if note.get("proposer_id") == proposer_id:
+            images, seconds = images + note["images"], seconds + note["seconds"]
+    return seconds / images if images else None
+
+
 def _small_neighbours(head: Commit, target_bytes: int) -> Iterator[list[MaskFile]]:
     """Runs of at least two small files of a proposer, neighbours by key, that together make one of the target size."""
     for proposer_id in sorted({f.proposer_id for f in head.files.values()}):

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mail.proposals import Proposals
-from mail.proposers.folder import ProposerFolder
+from mail.proposers.folder import Mask2FormerNetwork, ProposerFolder
+from mail.proposers.paste import Detections
 
 
 class Proposer(Protocol):
@@ -22,6 +23,14 @@ class Proposer(Protocol):
 
     proposer_id: str
     info: dict[str, Any]
+
+    def detect(self, images: list[np.ndarray]) -> list[Detections]:
+        """The network's share of `propose`: what it found in RGB images, each uint8 (H, W, 3), of any sizes."""
+        ...
+
+    def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
+        """The rest of `propose`, for CPU cores: masks in an image of `size` (H, W), duplicates removed, the best K."""
+        ...
 
     def propose(self, images: list[np.ndarray]) -> list[Proposals]:
         """Proposals of RGB images, each uint8 (H, W, 3), in the images' own resolution, best score first."""
@@ -39,7 +48,11 @@ def load_proposer(
     Raises:
         UserError: the folder is not a proposer's, or was written by a program that this one does not know.
     """
+    folder = ProposerFolder.read(path).with_selection(score_threshold, max_instances)
+    if isinstance(folder.network, Mask2FormerNetwork):
+        from mail.proposers.mask2former import Mask2FormerProposer
+
+        return Mask2FormerProposer.load(folder, device)
     from mail.proposers.maskrcnn import MaskRCNNProposer
 
-    folder = ProposerFolder.read(path).with_selection(score_threshold, max_instances)
     return MaskRCNNProposer.load(folder, device)

@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mail.data import files
 from mail.errors import UserError
+
+if TYPE_CHECKING:
+    from mail.proposals import Proposals
+    from mail.proposers.paste import Detections
 
 FORMAT_VERSION = 1
 OUTPUT_VERSION = 1  # raise it when the code changes what a proposer outputs for the same weights and settings
@@ -36,6 +40,35 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise UserError(f"no proposer architecture {self.architecture!r}: there are {', '.join(ARCHITECTURES)}")
+
+    @property
+    def name(self) -> str:
+        """What proposers of this network are called."""
+        return f"maskrcnn-{self.architecture}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask2FormerNetwork:
+    """A Mask2Former of transformers: everything but the weights that its checkpoint folder says."""
+
+    config: dict[str, Any]
+    """`config.json` of the checkpoint."""
+
+    processor: dict[str, Any]
+    """`preprocessor_config.json`: sizes, mean and standard deviation."""
+
+    categories: tuple[tuple[int, str], ...]
+    """(id, name) of each class but the last, "nothing", in the order of the network's outputs."""
+
+    architecture: str = "mask2former"
+
+    @property
+    def name(self) -> str:
+        backbone = (self.config.get("backbone_config") or {}).get("model_type", "backbone")
+        return f"mask2former-{backbone}"
+
+
+Network = NetworkConfig | Mask2FormerNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +109,7 @@ class ProposerFolder:
 
     path: str
     name: str
-    network: NetworkConfig
+    network: Network
     selection: SelectionConfig
     weights_sha256: str
     image_ids: tuple[str, ...] | None = field(repr=False)
@@ -90,7 +123,7 @@ class ProposerFolder:
             raw = json.loads(files.read_bytes(filesystem, f"{root}/proposer.json"))
             images = json.loads(files.read_bytes(filesystem, f"{root}/images.json"))
         except FileNotFoundError as error:
-            hint = "make one with `mail-ris train-proposer ... --out`"
+            hint = "make one with `mail-ris train-proposer` or `mail-ris import-proposer`"
             raise UserError(
                 f"{text} is not a proposer: {os.path.basename(str(error.filename or ''))} " + hint
             ) from None
@@ -101,10 +134,11 @@ class ProposerFolder:
                 f"{text} has proposer format {raw.get('format_version')}, this program reads {FORMAT_VERSION}"
             )
         network = {**raw["network"], "categories": tuple((int(i), str(n)) for i, n in raw["network"]["categories"])}
+        kind = Mask2FormerNetwork if network["architecture"] == "mask2former" else NetworkConfig
         return cls(
             path=text,
             name=raw["name"],
-            network=NetworkConfig(**network),
+            network=kind(**network),
             selection=SelectionConfig(**raw["selection"]),
             weights_sha256=raw["weights_sha256"],
             image_ids=None if images is None else tuple(images),
@@ -145,6 +179,12 @@ class ProposerFolder:
             "trained_on": trained_on,
         }
 
+    def select(self, found: "Detections", size: tuple[int, int]) -> "Proposals":
+        """Proposals of an image of `size` (H, W) from what the network found in it. Needs no network."""
+        from mail.proposers.paste import select
+
+        return select(found, size, self.selection)
+
     def weights(self) -> bytes:
         """The content of `model.safetensors`, checked against its digest."""
         filesystem, root = files.resolve(self.path)
@@ -160,7 +200,7 @@ class ProposerFolder:
 def write_proposer(
     path: str | os.PathLike,
     *,
-    network: NetworkConfig,
+    network: Network,
     selection: SelectionConfig,
     weights: bytes,
     image_ids: Sequence[str] | None,
@@ -171,7 +211,7 @@ def write_proposer(
     ids = None if image_ids is None else sorted(set(image_ids))
     content = {
         "format_version": FORMAT_VERSION,
-        "name": f"maskrcnn-{network.architecture}",
+        "name": network.name,
         "network": asdict(network),
         "selection": asdict(selection),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

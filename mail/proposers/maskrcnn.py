@@ -6,7 +6,6 @@ for generated scenes and CPUs.
 
 import io
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from mail.data import files
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
-from mail.proposers.paste import select
+from mail.proposers.paste import Detections
 
 DETECTIONS_PER_PROPOSAL = 1.5  # detections that get a mask, before duplicates are removed
 
@@ -62,6 +61,23 @@ def load_initial_weights(network: MaskRCNN, path: str) -> dict[str, int]:
     Raises:
         UserError: the file cannot be read without running code from it, or fits nowhere.
     """
+    state = read_state_dict(path)
+    if not any(k.startswith("backbone.") for k in state):
+        state = {f"backbone.body.{k}": v for k, v in state.items()}
+    own = network.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise UserError(f"{path} has no tensor of this architecture")
+    network.load_state_dict(fitting, strict=False)
+    return {"loaded": len(fitting), "kept": len(own) - len(fitting)}
+
+
+def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    """Tensors by name of a .safetensors or .pth file, local or s3://.
+
+    Raises:
+        UserError: it is not there, or cannot be read without running code from it.
+    """
     filesystem, where = files.resolve(path)
     try:
         data = files.read_bytes(filesystem, where)
@@ -72,17 +88,9 @@ def load_initial_weights(network: MaskRCNN, path: str) -> dict[str, int]:
             state = safetensors.torch.load(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        state = dict(state.get("model", state))
+        return dict(state.get("model", state))
     except Exception as error:  # safetensors and pickle each have their own
         raise UserError(f"{path} is not a state dict of tensors: {str(error).splitlines()[0]}") from None
-    if not any(k.startswith("backbone.") for k in state):
-        state = {f"backbone.body.{k}": v for k, v in state.items()}
-    own = network.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise UserError(f"{path} has no tensor of this architecture")
-    network.load_state_dict(fitting, strict=False)
-    return {"loaded": len(fitting), "kept": len(own) - len(fitting)}
 
 
 class TinyBackbone(nn.Module):
@@ -155,12 +163,11 @@ class MaskRCNNProposer:
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
         self._categories = np.array([0, *(i for i, _ in folder.network.categories)], np.int32)
-        # pasting and encoding overlap with the next images' only where the network is not on the same cores
-        self._pool = ThreadPoolExecutor(8) if self.device.type == "cuda" else None
 
     @classmethod
     def load(cls, folder: ProposerFolder, device: str | torch.device = "cpu") -> "MaskRCNNProposer":
         """With the folder's weights."""
+        assert isinstance(folder.network, NetworkConfig)
         network = build_network(folder.network, folder.selection)
         try:
             network.load_state_dict(safetensors.torch.load(folder.weights()))
@@ -169,13 +176,13 @@ class MaskRCNNProposer:
         return cls(folder, network, device)
 
     def propose(self, images: list[np.ndarray]) -> list[Proposals]:
-        detections = self.detect(images)
-        work = [(d, i.shape[:2]) for d, i in zip(detections, images, strict=True)]
-        return list(self._pool.map(self._select, work)) if self._pool else [self._select(w) for w in work]
+        return [self.select(d, (i.shape[0], i.shape[1])) for d, i in zip(self.detect(images), images, strict=True)]
+
+    def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
+        return self.folder.select(found, size)
 
     @torch.inference_mode()
-    def detect(self, images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Raw detections of each image: boxes (D, 4) x0, y0, x1, y1 in its pixels, scores, labels, masks (D, M, M)."""
+    def detect(self, images: list[np.ndarray]) -> list[Detections]:
         network = self.network
         tensors = [torch.from_numpy(i).to(self.device).permute(2, 0, 1).float() / 255 for i in images]
         batch, _ = network.transform(tensors)
@@ -190,22 +197,11 @@ class MaskRCNNProposer:
         for one, image, (height, width) in zip(detections, images, batch.image_sizes, strict=True):
             scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2, device=self.device)
             found.append(
-                {
-                    "boxes": (one["boxes"] * scale).cpu().numpy(),
-                    "scores": one["scores"].cpu().numpy(),
-                    "labels": self._categories[one["labels"].cpu().numpy()],
-                    "masks": one["masks"][:, 0].float().cpu().numpy(),
-                }
+                Detections(
+                    boxes=(one["boxes"] * scale).cpu().numpy(),
+                    scores=one["scores"].cpu().numpy(),
+                    labels=self._categories[one["labels"].cpu().numpy()],
+                    masks=one["masks"][:, 0].float().cpu().numpy(),
+                )
             )
         return found
-
-    def _select(self, work: tuple[dict[str, np.ndarray], tuple[int, int]]) -> Proposals:
-        detections, size = work
-        selection = self.folder.selection
-        return select(
-            **detections,
-            size=size,
-            max_instances=selection.max_instances,
-            duplicate_iou=selection.duplicate_iou,
-            mask_threshold=selection.mask_threshold,
-        )

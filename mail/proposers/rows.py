@@ -19,6 +19,8 @@ from mail.data.images import ImageError, decode_image
 from mail.data.store import DataStore
 from mail.proposals import Proposals
 from mail.proposers import Proposer
+from mail.proposers.folder import ProposerFolder
+from mail.proposers.paste import Detections
 
 DECODED = pa.schema(
     [
@@ -31,6 +33,9 @@ DECODED = pa.schema(
         ("pixels", pa.large_binary()),  # uint8 (height, width, 3), null if it could not be decoded
     ]
 )
+
+DETECTED = pa.schema([*(f for f in DECODED if f.name != "pixels"), ("detections", pa.large_binary())])
+"""`detections` is `Detections.to_bytes`, null where nothing was looked for."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,35 @@ def decode_unit(store_uri: str, unit: WorkUnit, max_pixels: int) -> pa.Table:
 
 def propose_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
     """Rows of the mask table (`schema.MASKS`) for decoded images (`DECODED`), in their order."""
+    rows, found = _detect(proposer, decoded)
+    return pa.Table.from_pylist(
+        [_row(proposer.proposer_id, r, _select(proposer, r, f)) for r, f in zip(rows, found, strict=True)], schema.MASKS
+    )
+
+
+def detect_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
+    """The network's share of `propose_rows`: what it found (`DETECTED`); `select_rows` does the rest elsewhere."""
+    rows, found = _detect(proposer, decoded)
+    detected = []
+    for row, one in zip(rows, found, strict=True):
+        if isinstance(one, Exception):
+            row = {**row, "status": schema.STATUS_PROPOSER_ERROR, "error": _reason(one)}
+        detected.append({**row, "detections": one.to_bytes() if isinstance(one, Detections) else None})
+    return pa.Table.from_pylist(detected, DETECTED)
+
+
+def select_rows(folder: ProposerFolder, detected: pa.Table) -> pa.Table:
+    """Rows of the mask table for what a network found: pasted, encoded and selected, without the network."""
+    rows = []
+    for row in detected.to_pylist():
+        data = row.pop("detections")
+        found = None if data is None else _select(folder, row, Detections.from_bytes(data))
+        rows.append(_row(folder.proposer_id, row, found))
+    return pa.Table.from_pylist(rows, schema.MASKS)
+
+
+def _detect(proposer: Proposer, decoded: pa.Table) -> tuple[list[dict[str, Any]], list[Detections | Exception | None]]:
+    """Per image its row, less the pixels, and what was found in it; None where it could not be decoded."""
     rows = decoded.drop_columns(["pixels"]).to_pylist()
     usable = [i for i, row in enumerate(rows) if row["status"] == schema.STATUS_OK]
     pixels = decoded["pixels"]
@@ -107,14 +141,25 @@ def propose_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
         np.frombuffer(pixels[i].as_buffer(), np.uint8).reshape(rows[i]["height"], rows[i]["width"], 3).copy()
         for i in usable
     ]
-    found = dict(zip(usable, _propose(proposer, images), strict=True))
-    return pa.Table.from_pylist([_row(proposer.proposer_id, r, found.get(i)) for i, r in enumerate(rows)], schema.MASKS)
+    found = dict(zip(usable, _one_by_one_if_need_be(proposer, images), strict=True))
+    return rows, [found.get(i) for i in range(len(rows))]
+
+
+def _select(
+    selector: Proposer | ProposerFolder, row: dict[str, Any], found: Detections | Exception | None
+) -> Proposals | Exception | None:
+    if not isinstance(found, Detections):
+        return found
+    try:
+        return selector.select(found, (row["height"], row["width"]))
+    except Exception as error:
+        return error
 
 
 def _row(proposer_id: str, row: dict[str, Any], found: Proposals | Exception | None) -> dict[str, Any]:
     status, error, instances = row["status"], row["error"], []
     if isinstance(found, Exception):
-        status, error = schema.STATUS_PROPOSER_ERROR, f"{type(found).__name__}: {found}"
+        status, error = schema.STATUS_PROPOSER_ERROR, _reason(found)
     elif found is not None:
         instances = found.to_rows()
     return {
@@ -129,18 +174,22 @@ def _row(proposer_id: str, row: dict[str, Any], found: Proposals | Exception | N
     }
 
 
-def _propose(proposer: Proposer, images: list[np.ndarray]) -> list[Proposals | Exception]:
-    """Proposals of each image; where a batch fails, its images are tried one by one to find the one to blame."""
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _one_by_one_if_need_be(proposer: Proposer, images: list[np.ndarray]) -> list[Detections | Exception]:
+    """What is found in each image; where a batch fails, its images are tried one by one to find the one to blame."""
     if not images:
         return []
     try:
-        return list(proposer.propose(images))
+        return list(proposer.detect(images))
     except Exception as error:
         if _device_is_lost(error):
             raise
         if len(images) == 1:
             return [error]
-    return [found for image in images for found in _propose(proposer, [image])]
+    return [found for image in images for found in _one_by_one_if_need_be(proposer, [image])]
 
 
 def _device_is_lost(error: Exception) -> bool:

@@ -76,6 +76,7 @@ prepare refcocog --split-by google --root DIR --out STORE
 prepare refcocog --split-by umd --root DIR --out STORE --strict
 train-proposer --instances FILE --images DIR --out PROPOSER
 train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
+import-proposer --weights COCO_V1 --out PROPOSER
 precompute --data STORE --proposer PROPOSER --masks TABLE --dry-run
 masks status --masks TABLE --data STORE --json FILE
 masks verify --masks TABLE --data STORE --json FILE

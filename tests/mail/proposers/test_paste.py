@@ -6,7 +6,8 @@ import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from mail import rle
-from mail.proposers.paste import paste, select
+from mail.proposers.folder import SelectionConfig
+from mail.proposers.paste import Detections, paste, select
 
 
 @pytest.mark.parametrize("box", [(4, 6, 20, 30), (-5.5, -3, 9, 12), (30.2, 20.7, 60, 45), (10, 10, 11, 11)])
@@ -37,20 +38,20 @@ def test_pasting_agrees_with_torchvision() -> None:
         assert (ours & theirs).sum() / (ours | theirs).sum() > 0.85
 
 
-def detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> dict[str, np.ndarray]:
-    return {
-        "boxes": np.array(boxes, np.float32),
-        "scores": np.array(scores, np.float32),
-        "labels": np.array(labels, np.int32),
-        "masks": np.ones((len(boxes), 14, 14), np.float32),
-    }
+def detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Detections:
+    return Detections(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        scores=np.array(scores, np.float32),
+        labels=np.array(labels, np.int32),
+        masks=np.ones((len(boxes), 14, 14), np.float32),
+    )
 
 
 def test_duplicates_go_whatever_their_class_and_the_best_stay() -> None:
     found = detections(
         [[5, 5, 25, 25], [5, 5, 25, 26], [30, 5, 45, 25], [90, 90, 99, 99]], [0.3, 0.8, 0.5, 0.9], [1, 2, 1, 1]
     )
-    kept = select(**found, size=(40, 50), max_instances=5, duplicate_iou=0.8, mask_threshold=0.5)
+    kept = select(found, (40, 50), SelectionConfig(max_instances=5))
     assert kept.scores.tolist() == pytest.approx([0.8, 0.5])  # the last one has no pixel in the image
     assert kept.labels.tolist() == [2, 1]
     assert kept.boxes.tolist() == [rle.bbox(r) for r in kept.rles]
@@ -58,10 +59,32 @@ def test_duplicates_go_whatever_their_class_and_the_best_stay() -> None:
 
 def test_at_most_k_are_kept() -> None:
     found = detections([[i * 8, 0, i * 8 + 6, 9] for i in range(6)], [0.1, 0.6, 0.2, 0.9, 0.3, 0.4], [1] * 6)
-    kept = select(**found, size=(40, 50), max_instances=3, duplicate_iou=0.8, mask_threshold=0.5)
+    kept = select(found, (40, 50), SelectionConfig(max_instances=3))
     assert kept.scores.tolist() == pytest.approx([0.9, 0.6, 0.4])
 
 
 def test_no_detection_gives_no_proposal() -> None:
-    found = {k: v[:0] for k, v in detections([[0, 0, 1, 1]], [1], [1]).items()}
-    assert len(select(**found, size=(4, 5), max_instances=3, duplicate_iou=0.8, mask_threshold=0.5)) == 0
+    assert len(select(detections([], [], []), (4, 5), SelectionConfig())) == 0
+
+
+def test_a_piece_of_a_map_reaches_to_the_sides_of_its_box() -> None:
+    box, ones = np.array([0, 0, 50, 40], np.float32), np.full((4, 6), 0.7, np.float32)
+    assert rle.area(paste(ones, box, (40, 50), edge=True)) == 40 * 50
+    assert rle.area(paste(ones, box, (40, 50))) < 40 * 50
+    ones[:, 3:] = 0.0
+    half = rle.decode(paste(ones.astype(np.float16), box, (40, 50), edge=True))
+    assert half[:, :20].all()
+    assert not half[:, 30:].any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_detections_survive_the_way_to_another_process(count: int) -> None:
+    random = np.random.default_rng(0)
+    masks = [random.random((3 + i, 5), dtype=np.float32).astype(np.float16) for i in range(count)]
+    found = detections([[i, 0, i + 6, 9] for i in range(count)], [0.5] * count, [7] * count)
+    found.masks, found.edge = masks, True
+    again = Detections.from_bytes(found.to_bytes())
+    assert again.edge is True
+    assert all(np.array_equal(getattr(again, k), getattr(found, k)) for k in ("boxes", "scores", "labels"))
+    assert [m.shape for m in again.masks] == [m.shape for m in masks]
+    assert all(np.array_equal(a, b) for a, b in zip(again.masks, masks, strict=True))

@@ -6,13 +6,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
 from mail.data import schema
 from mail.data.store import DataStore, DataStoreWriter
 from mail.proposals import Proposals
+from mail.proposers import load_proposer
+from mail.proposers.folder import NetworkConfig, SelectionConfig, write_proposer
+from mail.proposers.maskrcnn import build_network
+from mail.proposers.paste import Detections
 from mail.proposers.quality import proposal_quality
-from mail.proposers.rows import WorkUnit, decode_unit, plan_units, propose_rows
+from mail.proposers.rows import (
+    DETECTED,
+    WorkUnit,
+    decode_unit,
+    detect_rows,
+    plan_units,
+    propose_rows,
+    select_rows,
+)
 from tests.boxes import make_boxes
 
 
@@ -24,10 +38,17 @@ class Picky:
     def __init__(self) -> None:
         self.info: dict = {}
 
-    def propose(self, images: list[np.ndarray]) -> list[Proposals]:
+    def detect(self, images: list[np.ndarray]) -> list[Detections]:
         if any(i.shape[0] == 7 for i in images):
             raise RuntimeError("seven")
-        return [Proposals(i.shape[:2]) for i in images]
+        none = np.zeros(0, np.float32)
+        return [Detections(none.reshape(0, 4), none, none.astype(np.int32), []) for _ in images]
+
+    def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
+        return Proposals(size)
+
+    def propose(self, images: list[np.ndarray]) -> list[Proposals]:
+        raise AssertionError("rows detect and select")
 
 
 def write_store(folder: Path, count: int) -> DataStore:
@@ -78,6 +99,23 @@ def test_bad_images_become_rows_with_a_reason(store: DataStore) -> None:
     fine = by_id["coco/001"]
     assert (fine["status"], fine["error"], fine["height"], fine["width"]) == ("ok", None, 6, 8)
     assert fine["image_sha256"] == store.image_index["sha256"][1].as_py()
+
+
+def test_pasting_apart_from_the_network_gives_the_same_rows(store: DataStore, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, selection = NetworkConfig(min_size=32, max_size=48), SelectionConfig(score_threshold=0.0, max_instances=4)
+    weights = safetensors.torch.save(build_network(network).state_dict())
+    folder = write_proposer(
+        tmp_path / "p", network=network, selection=selection, weights=weights, image_ids=None, training={}
+    )
+    (unit,) = plan_units(store, pa.array(ids(store)[:6]), 100)
+    decoded = decode_unit(store.uri, unit, 10**6)
+    proposer = load_proposer(folder.path)
+    detected = detect_rows(proposer, decoded)
+    assert detected.schema == DETECTED
+    together, apart = propose_rows(proposer, decoded), select_rows(folder, detected)
+    assert apart.equals(together)
+    assert sum(len(r["instances"]) for r in apart.to_pylist()) > 0
 
 
 def test_huge_images_are_refused_undecoded(store: DataStore) -> None:
