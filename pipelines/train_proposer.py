@@ -77,7 +77,8 @@ class TrainProposer(Stage):
     """File with ids of images that must not be trained on: one a line, or a JSON list."""
 
     exclude_eval_of: str = ""
-    """Data sets, separated by commas, whose val and test images must not be trained on: refcoco,refcoco+,refcocog."""
+    """Data sets, separated by commas, whose val and test images must not be trained on:
+    refcoco,refcoco+,refcocog,grefcoco."""
 
     refs_root: str | None = None
     """Folder that holds `refcoco/refs(unc).p` and so on; needed for --exclude-eval-of."""
@@ -106,6 +107,7 @@ class TrainProposer(Stage):
             "images": len(job.train),
             "held_out": len(job.held_out),
             "excluded": chosen.excluded,
+            "left_out": chosen.left_out,
             "image_ids": f"{chosen.namespace}/...",
             "epochs": round(job.steps * job.batch_size / len(job.train), 2),
             "job": job.recipe(),
@@ -118,11 +120,15 @@ class TrainProposer(Stage):
         training = self._claim(job)
         for reason, count in chosen.excluded.items():
             say(f"excluded: {count} images of {reason}")
+        if chosen.excluded:
+            say(f"excluded: {chosen.left_out} images in all, as some have several reasons")
         say(
             f"training {self.preset} on {len(job.train)} images ({chosen.namespace}/...), {len(job.held_out)} held "
             f"out: {job.steps} steps of {job.batch_size}"
         )
         weights, metrics = _train(job, training, self.workers)
+        at = [(k.partition("@")[2], metrics[k], metrics[k.replace("_50", "_75")]) for k in metrics if "recall_50@" in k]
+        say("recall@.5/.75 of the best K: " + ", ".join(f"K={k} {low:.3f}/{high:.3f}" for k, low, high in at))
         folder = write_proposer(
             self.out,
             network=job.network,
@@ -136,7 +142,8 @@ class TrainProposer(Stage):
         done(
             f"wrote {self.out}: {folder.proposer_id}, trained on {len(job.train)} images in {seconds:.0f} s, "
             f"recall@.5 {metrics['recall_50']:.3f} and @.75 {metrics['recall_75']:.3f} of {metrics['instances']} "
-            f"held-out instances with {metrics['proposals_per_image']:.1f} proposals an image"
+            f"held-out instances with {metrics['proposals_per_image']:.1f} proposals an image, mask AP "
+            f"{metrics['mask_AP']:.3f}{' (one class)' if self.class_agnostic else ''}"
         )
         return {"proposer_id": folder.proposer_id, "seconds": seconds, **metrics}
 

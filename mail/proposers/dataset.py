@@ -15,12 +15,18 @@ from mail.leakage import is_evaluation_split
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """COCO image ids by what they are for; `excluded` counts those that were left out, by reason."""
+    """COCO image ids by what they are for.
+
+    Attributes:
+        excluded: by reason, how many of the annotated images it forbids; the same image may have several reasons.
+        left_out: how many were left out in all.
+    """
 
     namespace: str
     train: list[int]
     held_out: list[int]
     excluded: dict[str, int]
+    left_out: int
 
     @property
     def seen(self) -> list[str]:
@@ -49,18 +55,17 @@ def choose_images(
     candidates = [i for i in coco.images if i in annotated]
     excluded: dict[str, int] = {}
     for reason, ids in forbidden.items():
-        kept = [i for i in candidates if f"{namespace}/{i}" not in ids]
-        excluded[reason] = len(candidates) - len(kept)
-        candidates = kept
+        excluded[reason] = sum(f"{namespace}/{i}" in ids for i in annotated)
+        candidates = [i for i in candidates if f"{namespace}/{i}" not in ids]
+    left_out = len(annotated.intersection(coco.images)) - len(candidates)
     shuffled = sorted(candidates, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
     held_out = min(max_held_out, round(len(shuffled) * holdout_fraction))
     train = sorted(shuffled[held_out:])
     if not train:
         raise UserError(
-            f"{coco.path}: no image is left to train on, {sum(excluded.values())} of {len(annotated)} annotated ones "
-            "are excluded"
+            f"{coco.path}: no image is left to train on, {left_out} of {len(annotated)} annotated ones are excluded"
         )
-    return TrainingImages(namespace, train, sorted(shuffled[:held_out]), excluded)
+    return TrainingImages(namespace, train, sorted(shuffled[:held_out]), excluded, left_out)
 
 
 def infer_namespace(instances: str) -> str:

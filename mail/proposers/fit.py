@@ -16,6 +16,7 @@ from torchvision.models.detection import MaskRCNN
 from mail import rle
 from mail.data.coco import CocoInstances
 from mail.proposals import Proposals
+from mail.proposers.average_precision import mask_ap
 from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
 from mail.proposers.maskrcnn import MaskRCNNProposer, build_network, load_initial_weights
 from mail.proposers.quality import instance_recall
@@ -119,10 +120,12 @@ def fit(
 
 
 def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device: torch.device) -> dict[str, float]:
-    """Class-agnostic recall of the held-out images' instances, and images a second (network, masks and run lengths)."""
+    """COCO mask AP and class-agnostic recall of the held-out images' instances, and images a second (network, masks and
+    run lengths)."""
     unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", None)
     proposer = MaskRCNNProposer(unnamed, network, device)
     pairs: list[tuple[list[rle.RLE], Proposals]] = []
+    by_image: dict[int, Proposals] = {}
     spent = 0.0
     for at in range(0, len(job.held_out), EVALUATION_BATCH):
         chosen = job.held_out[at : at + EVALUATION_BATCH]
@@ -131,7 +134,9 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
         found = proposer.propose(pictures)
         spent += time.monotonic() - started
         pairs += [(images.masks(i)[0], proposals) for i, proposals in zip(chosen, found, strict=True)]
-    return {**instance_recall(pairs), "images_per_second": len(pairs) / spent if spent else 0.0}
+        by_image |= dict(zip(chosen, found, strict=True))
+    precision = mask_ap(images.coco, by_image, class_agnostic=images.categories is None)
+    return {**instance_recall(pairs), **precision, "images_per_second": len(pairs) / spent if spent else 0.0}
 
 
 def _classes(network: NetworkConfig) -> tuple[int, ...] | None:

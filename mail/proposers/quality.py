@@ -11,6 +11,7 @@ from mail.data.store import DataStore
 from mail.proposals import Proposals
 
 IMAGES_AT_ONCE = 256
+RECALL_AT = (1, 2, 5, 10, 20, 50, 100)
 
 
 def best_ious(targets: Sequence[rle.RLE], proposals: Proposals) -> np.ndarray:
@@ -32,14 +33,26 @@ def recall(ious: np.ndarray) -> dict[str, float]:
 
 
 def instance_recall(pairs: Iterable[tuple[Sequence[rle.RLE], Proposals]]) -> dict[str, float]:
-    """Class-agnostic recall of annotated instances: per image its instances' masks and its proposals."""
-    ious, found = [], []
+    """Class-agnostic recall of annotated instances: per image its instances' masks and its proposals.
+
+    Returns:
+        As `recall`; `recall_50@K` and `recall_75@K` for the K best proposals of each image alone, for every K of
+        `RECALL_AT` that some image has; `instances`, `images`, `proposals_per_image`.
+    """
+    best: list[np.ndarray] = []  # per image (T, K): the best IoU of a target among the first 1 .. K proposals
+    found: list[int] = []
     for targets, proposals in pairs:
-        ious.append(best_ious(targets, proposals))
         found.append(len(proposals))
-    every = np.concatenate(ious) if ious else np.zeros(0)
+        overlap = rle.iou_matrix(targets, proposals.rles)
+        best.append(np.maximum.accumulate(overlap, axis=1) if len(proposals) else np.zeros((len(targets), 1)))
+    every = np.concatenate([b[:, -1] for b in best]) if best else np.zeros(0)
+    at: dict[str, float] = {}
+    for count in RECALL_AT:
+        if count <= max(found, default=0):
+            numbers = recall(np.concatenate([b[:, min(count, b.shape[1]) - 1] for b in best]))
+            at |= {f"{name}@{count}": numbers[name] for name in ("recall_50", "recall_75")}
     mean = float(np.mean(found)) if found else 0.0
-    return {**recall(every), "instances": len(every), "images": len(found), "proposals_per_image": mean}
+    return {**recall(every), **at, "instances": len(every), "images": len(found), "proposals_per_image": mean}
 
 
 def proposal_quality(store: DataStore, masks: MaskSnapshot, splits: Sequence[str] | None = None) -> dict[str, Any]:

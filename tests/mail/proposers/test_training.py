@@ -11,10 +11,14 @@ import torch
 from mail.data.coco import CocoInstances
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
+from mail.proposals import Proposals
+from mail.proposers.average_precision import mask_ap
 from mail.proposers.dataset import choose_images, evaluation_images, infer_namespace, read_ids
 from mail.proposers.fit import ProposerJob, fit
 from mail.proposers.presets import PRESETS, preset
+from mail.proposers.quality import RECALL_AT, instance_recall
 from mail.proposers.training import InstanceImages, learning_rate, training_batches
+from tests.published import Published
 
 TINY = PRESETS["tiny"]
 
@@ -134,6 +138,8 @@ def test_a_few_steps_lower_the_loss(root: Path, images: InstanceImages) -> None:
     assert losses[-1] < 0.9 * losses[0]
     assert final["instances"] > 0
     assert 0 <= final["recall_75"] <= final["recall_50"] <= 1
+    assert final["recall_50@1"] <= final["recall_50@5"] <= final["recall_50"]
+    assert 0 <= final["mask_AP"] <= final["mask_AP50"] <= 1
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:
@@ -195,3 +201,71 @@ def test_the_namespace_comes_from_the_published_layout() -> None:
 def test_unknown_presets_are_listed() -> None:
     with pytest.raises(UserError, match="tiny, r50-fpn, r50-fpn-v2"):
         preset("huge")
+
+
+def test_images_that_several_splits_hold_are_counted_for_each_and_left_out_once(tmp_path: Path) -> None:
+    base = Published(tmp_path, splits=("train", "train", "val", "testA", "testB", "train")).write()
+    splits = ("val", "train", "val", "train", "train", "testA")
+    Published(tmp_path, dataset="grefcoco", splits=splits).write()
+    forbidden = evaluation_images(str(tmp_path), ["refcoco", "grefcoco"])
+    coco = CocoInstances(base.root / "refcoco/instances.json")
+    chosen = choose_images(coco, "coco", forbidden=forbidden, holdout_fraction=0.0, max_held_out=9, seed=0)
+    assert chosen.excluded == {
+        "refcoco(unc) testA": 1,
+        "refcoco(unc) testB": 1,
+        "refcoco(unc) val": 1,
+        "grefcoco(unc) testA": 1,
+        "grefcoco(unc) val": 2,
+    }
+    assert chosen.left_out == 5
+    assert chosen.seen == ["coco/2"]
+
+
+def test_the_published_lists_keep_their_images_out(repository: Path) -> None:
+    data = repository / "../shared/data"
+    if not data.exists():
+        pytest.skip("needs shared/data beside the checkout")
+    forbidden = evaluation_images(str(data / "refcoco_mini"), ["refcoco", "refcocog"])
+    settings = {"forbidden": forbidden, "holdout_fraction": 0.05, "max_held_out": 200, "seed": 0}
+    pool = choose_images(CocoInstances(data / "coco_pool/instances.json"), "coco", **settings)
+    assert pool.left_out == 0
+    assert set(pool.excluded.values()) == {0}
+    own = CocoInstances(data / "refcoco_mini/refcoco/instances.json")
+    with pytest.raises(UserError, match="no image is left"):
+        choose_images(own, "coco", **settings)
+
+
+@pytest.mark.parametrize("class_agnostic", [True, False])
+def test_mask_ap_is_that_of_pycocotools(images: InstanceImages, class_agnostic: bool) -> None:
+    chosen = list(images.coco.images)[:4]
+    found: dict[int, Proposals] = {}
+    for image_id in chosen:
+        size = (images.coco.images[image_id].height, images.coco.images[image_id].width)
+        instances = images.coco.instances_of(image_id)
+        masks = [images.coco.mask(i) for i in instances]
+        labels = np.array([i.category_id for i in instances], np.int32)
+        scores = np.linspace(0.9, 0.5, len(masks), dtype=np.float32)
+        found[image_id] = Proposals(size, scores, labels, np.zeros((len(masks), 4), np.float32), masks)
+    assert mask_ap(images.coco, found, class_agnostic)["mask_AP"] == pytest.approx(1.0)
+    lost = {k: v for k, v in found.items() if k != chosen[0]} | {chosen[0]: Proposals(found[chosen[0]].size)}
+    assert 0 < mask_ap(images.coco, lost, class_agnostic)["mask_AP50"] < 1
+    for proposals in found.values():
+        proposals.labels = proposals.labels % 2 + 1  # none or few of them right
+    wrong = mask_ap(images.coco, found, class_agnostic)["mask_AP"]
+    assert wrong == pytest.approx(1.0) if class_agnostic else wrong < 0.9
+    assert mask_ap(images.coco, {i: Proposals(found[i].size) for i in chosen}, class_agnostic)["mask_AP"] == 0
+
+
+def test_recall_grows_with_the_number_of_proposals(images: InstanceImages) -> None:
+    image_id = next(i for i in images.coco.images if len(images.masks(i)[0]) >= 3)
+    masks, _ = images.masks(image_id)
+    size = (images.coco.images[image_id].height, images.coco.images[image_id].width)
+    count = len(masks)
+    proposals = Proposals(
+        size, np.linspace(1, 0.5, count, dtype=np.float32), np.ones(count, np.int32), np.zeros((count, 4)), masks
+    )
+    report = instance_recall([(masks, proposals), (masks, Proposals(size))])
+    assert report["recall_50@1"] == pytest.approx(1 / (2 * count))
+    assert report["recall_50@2"] == report["recall_75@2"] == pytest.approx(2 / (2 * count))
+    assert report["recall_50"] == pytest.approx(0.5)
+    assert f"recall_50@{max(k for k in RECALL_AT if k > count)}" not in report

@@ -1,0 +1,67 @@
+"""Mask AP as COCO defines it (https://cocodataset.org/#detection-eval), by pycocotools, without files in between."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mail.data.coco import CocoInstances
+from mail.proposals import Proposals
+
+NAMES = ("mask_AP", "mask_AP50", "mask_AP75", "mask_AP_small", "mask_AP_medium", "mask_AP_large")
+
+
+def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic: bool) -> dict[str, float]:
+    """AP of proposals against the annotations of the same images; crowds count as COCO counts them.
+
+    Args:
+        found: proposals by COCO image id; images without any belong to it too.
+        class_agnostic: all categories are one, as for a network that knows no others.
+
+    Returns:
+        `NAMES`, each 0 .. 1, -1 where there is no instance of that size.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image_id, proposals in found.items():
+        image = coco.images[image_id]
+        images.append({"id": image_id, "height": image.height, "width": image.width})
+        for instance in coco.instances_of(image_id):
+            try:
+                mask = coco.mask(instance)
+            except ValueError:
+                continue  # nobody can be measured against a polygon that is none
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1 if class_agnostic else instance.category_id,
+                    "segmentation": mask,
+                    "area": instance.area,
+                    "iscrowd": int(instance.is_crowd),
+                }
+            )
+        for score, label, mask in zip(proposals.scores, proposals.labels, proposals.rles, strict=True):
+            category = 1 if class_agnostic else int(label)
+            results.append({"image_id": image_id, "category_id": category, "segmentation": mask, "score": float(score)})
+    if not results or not annotations:
+        return dict.fromkeys(NAMES, 0.0 if annotations else -1.0)
+    categories = [1] if class_agnostic else sorted(coco.categories)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        truth = COCO()
+        truth.dataset = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": c, "name": str(c)} for c in categories],
+            "info": {},
+        }
+        truth.createIndex()
+        evaluation: Any = COCOeval(truth, truth.loadRes(results), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: float(value) for name, value in zip(NAMES, evaluation.stats, strict=False)}
