@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mail.data.store import DataStore
     from mail.proposers.folder import ProposerFolder
 
-SHOWN_PROBLEMS = 5
+SHOWN_PROBLEMS = 10
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class MasksStatus(Stage):
 
     def run(self) -> dict[str, Any]:
         from mail.data.mask_table import status
-        from mail.data.mask_upkeep import problems, seconds_per_image
+        from mail.data.mask_upkeep import problems, reasons, seconds_per_image
 
         table = _open(self.masks)
         head = table.head()
@@ -65,8 +65,13 @@ class MasksStatus(Stage):
                 f"{entry.proposer_id}: {entry.rows} images ({counts}), {entry.files} files, "
                 f"{entry.bytes:,} bytes{label}" + (f", {seconds * 1000:.1f} ms an image" if seconds else "")
             )
-            for problem, _ in zip(problems(table, entry.proposer_id), range(SHOWN_PROBLEMS), strict=False):
-                say(f"  {problem.image_id}: {problem.status}: {problem.error}")
+            counted = reasons(problems(table, entry.proposer_id))
+            for reason in counted[:SHOWN_PROBLEMS]:
+                say(f"  {reason.status}: {reason.count} x {reason.error}, first {reason.first}")
+            report["proposers"][entry.proposer_id]["reasons"] = {
+                status: {r.error: r.count for r in counted if r.status == status}
+                for status in {r.status for r in counted}
+            }
         if self.data or self.against:
             snapshot = table.snapshot(self.proposer_id)
         if self.data:

@@ -39,12 +39,15 @@ def use_endpoint(patch: pytest.MonkeyPatch, endpoint: str) -> None:
 
 
 @contextlib.contextmanager
-def unreliable(endpoint: str, faults: list[str]) -> Iterator[str]:
-    """Endpoint of a proxy that spends one of `faults` on each write until they are used up.
+def unreliable(
+    endpoint: str, faults: list[str], reads: list[str] | None = None, asked: list[str] | None = None
+) -> Iterator[str]:
+    """Endpoint of a proxy that spends one of `faults` on each write, and of `reads` on each read, while there are any.
 
     `500`, `503`: that answer, nothing done. `cut`: the connection ends in the middle of the upload. `lost`: the server
-    does what it was asked to, but the answer never arrives.
+    does what it was asked to, but the answer never arrives. Empty: all goes well. `asked` gets a line per request.
     """
+    spent = {"PUT": faults, "GET": [] if reads is None else reads}
     host = endpoint.removeprefix("http://")
     lock = threading.Lock()
 
@@ -54,7 +57,10 @@ def unreliable(endpoint: str, faults: list[str]) -> Iterator[str]:
         def forward(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             with lock:
-                fault = faults.pop(0) if faults and self.command == "PUT" else ""
+                waiting = spent.get(self.command)
+                fault = waiting.pop(0) if waiting else ""
+                if asked is not None:
+                    asked.append(f"{self.command} {self.path}")
             if self.headers.get("Expect") == "100-continue":
                 self.send_response_only(100)
                 self.end_headers()

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
@@ -18,7 +19,9 @@ def resolve(uri: str | os.PathLike) -> tuple[fs.FileSystem, str]:
     text = os.fspath(uri)
     if text.startswith("s3://"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options = {"endpoint_override": endpoint} if endpoint else {}
+        options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
+        # exponential back-off on 5xx, slow-down and cut connections, as long as the mask table's own writes have it
+        options["retry_strategy"] = fs.AwsStandardS3RetryStrategy(max_attempts=10)
         if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
             options["region"] = region
         return fs.S3FileSystem(**options), text.removeprefix("s3://").rstrip("/")

@@ -1,7 +1,9 @@
 """Looking after a mask table: is everything right with it, fewer larger files, and what nobody needs any more."""
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -104,6 +106,27 @@ def problems(table: MaskTable, proposer_id: str, statuses: set[str] | None = Non
             rows = rows.filter(pc.is_in(rows["status"], value_set=pa.array(sorted(bad))))
             for row in rows.to_pylist():
                 yield Problem(row["image_id"], row["status"], row["error"] or "")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """How often the same thing was wrong; numbers in what it says are written #."""
+
+    status: str
+    error: str
+    count: int
+    first: str
+
+
+def reasons(found: Iterable[Problem]) -> list[Reason]:
+    """Problems counted by status and reason, the most frequent first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for problem in found:
+        key = (problem.status, re.sub(r"\d+", "#", problem.error))
+        counts[key] += 1
+        first.setdefault(key, problem.image_id)
+    return [Reason(*key, count, first[key]) for key, count in counts.most_common()]
 
 
 def seconds_per_image(table: MaskTable, proposer_id: str) -> float | None:

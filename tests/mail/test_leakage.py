@@ -1,17 +1,16 @@
 """No evaluation image may have been seen: overlap is named, refused, or labelled."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from mail import rle
 from mail.data.coco import CocoInstances
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import check_leakage, is_evaluation_split, overlaps
 from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
 from tests.boxes import make_boxes
+from tests.published_lists import refcoco_lists, write_lists
 
 
 def folder_that_saw(image_ids: tuple[str, ...] | None) -> ProposerFolder:
@@ -69,26 +68,8 @@ def test_the_published_lists(repository: Path, tmp_path: Path) -> None:
     data = repository / "../shared/data"
     if not (data / "refcoco_text").exists():
         pytest.skip("needs shared/data beside the checkout")
-    writer = DataStoreWriter(tmp_path / "store", "refcoco-unc")
-    images: dict[str, str] = {}
-    for split in ("val", "testA", "testB"):
-        for number, line in enumerate((data / "refcoco_text" / f"{split}.jsonl").open()):
-            row = json.loads(line)
-            images[f"coco/{row['image_id']}"] = split
-            writer.add_expression(
-                expr_id=f"{split}/{number}",
-                ref_id="r",
-                image_id=f"coco/{row['image_id']}",
-                split=split,
-                text="it",
-                target=rle.empty(1, 1),
-                no_target=False,
-                ann_ids=[],
-                category="",
-            )
-    for image_id in images:
-        writer.add_image(image_id=image_id, file_name="", image=image_id.encode(), height=1, width=1)
-    store = writer.finish()
+    images = refcoco_lists(data)
+    store = write_lists(tmp_path / "store", images)
     assert overlaps(images, store) == {"val": 1500, "testA": 750, "testB": 750}
     with pytest.raises(UserError, match="750 of 750 of testA"):
         check_leakage(list(images), store)

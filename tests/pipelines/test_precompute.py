@@ -57,11 +57,14 @@ def test_rerunning_computes_only_what_is_new(
     assert rows(tmp_path / "masks") == Counter(f"coco/{n:04d}" for n in range(30))
 
     MasksVerify(masks=str(tmp_path / "masks"), data=store.uri).run()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     report = tmp_path / "status.json"
     MasksStatus(masks=str(tmp_path / "masks"), data=more.uri, against=more.uri, json=str(report)).run()
     content = json.loads(report.read_text())
     assert content["pending"] == 0
-    assert content["proposers"][first["proposer_id"]]["statuses"] == {"decode_error": 1, "ok": 29}
+    entry = content["proposers"][first["proposer_id"]]
+    assert entry["statuses"] == {"decode_error": 1, "ok": 29}
+    assert 0 < entry["seconds_per_image"] < 60
 
     retried = MasksRetry(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks")).run()
     assert retried["images"] == 1

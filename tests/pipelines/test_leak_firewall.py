@@ -1,0 +1,130 @@
+"""The leak firewall across the stages, with the real lists: all of RefCOCO's evaluation images, and others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mail.data.coco import CocoInstances
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.errors import UserError
+from pipelines.evaluate import Evaluate
+from pipelines.precompute import Precompute
+from pipelines.train import ModelOverrides, Train
+from tests.mail.test_inference import make_model
+from tests.mask_rows import mask_rows
+from tests.noise import make_proposer
+from tests.pipelines.test_train import MICRO
+from tests.published_lists import SPLITS, refcoco_lists, write_lists
+
+COUNTS = {"val": 1500, "testA": 750, "testB": 750}
+
+
+@pytest.fixture(scope="module")
+def data(repository: Path) -> Path:
+    path = repository / "../shared/data"
+    if not (path / "refcoco_text").exists():
+        pytest.skip("needs shared/data beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="module")
+def lists(data: Path) -> dict[str, str]:
+    return refcoco_lists(data)
+
+
+@pytest.fixture(scope="module")
+def pool(data: Path) -> list[str]:
+    return [f"coco/{i}" for i in CocoInstances(data / "coco_pool/instances.json").images]
+
+
+@pytest.fixture(scope="module")
+def store(lists: dict[str, str], pool: list[str], tmp_path_factory: pytest.TempPathFactory) -> DataStore:
+    """RefCOCO's evaluation images, and the pool as its training images."""
+    return write_lists(tmp_path_factory.mktemp("lists") / "store", {**lists, **dict.fromkeys(pool, "train")})
+
+
+def table(folder: Path, store: DataStore, seen: list[str] | None) -> str:
+    """A mask table whose proposer saw these images."""
+    masks = MaskTable(folder)
+    if seen is not None:
+        masks.register_images("p-1", seen)
+    images = store.image_index
+    rows = mask_rows(images["image_id"].to_pylist())
+    column = rows.schema.get_field_index("image_sha256")
+    masks.commit([masks.write(rows.set_column(column, "image_sha256", images["sha256"]))], {"id": "p-1"})
+    return str(folder)
+
+
+def precompute(tmp_path: Path, store: DataStore, seen: list[str], **options: bool) -> Precompute:
+    folder = make_proposer(tmp_path / "proposer")
+    (Path(folder.path) / "images.json").write_text(json.dumps(seen))
+    return Precompute(data=store.uri, proposer=folder.path, masks=str(tmp_path / "masks"), **options)
+
+
+def train(store: DataStore, masks: str, **options: bool) -> Train:
+    return Train(
+        preset="tiny",
+        data=store.uri,
+        masks=masks,
+        name="run",
+        workers=0,
+        steps=2,
+        global_batch_size=2,
+        validation_expressions=0,
+        model=ModelOverrides(**MICRO),
+        **options,
+    )
+
+
+def test_the_lists_are_whole(lists: dict[str, str], store: DataStore) -> None:
+    assert len(lists) == 3000
+    assert {s: store.splits[s]["images"] for s in SPLITS} == COUNTS
+
+
+def test_every_stage_accepts_a_proposer_that_saw_none_of_them(
+    tmp_path: Path, store: DataStore, pool: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert precompute(tmp_path, store, pool).plan()["leaky"] is False
+    masks = table(tmp_path / "table", store, pool)
+    assert train(store, masks).plan()["leaky"] is False
+
+
+def test_every_stage_refuses_a_proposer_that_saw_some_and_says_how_many_of_which_split(
+    tmp_path: Path, store: DataStore, lists: dict[str, str], pool: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = [
+        *pool,
+        *sorted(i for i, s in lists.items() if s == "testA")[:7],
+        *(i for i, s in lists.items() if s == "val"),
+    ]
+    with pytest.raises(UserError, match="7 of 750 of testA, 1500 of 1500 of val") as raised:
+        precompute(tmp_path / "a", store, seen).plan()
+    assert "testB" not in str(raised.value)
+    assert precompute(tmp_path / "b", store, seen, allow_leaky=True).plan()["leaky"] is True
+    masks = table(tmp_path / "table", store, seen)
+    with pytest.raises(UserError, match="7 of 750 of testA, 1500 of 1500 of val"):
+        train(store, masks).plan()
+    assert train(store, masks, allow_leaky=True).plan()["leaky"] is True
+
+
+def test_evaluation_refuses_what_leaks_into_its_split_and_nothing_else(
+    tmp_path: Path, store: DataStore, lists: dict[str, str]
+) -> None:
+    model = make_model(tmp_path / "model")
+    origin = {"uri": store.uri, "name": store.name, "digest": store.digest}
+    (model / "lineage.json").write_text(json.dumps({"data_store": origin, "leaky": False}))
+    masks = table(tmp_path / "table", store, [i for i, s in lists.items() if s == "testA"])
+
+    def evaluate(split: str, **options: bool) -> Evaluate:
+        return Evaluate(
+            model=str(model), data=store.uri, masks=masks, split=split, out=tmp_path / split, workers=0, **options
+        )
+
+    with pytest.raises(UserError, match="750 of 750 of testA"):
+        evaluate("testA").plan()
+    assert evaluate("testA", allow_leaky=True).plan()["leaky"] is True
+    assert evaluate("testB").plan()["leaky"] is False
