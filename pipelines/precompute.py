@@ -45,7 +45,7 @@ class Precompute(Stage):
     """The data store whose images get masks (local or s3://)."""
 
     proposer: str
-    """Folder of the proposer, as `train-proposer` writes it."""
+    """Folder of the proposer, as `train-proposer` and `import-proposer` write it."""
 
     masks: str
     """The mask table (local or s3://); made if there is none."""

@@ -1,4 +1,4 @@
-"""precompute in processes of its own, whose driver, workers and raylet can be killed, and a reader that never stops."""
+"""Stages in processes of their own, whose driver, workers and raylet can be killed, and a reader that never stops."""
 
 import contextlib
 import itertools
@@ -20,13 +20,12 @@ PATIENCE = 240  # seconds for anything on a busy machine
 
 
 class Run:
-    """One run of `mail-ris precompute` with a Ray of its own, until it ends or is made to."""
+    """One run of `mail-ris ...` with a Ray of its own, until it ends or is made to."""
 
-    def __init__(self, store: str, proposer: str, masks: str, *more: str, environment: dict[str, str] | None = None):
-        command = [sys.executable, "-m", "pipelines", "precompute", "--data", store, "--proposer", proposer]
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None):
         clean = {k: v for k, v in (environment or dict(os.environ)).items() if not k.startswith("RAY_")}
         self.process = subprocess.Popen(
-            [*command, "--masks", masks, *more],
+            [sys.executable, "-m", "pipelines", *arguments],
             env=clean,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
@@ -80,6 +79,11 @@ class Run:
                 if os.getsid(pid) == self.process.pid:  # still ours, not another that took over the number
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def precompute(store: str, proposer: str, masks: str, *more: str, environment: dict[str, str] | None = None) -> Run:
+    command = ("precompute", "--data", store, "--proposer", proposer, "--masks", masks)
+    return Run(*command, *more, environment=environment)
 
 
 def wait_for(condition: Callable[[], bool], run: Run | None = None) -> None:

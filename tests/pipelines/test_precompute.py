@@ -4,12 +4,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mail.data.mask_table import MaskTable
 from mail.errors import UserError
+from mail.proposers.rows import plan_units
 from pipelines.masks import MasksGc, MasksRetry, MasksStatus, MasksVerify
-from pipelines.precompute import Precompute
+from pipelines.precompute import Pool, Precompute, proposals_of
 from tests.noise import TRUNCATED, make_proposer, write_store
 
 
@@ -84,6 +86,19 @@ def test_other_thresholds_and_too_many_errors(tmp_path: Path, proposer: str) -> 
     found = MaskTable(masks).snapshot().rows()
     assert max(len(r["instances"]) for r in found) == 1
     assert Precompute(data=store.uri, proposer=proposer, masks=masks).plan()["pending"] == 6
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_pasting_in_tasks_of_its_own_gives_the_same_rows(tmp_path: Path, proposer: str) -> None:
+    """As beside a GPU, where the network's process does nothing else."""
+    store = write_store(tmp_path / "store", range(20))
+    stage = Precompute(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks"), max_instances=2)
+    units = list(plan_units(store, store.image_index["image_id"].combine_chunks(), 8))
+    pools = [Pool(1, 4, on_gpu=False, cpus_per_actor=0.5, apart=apart) for apart in (False, True)]
+    found = [pa.concat_tables(proposals_of(units, stage, pool)).sort_by("image_id") for pool in pools]
+    assert len(found[0]) == 20
+    assert found[1].equals(found[0])
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -2,6 +2,7 @@
 again what was committed. The reader beside it never sees anything else than whole commits."""
 
 import random
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mail.data.mask_upkeep import verify
 from mail.data.store import DataStore
 from pipelines.precompute import Precompute
 from tests.noise import image_id, make_proposer, write_store
-from tests.pipelines.killing import Run, always_read, computed_rows, rows, wait_for
+from tests.pipelines.killing import Run, always_read, computed_rows, precompute, rows, wait_for
 
 pytestmark = pytest.mark.cluster
 OFTEN = ("--commit-every", "0.1", "--batch-size", "1", "--actors", "1")
@@ -37,7 +38,7 @@ def committed(masks: str) -> int:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_survives_its_worker_and_continues_after_its_driver(tmp_path: Path, proposer: str) -> None:
     store, masks = write_store(tmp_path / "store", range(400)), str(tmp_path / "masks")
-    run = Run(store.uri, proposer, masks, *OFTEN)
+    run = precompute(store.uri, proposer, masks, *OFTEN)
     try:
         with always_read(masks):
             wait_for(lambda: committed(masks) > 0, run)
@@ -60,7 +61,7 @@ def test_a_run_survives_its_worker_and_continues_after_its_driver(tmp_path: Path
 def test_two_drivers_at_once_finish_what_a_dead_raylet_left(tmp_path: Path, proposer: str) -> None:
     store, masks = write_store(tmp_path / "store", range(400)), str(tmp_path / "masks")
     with always_read(masks):
-        first = Run(store.uri, proposer, masks, *OFTEN)
+        first = precompute(store.uri, proposer, masks, *OFTEN)
         try:
             wait_for(lambda: committed(masks) > 0, first)
             assert first.kill("raylet")
@@ -69,7 +70,7 @@ def test_two_drivers_at_once_finish_what_a_dead_raylet_left(tmp_path: Path, prop
             first.close()
         done = committed(masks)
         assert 0 < done < 400
-        second = Run(store.uri, proposer, masks, *OFTEN)
+        second = precompute(store.uri, proposer, masks, *OFTEN)
         try:
             wait_for(lambda: second.pending is not None, second)
             third = Precompute(data=store.uri, proposer=proposer, masks=masks, commit_every=0.1, batch_size=1).run()
@@ -92,7 +93,7 @@ def test_killed_at_random_moments_until_it_ends(tmp_path: Path, proposer: str, s
     with always_read(masks):
         while True:
             before = committed(masks)
-            run = Run(store.uri, proposer, masks, *OFTEN)
+            run = precompute(store.uri, proposer, masks, *OFTEN)
             try:
                 while kills.total() < 12:
                     victim = choice.choice(VICTIMS)
@@ -124,7 +125,7 @@ def test_two_drivers_killed_at_random_moments_until_both_end(tmp_path: Path, pro
     with always_read(masks):
         ended = 0
         while ended < 2:
-            runs = [Run(store.uri, proposer, masks, *OFTEN) for _ in range(2)]
+            runs = [precompute(store.uri, proposer, masks, *OFTEN) for _ in range(2)]
             try:
                 while kills.total() < 8:
                     if _wait_until_ended(runs[0], choice.uniform(0, 15)):
@@ -144,8 +145,6 @@ def test_two_drivers_killed_at_random_moments_until_both_end(tmp_path: Path, pro
 
 
 def _wait_until_ended(run: Run, seconds: float) -> bool:
-    import subprocess
-
     try:
         run.process.wait(seconds)
     except subprocess.TimeoutExpired:

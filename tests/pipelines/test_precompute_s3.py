@@ -9,7 +9,7 @@ from mail.data.mask_table import MaskTable
 from mail.data.mask_upkeep import verify
 from pipelines.precompute import Precompute
 from tests.noise import image_id, make_proposer, write_store
-from tests.pipelines.killing import Run, computed_rows, rows
+from tests.pipelines.killing import computed_rows, precompute, rows
 from tests.s3 import BUCKET, s3_server, unreliable, use_endpoint
 
 pytestmark = pytest.mark.cluster
@@ -29,7 +29,7 @@ def test_a_failing_object_store_costs_no_image_and_nothing_is_listed(monkeypatch
             with monkeypatch.context() as patch:
                 use_endpoint(patch, proxy)
                 often = ("--commit-every", "0.1", "--batch-size", "4", "--actors", "1")
-                run = Run(store.uri, proposer, masks, *often, environment=dict(os.environ))
+                run = precompute(store.uri, proposer, masks, *often, environment=dict(os.environ))
                 try:
                     code = run.wait()
                 finally:

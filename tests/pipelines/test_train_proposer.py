@@ -1,6 +1,7 @@
 """train-proposer writes a proposer that precompute can use, and knows which images it saw."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mail.proposers import load_proposer
 from mail.proposers.dataset import evaluation_images
 from mail.proposers.folder import ProposerFolder
 from pipelines.train_proposer import TrainProposer
+from tests.pipelines.killing import Run, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +107,30 @@ def test_two_workers_train_one_proposer(root: Path, tmp_path: Path) -> None:
     report = stage(root, tmp_path / "p", workers=2).run()
     assert report["instances"] > 0
     assert load_proposer(str(tmp_path / "p")).proposer_id == report["proposer_id"]
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_killed_training_goes_on_from_its_checkpoint(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    command = ["train-proposer", "--instances", str(root / "synthetic/instances.json"), "--out", str(out)]
+    command += ["--images", str(root / "images/train2014"), "--namespace", "synthetic/0", "--workers", "2"]
+    command += ["--steps", "60", "--batch-size", "4", "--checkpoint-every", "10", "--holdout-fraction", "0.2"]
+    first = Run(*command)
+    try:
+        wait_for(lambda: any("step 20/60" in line for line in first.said), first)
+        first.kill("driver")
+        first.wait()
+    finally:
+        first.close()
+    assert not (out / "proposer.json").exists()
+    second = Run(*command)
+    try:
+        assert second.wait() == 0, second.said[-5:]
+    finally:
+        second.close()
+    assert f"continuing the unfinished training in {out}" in "\n".join(second.said)
+    steps = [int(m[1]) for line in second.said if (m := re.match(r"step (\d+)/60", line))]
+    assert min(steps) > 10, "it began anew"
+    assert load_proposer(str(out)).proposer_id
+    assert ProposerFolder.read(out).training["held_out"]["instances"] > 0
