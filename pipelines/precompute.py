@@ -10,7 +10,6 @@ import ctypes
 import dataclasses
 import itertools
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from mail.errors import UserError
+from pipelines.mask_sink import MaskSink
 from pipelines.stage import Stage, done, say
 
 if TYPE_CHECKING:
-    from mail.data.commit_log import Commit, MaskFile
     from mail.data.mask_table import MaskTable
     from mail.data.store import DataStore
     from mail.proposers.folder import ProposerFolder
@@ -31,10 +30,7 @@ UNITS_A_ROUND = 8192  # bounds what the driver holds of a plan; a round starts i
 BATCHES_A_UNIT = 4
 LOADER_CPUS = 0.25
 PASTING_CPUS = 0.5
-FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
 CALLS_BETWEEN_TRIMS = 16
-FIRST_COMMIT_SECONDS = 5.0
-PROGRESS_SECONDS = 5.0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -105,7 +101,7 @@ class Precompute(Stage):
         say(f"{len(pending)} of {store.manifest['image_count']} images are pending for {folder.proposer_id}")
         if folder.image_ids is not None:
             table.register_images(folder.proposer_id, folder.image_ids)
-        sink = Sink(table, info, head, len(pending), self.commit_every, self.replaces)
+        sink = MaskSink(table, info, head, len(pending), self.commit_every, self.replaces)
         self._compute(folder, store, pending, sink)
         seconds = time.monotonic() - started
         errors = {s: n for s, n in sorted(sink.statuses.items()) if s != "ok"}
@@ -150,7 +146,7 @@ class Precompute(Stage):
         head = table.head()  # before `pending`, which may see a later one: then a few files are checked twice
         return head, table.pending(ids, folder.proposer_id)
 
-    def _compute(self, folder: "ProposerFolder", store: "DataStore", pending: pa.Array, sink: "Sink") -> None:
+    def _compute(self, folder: "ProposerFolder", store: "DataStore", pending: pa.Array, sink: MaskSink) -> None:
         from mail.proposers.rows import plan_units
         from pipelines.ray_session import connect
 
@@ -249,88 +245,6 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
 
         rows = rows.map_batches(paste, batch_size=pool.batch_size, batch_format="pyarrow", num_cpus=PASTING_CPUS)
     yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-
-
-class Sink:
-    """Writes and commits rows as they come, and says how far the run is."""
-
-    def __init__(
-        self,
-        table: "MaskTable",
-        proposer: dict[str, Any],
-        planned_at: "Commit",
-        images: int,
-        every: float,
-        replace: bool = False,
-    ):
-        self.table, self.proposer, self.planned_at, self.images = table, proposer, planned_at, images
-        self.every, self.replace = every, replace
-        self.state = planned_at
-        self.rows = 0
-        self.statuses: Counter[str] = Counter()
-        self._waiting: list[pa.Table] = []
-        self._written: list[MaskFile] = []
-        self._commits = 0
-        self._first_at = self._committed_at = self._said_at = time.monotonic()
-        self._first_rows = self._noted_rows = 0
-        self._last_at = self._noted_at = self._first_at
-
-    @property
-    def images_per_second(self) -> float:
-        """Of the time after the first rows came back, so without the start of the actors."""
-        return (self.rows - self._first_rows) / max(1e-9, self._last_at - self._first_at)
-
-    def add(self, rows: pa.Table) -> None:
-        """Takes rows; writes and commits when it is time."""
-        now = self._last_at = time.monotonic()
-        if self.rows == 0:
-            self._first_at = self._committed_at = self._said_at = self._noted_at = now
-            self._first_rows = self._noted_rows = len(rows)
-        self.rows += len(rows)
-        self.statuses.update(rows["status"].to_pylist())
-        self._waiting.append(rows)
-        if sum(r.nbytes for r in self._waiting) >= FILE_BYTES:
-            self._write()
-        if now - self._committed_at >= min(self.every, FIRST_COMMIT_SECONDS * 2**self._commits):
-            self.flush()
-        if now - self._said_at >= PROGRESS_SECONDS:
-            self._said_at = now
-            self._say()
-
-    def flush(self) -> None:
-        """Commits all rows that were taken."""
-        self._write()
-        if not self._written:
-            return
-        self.state = self.table.commit(
-            self._written, self.proposer, planned_at=self.planned_at, replace=self.replace, note=self._note()
-        )
-        self._written = []
-        self._commits += 1
-        self._committed_at = self._last_at = time.monotonic()
-
-    def _note(self) -> dict[str, Any]:
-        """How many images took how long since the note before, not counting what came while the actors started."""
-        now = time.monotonic()
-        note = {"proposer_id": self.proposer["id"], "images": self.rows - self._noted_rows}
-        note["seconds"] = round(now - self._noted_at, 3)
-        self._noted_rows, self._noted_at = self.rows, now
-        return note
-
-    def _write(self) -> None:
-        if self._waiting:
-            self._written.append(self.table.write(pa.concat_tables(self._waiting)))
-            self._waiting = []
-            pa.default_memory_pool().release_unused()
-
-    def _say(self) -> None:
-        rate = self.images_per_second
-        errors = self.rows - self.statuses["ok"]
-        left = f", about {(self.images - self.rows) / rate:.0f} s left" if rate > 0 else ""
-        say(
-            f"{self.rows}/{self.images} images, {rate:.1f} a second{left}"
-            + (f", {errors} unusable so far" if errors else "")
-        )
 
 
 def _give_back_memory() -> None:

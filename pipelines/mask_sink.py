@@ -1,0 +1,99 @@
+"""What precompute's driver does with rows: data files, commits, progress. Its memory does not grow with the images."""
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.stage import say
+
+if TYPE_CHECKING:
+    from mail.data.commit_log import Commit, MaskFile
+    from mail.data.mask_table import MaskTable
+
+FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
+FIRST_COMMIT_SECONDS = 5.0
+PROGRESS_SECONDS = 5.0
+
+
+class MaskSink:
+    """Writes and commits rows as they come, and says how far the run is."""
+
+    def __init__(
+        self,
+        table: "MaskTable",
+        proposer: dict[str, Any],
+        planned_at: "Commit",
+        images: int,
+        every: float,
+        replace: bool = False,
+    ):
+        self.table, self.proposer, self.planned_at, self.images = table, proposer, planned_at, images
+        self.every, self.replace = every, replace
+        self.state = planned_at
+        self.rows = 0
+        self.statuses: Counter[str] = Counter()
+        self._waiting: list[pa.Table] = []
+        self._written: list[MaskFile] = []
+        self._commits = 0
+        self._first_at = self._committed_at = self._said_at = time.monotonic()
+        self._first_rows = self._noted_rows = 0
+        self._last_at = self._noted_at = self._first_at
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the time after the first rows came back, so without the start of the actors."""
+        return (self.rows - self._first_rows) / max(1e-9, self._last_at - self._first_at)
+
+    def add(self, rows: pa.Table) -> None:
+        """Takes rows; writes and commits when it is time."""
+        now = self._last_at = time.monotonic()
+        if self.rows == 0:
+            self._first_at = self._committed_at = self._said_at = self._noted_at = now
+            self._first_rows = self._noted_rows = len(rows)
+        self.rows += len(rows)
+        self.statuses.update(rows["status"].to_pylist())
+        self._waiting.append(rows)
+        if sum(r.nbytes for r in self._waiting) >= FILE_BYTES:
+            self._write()
+        if now - self._committed_at >= min(self.every, FIRST_COMMIT_SECONDS * 2**self._commits):
+            self.flush()
+        if now - self._said_at >= PROGRESS_SECONDS:
+            self._said_at = now
+            self._say()
+
+    def flush(self) -> None:
+        """Commits all rows that were taken."""
+        self._write()
+        if not self._written:
+            return
+        self.state = self.table.commit(
+            self._written, self.proposer, planned_at=self.planned_at, replace=self.replace, note=self._note()
+        )
+        self._written = []
+        self._commits += 1
+        self._committed_at = self._last_at = time.monotonic()
+
+    def _note(self) -> dict[str, Any]:
+        """How many images took how long since the note before, not counting what came while the actors started."""
+        now = time.monotonic()
+        note = {"proposer_id": self.proposer["id"], "images": self.rows - self._noted_rows}
+        note["seconds"] = round(now - self._noted_at, 3)
+        self._noted_rows, self._noted_at = self.rows, now
+        return note
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._written.append(self.table.write(pa.concat_tables(self._waiting)))
+            self._waiting = []
+            pa.default_memory_pool().release_unused()
+
+    def _say(self) -> None:
+        rate = self.images_per_second
+        errors = self.rows - self.statuses["ok"]
+        left = f", about {(self.images - self.rows) / rate:.0f} s left" if rate > 0 else ""
+        say(
+            f"{self.rows}/{self.images} images, {rate:.1f} a second{left}"
+            + (f", {errors} unusable so far" if errors else "")
+        )
