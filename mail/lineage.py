@@ -3,11 +3,15 @@
 model -> training run -> mask-table commit -> proposer -> images it saw
                       -> data store -> source files
                       -> code version, config
+
+A chain is whole if every link was recorded (`gaps`) and what the links name is still there and still the same
+(`broken_links`).
 """
 
 import json
 import os
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +68,13 @@ def of_training(
         "run_id": run_id,
         "code_version": code_version(),
         "config": config,
-        "data_store": {"uri": store.uri, "name": store.name, "digest": store.digest, "sources": sources},
+        "data_store": {"uri": _absolute(store.uri), "name": store.name, "digest": store.digest, "sources": sources},
         "mask_table": None,
         "proposer": None,
         "leaky": leaky,
     }
     if snapshot is not None:
-        found["mask_table"] = snapshot.lineage
+        found["mask_table"] = snapshot.lineage | {"uri": _absolute(snapshot.uri)}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}
     return found
 
@@ -104,32 +108,103 @@ def gaps(lineage: dict[str, Any]) -> list[str]:
     return missing
 
 
+def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = None) -> dict[str, str]:
+    """The links that were recorded and lead nowhere now, or to something else: name of the link -> what is wrong.
+
+    Looks at the data store, at the mask-table commit and, with `model_dir`, at the proposer that the model carries.
+    """
+    checks: dict[str, Callable[[], str | None]] = {
+        "data store": lambda: _store_problem(lineage.get("data_store") or {})
+    }
+    if _uses_masks(lineage):
+        checks["mask-table commit"] = lambda: _masks_problem(lineage.get("mask_table") or {})
+        if model_dir is not None:
+            checks["proposer"] = lambda: _proposer_problem(lineage.get("proposer") or {}, Path(model_dir))
+    found = {}
+    for name, check in checks.items():
+        try:
+            problem = check()
+        except (UserError, OSError) as error:  # gone, damaged, or an object store that does not answer
+            problem = str(error)
+        if problem:
+            found[name] = problem
+    return found
+
+
+def _store_problem(recorded: dict[str, Any]) -> str | None:
+    from mail.data.store import DataStore
+
+    if not recorded.get("uri") or not recorded.get("digest"):
+        return None  # a gap, which is said elsewhere
+    digest = DataStore(recorded["uri"]).digest
+    if digest != recorded["digest"]:
+        return f"{recorded['uri']} holds another data store now, digest {_short(digest)}"
+    return None
+
+
+def _masks_problem(recorded: dict[str, Any]) -> str | None:
+    from mail.data.mask_table import MaskTable
+
+    if not recorded.get("uri") or not recorded.get("digest"):
+        return None
+    state = MaskTable(recorded["uri"]).log.at(int(recorded.get("commit") or 0))
+    if state.digest != recorded["digest"]:
+        return f"{recorded['uri']} holds another commit {state.number} now, digest {_short(state.digest)}"
+    return None
+
+
+def _proposer_problem(recorded: dict[str, Any], model_dir: Path) -> str | None:
+    from mail.proposers.folder import ProposerFolder
+
+    if not (model_dir / "proposer").is_dir():
+        return None  # it may be used with `--proposer`; whether a photo alone is enough is another question
+    carried = ProposerFolder.read(model_dir / "proposer")
+    # thresholds may have been chosen by `precompute`: they make another id of the same weights
+    if recorded.get("weights_sha256") not in (None, carried.weights_sha256):
+        return f"the model carries another one, {carried.proposer_id}, than its masks are from"
+    return None
+
+
+def _absolute(uri: str) -> str:
+    """So that the link holds in another working directory."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
 def _uses_masks(lineage: dict[str, Any]) -> bool:
     config = lineage.get("config") or {}
     return config.get("proposals", "table") != "none"
 
 
-def tree(lineage: dict[str, Any], title: str = "model") -> str:
-    """The chain as an indented tree; a broken link is shown as broken."""
+def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str] | None = None) -> str:
+    """The chain as an indented tree; a link that was not recorded, or is in `broken`, is shown as broken.
+
+    Args:
+        broken: as `broken_links` gives them (and "training run", which only the tracking server knows of).
+    """
+    broken = broken or {}
     store, masks = lineage.get("data_store") or {}, lineage.get("mask_table") or {}
-    proposer = lineage.get("proposer") or {}
-    lines = [title, f"├─ training run {_or_broken(lineage.get('run_id'))}"]
+    proposer, config = lineage.get("proposer") or {}, lineage.get("config") or {}
+
+    def link(name: str, text: Any, rest: str = "") -> str:
+        mark = f"  BROKEN: {broken[name]}" if name in broken else ""
+        return f"{_or_broken(text)} {rest}".rstrip() + mark
+
+    settings = ", ".join(f"{k}={config[k]}" for k in ("preset", "name") if config.get(k))
+    lines = [title, f"├─ training run {link('training run', lineage.get('run_id'))}"]
     lines.append(f"│  ├─ code {_or_broken(lineage.get('code_version'))}")
-    config = lineage.get("config") or {}
+    lines.append(f"│  └─ config {_or_broken(settings)}")
     lines.append(
-        f"│  └─ config {_or_broken(', '.join(f'{k}={config[k]}' for k in ('preset', 'name') if config.get(k)))}"
-    )
-    lines.append(
-        f"├─ data store {store.get('name', '')} {_or_broken(_short(store.get('digest')))} {store.get('uri', '')}"
+        f"├─ data store {store.get('name', '')} {link('data store', _short(store.get('digest')), store.get('uri', ''))}"
     )
     sources = store.get("sources") or [{}]
     for number, source in enumerate(sources):
         mark = "└" if number == len(sources) - 1 else "├"
-        lines.append(f"│  {mark}─ source {_or_broken(source.get('path'))} {_short(source.get('sha256'))}")
+        lines.append(f"│  {mark}─ source {_or_broken(source.get('path'))} {_short(source.get('sha256'))}".rstrip())
     if _uses_masks(lineage):
         commit = f"commit {masks['commit']} " if "commit" in masks else ""
-        lines.append(f"├─ mask table {commit}{_or_broken(_short(masks.get('digest')))} {masks.get('uri', '')}")
-        lines.append(f"│  └─ proposer {_or_broken(proposer.get('id'))}")
+        where = masks.get("uri", "")
+        lines.append(f"├─ mask table {commit}{link('mask-table commit', _short(masks.get('digest')), where)}")
+        lines.append(f"│  └─ proposer {link('proposer', proposer.get('id'))}")
         lines.append(f"│     └─ trained on {_or_broken(_trained_on(proposer.get('trained_on')))}")
     else:
         lines.append("├─ no instance masks")

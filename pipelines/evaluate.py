@@ -156,10 +156,9 @@ class Evaluate(Stage):
     def _note(self, report: Any) -> None:
         """Notes the figures on a registered version."""
         if self.model.startswith("models:/"):
-            from pipelines.tracking import log_evaluation
+            from pipelines.evaluation_notes import log_evaluation
 
-            figures = report.to_dict()
-            log_evaluation(self.model, {k: v for k, v in figures.items() if k not in ("per_expression", "slices")})
+            log_evaluation(self.model, report.to_dict(), folder=self.out)
 
 
 @dataclass
@@ -269,8 +268,11 @@ class _Job:
     def facts(self, answers: dict[str, Any]) -> dict[str, Any]:
         """What belongs in metrics.json beside the figures."""
         without = {a.image_id: a.masks_status for a in answers.values() if a.masks_status}
+        from mail.lineage import code_version
+
         return {
             "model": self.model,
+            "code_version": code_version(),
             "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
             "leaky": self.leaky,
             "images": len(self.plan.images),

@@ -1,9 +1,14 @@
 """Metrics on the screen: one table that says what was counted, one for the slices."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
 from mail.metrics import Difference, Measures, MetricsReport
+
+if TYPE_CHECKING:
+    from pipelines.comparison import Comparison
 
 COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
 
@@ -44,6 +49,24 @@ def print_differences(differences: dict[str, Difference], other: str) -> None:
         share = f"{d.positive:.1%} of resamples"
         table.add_row(name, points(d.candidate), points(d.baseline), f"{100 * d.difference:+.2f}", interval, share)
     console.print(table)
+
+
+def print_comparison(comparison: "Comparison", candidate: str, champion: str | None) -> None:
+    """Prints what a promotion was decided by: both versions' figures, or the candidate's where there is no champion."""
+    ours, theirs = comparison.candidate.figures, comparison.champion and comparison.champion.figures
+    name, digest = ours["data_store"]["name"], ours["data_store"]["digest"][:12]
+    console = Console(highlight=False, width=max(Console().width, 110))
+    title = f"{name} / {comparison.split}, protocol {comparison.protocol}, data store {digest}"
+    table = Table(title=title, title_justify="left")
+    for column in ("version", *COLUMNS):
+        table.add_column(column, justify="right")
+    for number, m in ((candidate, ours), (champion, theirs)):
+        if m:
+            figures = (points(v) for v in (m["oIoU"], m["mIoU"], *m["prec"].values()))
+            table.add_row(str(number), str(m["expressions"]), *figures)
+    console.print(table)
+    if comparison.differences:
+        print_differences(comparison.differences, f"version {champion} on {comparison.split}")
 
 
 def points(value: float | None) -> str:

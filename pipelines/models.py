@@ -1,23 +1,28 @@
 """`mail-ris models list | show | promote | rollback`: the registered models, and which one is the champion.
 
 The champion is the version with the alias `champion`; `predict --model models:/mail-ris@champion` uses it. Earlier
-champions are remembered in order, so that `rollback` may be called again and again.
+champions are remembered in order (`pipelines.champions`), so that `rollback` may be called again and again. What a
+candidate must show is in `pipelines.promotion`.
 """
 
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from mail import lineage
 from mail.errors import UserError
 from pipelines import tracking
+from pipelines.champions import Champions
+from pipelines.comparison import Comparer
+from pipelines.metrics_table import print_comparison
+from pipelines.promotion import Terms, decisions, promote
 from pipelines.stage import Stage, done
-
-HISTORY_TAG = "champion_history"  # of the registered model: versions that were champion before, oldest first
 
 
 @dataclass(kw_only=True)
@@ -55,7 +60,7 @@ class ListModels(Stage):
 
 @dataclass(kw_only=True)
 class ShowModel(Stage):
-    """Shows where a model comes from: run, masks, proposer, data, code."""
+    """Shows where a model comes from (run, masks, proposer, data, code) and what was decided about it."""
 
     model: Annotated[str, tyro.conf.Positional] = f"{tracking.SCHEME}{tracking.MODEL_NAME}@{tracking.CHAMPION}"
     """models:/NAME@ALIAS, models:/NAME/NUMBER, or a model folder."""
@@ -67,47 +72,119 @@ class ShowModel(Stage):
         return {"model": str(tracking.resolve_model(self.model))}
 
     def run(self) -> dict[str, Any]:
-        origin = lineage.read(tracking.resolve_model(self.model))
-        missing = lineage.gaps(origin)
+        folder = tracking.resolve_model(self.model)
+        origin = lineage.read(folder)
+        missing, broken = lineage.gaps(origin), tracking.broken_links(origin, folder)
+        version = tracking.find_version(self.model) if self.model.startswith(tracking.SCHEME) else None
+        decided = decisions(version) if version else []
         if self.json:
-            print(json.dumps({"model": self.model, "lineage": origin, "gaps": missing}, indent=2))
+            found = {"model": self.model, "lineage": origin, "gaps": missing, "broken": broken, "decisions": decided}
+            print(json.dumps(found, indent=2))
             return origin
         title = self.model
-        if self.model.startswith(tracking.SCHEME):
-            version = tracking.find_version(self.model)
+        if version is not None:
             title = f"{version.name} version {version.version} {' '.join('@' + a for a in version.aliases)}".rstrip()
-            if scores := _scores(version):
-                title += f" ({scores})"
-        print(lineage.tree(origin, title))
-        if missing:
-            print(f"the chain has gaps: {', '.join(missing)}")
+        print(lineage.tree(origin, title, broken))
+        for line in _evaluations(version) if version else ():
+            print(f"evaluated: {line}")
+        for each in decided:
+            against = f" against version {each['against']}" if each["against"] else ""
+            reasons = f": {'; '.join(each['reasons'])}" if each["reasons"] else ""
+            print(f"{each['time']} {each['decision']}{against}{reasons}")
+        if missing or broken:
+            print(f"the chain has gaps: {', '.join([*missing, *broken])}")
         return origin
 
 
 @dataclass(kw_only=True)
 class Promote(Stage):
-    """Makes a version the champion; refuses one whose lineage has a gap."""
+    """Makes a version the champion, if it passes the gates: whole lineage, clean label, not worse than the champion on
+    the same expressions, and a fresh process can use it. The decision is recorded on the version either way."""
 
     model: Annotated[str, tyro.conf.Positional]
     """models:/NAME/NUMBER, models:/NAME@ALIAS, or a version's number."""
 
+    split: tuple[str, ...] = ()
+    """Splits to compare on, for example testA testB; every one must pass. Needed unless there is no champion yet."""
+
+    data: str | None = None
+    """Data store to evaluate on, where no evaluation of the version on it is found (local path or s3://)."""
+
+    masks: str | None = None
+    """Mask table for such evaluations."""
+
+    evaluations: tuple[Path, ...] = ()
+    """Folders that `mail-ris evaluate` wrote, or folders of them, to use instead of evaluating again. Those that were
+    made of registered versions are found by themselves."""
+
+    out: Path = Path("runs/promotions")
+    """Folder for new evaluations; an interrupted promotion continues there."""
+
+    protocol: str = "original"
+    """How pixels are counted: original, lavt, cris, rela."""
+
+    figure: Literal["both", "mIoU", "oIoU"] = "both"
+    """Which figure must not be worse: mIoU, oIoU, or both of them."""
+
+    min_gain: float = -0.5
+    """Points that the lower bound of the paired bootstrap's interval must be above (0: better beyond chance)."""
+
+    allow_leaky: str | None = None
+    """Promote a leaky model all the same; the text is the reason, which is recorded."""
+
+    workers: int | None = None
+    """Actors of such evaluations (as `mail-ris evaluate --workers`)."""
+
     name: str = tracking.MODEL_NAME
     """The registered model that a bare number belongs to."""
+
+    def __post_init__(self) -> None:
+        # callers in Python may name one split or folder, and give paths as text
+        self.split = (self.split,) if isinstance(self.split, str) else tuple(self.split)
+        given = (self.evaluations,) if isinstance(self.evaluations, str | Path) else self.evaluations
+        self.evaluations, self.out = tuple(Path(p) for p in given), Path(self.out)
 
     def _version(self) -> tracking.Version:
         return tracking.find_version(f"{self.name}/{self.model}" if self.model.isdigit() else self.model)
 
     def plan(self) -> dict[str, Any]:
-        version = self._version()
+        version, comparer = self._version(), self._comparer()
         before = champion(version.name)
-        return {"promote": version.version, "replaces": before.version if before else None}
+        sides = [version] if before is None else [version, before]
+        return {
+            "promote": version.version,
+            "replaces": before.version if before else None,
+            "to_evaluate": [f"{v.version} on {s}" for s in self.split for v in sides if comparer.missing(v, s)],
+        }
 
     def run(self) -> tracking.Version:
+        if self.allow_leaky is not None and not self.allow_leaky.strip():
+            raise UserError("--allow-leaky needs the reason, which is recorded with the decision")
         version = self._version()
-        before = promote(version)
-        replaced = f", it was version {before.version}" if before and before.version != version.version else ""
+        if tracking.CHAMPION in version.aliases:
+            done(f"{version.name} version {version.version} is the {tracking.CHAMPION} already")
+            return version
+        figures = ("mIoU", "oIoU") if self.figure == "both" else (self.figure,)
+        terms = Terms(splits=self.split, figures=figures, min_gain=self.min_gain, allow_leaky=self.allow_leaky)
+        decision = promote(version, terms, self._comparer())
+        for comparison in decision.comparisons:
+            print_comparison(comparison, version.version, decision.against)
+        if not decision.promoted:
+            raise UserError(f"{version.name} version {version.version} is not promoted: {'; '.join(decision.reasons)}")
+        replaced = f", it was version {decision.against}" if decision.against else ""
         done(f"{version.name} version {version.version} is the {tracking.CHAMPION}{replaced}")
         return version
+
+    def _comparer(self) -> Comparer:
+        return Comparer(
+            protocol=self.protocol,
+            data=self.data,
+            masks=self.masks,
+            evaluations=self.evaluations,
+            out=self.out,
+            workers=self.workers,
+            allow_leaky=self.allow_leaky is not None,
+        )
 
 
 @dataclass(kw_only=True)
@@ -118,8 +195,8 @@ class Rollback(Stage):
     """The registered model."""
 
     def plan(self) -> dict[str, Any]:
-        now = champion(self.name)
-        return {"champion": now.version if now else None}
+        now = Champions(self.name).current()
+        return {"champion": now.champion, "back_to": now.history[-1] if now.history else None}
 
     def run(self) -> tracking.Version:
         before, after = rollback(self.name)
@@ -140,57 +217,41 @@ def _scores(version: tracking.Version) -> str:
     return ", ".join(found)
 
 
-def promote(version: tracking.Version) -> tracking.Version | None:
-    """Makes a version the champion; returns the one that it replaces, if any.
-
-    Raises:
-        UserError: the version's lineage has a gap.
-    """
-    with tracking.answers():
-        if missing := lineage.gaps(lineage.read(tracking.download(version))):
-            raise UserError(
-                f"{version.name} version {version.version} is not promoted, its lineage has gaps: {', '.join(missing)}"
+def _evaluations(version: tracking.Version) -> Iterator[str]:
+    """The noted evaluations, each with what its numbers are of."""
+    for key, value in sorted(version.tags.items()):
+        if key.startswith("metrics."):
+            m = json.loads(value)
+            store = m.get("data_store") or {}
+            numbers = ", ".join(f"{k} {100 * m[k]:.2f}" for k in ("oIoU", "mIoU") if isinstance(m.get(k), int | float))
+            yield (
+                f"{m.get('split')}: {numbers} ({m.get('expressions')} expressions, protocol {m.get('protocol')}, "
+                f"data store {store.get('name', '')} {str(store.get('digest', ''))[:12]})"
             )
-        client = tracking.connect()
-        before = champion(version.name)
-        if before is not None and before.version != version.version:
-            _set_history(client, version.name, [*_history(client, version.name), before.version])
-        client.set_registered_model_alias(version.name, tracking.CHAMPION, version.version)
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        client.set_model_version_tag(version.name, version.version, "promoted_at", now)
-    return before
 
 
 def rollback(name: str = tracking.MODEL_NAME) -> tuple[tracking.Version, tracking.Version]:
     """Makes the previous champion the champion again; returns (the one before the rollback, the one after).
 
     Raises:
-        UserError: there is no champion, or none before it.
+        UserError: there is no champion, or none before it, or another decision came first.
     """
-    with tracking.answers():
-        client = tracking.connect()
-        now = champion(name)
-        if now is None:
-            raise UserError(f"model {name!r} has no {tracking.CHAMPION}: promote one first")
-        history = _history(client, name)
-        if not history:
-            raise UserError(
-                f"{name} version {now.version} is the first {tracking.CHAMPION}: there is none to go back to"
-            )
-        target = tracking.find_version(f"{name}/{history[-1]}")
-        client.set_registered_model_alias(name, tracking.CHAMPION, target.version)
-        _set_history(client, name, history[:-1])
+    champions = Champions(name)
+    reign = champions.current()
+    if reign.champion is None:
+        raise UserError(f"model {name!r} has no {tracking.CHAMPION}: promote one first")
+    now = tracking.find_version(f"{name}/{reign.champion}")
+    there = {v.version for v in tracking.versions(name)}
+    history = [v for v in reign.history if v in there]  # one that was deleted cannot come back
+    if not history:
+        raise UserError(f"{name} version {now.version} is the first {tracking.CHAMPION}: there is none to go back to")
+    target = tracking.find_version(f"{name}/{history[-1]}")
+    facts = {"decision": {"decision": "rolled back", "from": now.version}}
+    if champions.append(reign, target.version, tuple(history[:-1]), **facts) is None:
+        raise UserError(f"another decision about {name} came first: look at `mail-ris models list`, then decide again")
     return now, target
 
 
 def champion(name: str = tracking.MODEL_NAME) -> tracking.Version | None:
     """The champion, None if there is none."""
     return next((v for v in tracking.versions(name) if tracking.CHAMPION in v.aliases), None)
-
-
-def _history(client: Any, name: str) -> list[str]:
-    return json.loads(client.get_registered_model(name).tags.get(HISTORY_TAG, "[]"))
-
-
-def _set_history(client: Any, name: str, history: list[str]) -> None:
-    client.set_registered_model_tag(name, HISTORY_TAG, json.dumps(history))

@@ -6,7 +6,6 @@ registered model is a pyfunc model whose code is source files and whose weights 
 
 import contextlib
 import importlib.metadata
-import json
 import logging
 import os
 import shutil
@@ -154,26 +153,17 @@ def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def log_evaluation(model: str | int, metrics: Mapping[str, Any], name: str = MODEL_NAME) -> None:
-    """Notes an evaluation on a registered version, as the tag `metrics.SPLIT.PROTOCOL`, and its figures on the run.
+def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:
+    """`lineage.broken_links`, and whether the training run is still in this tracking store."""
+    from mlflow.exceptions import MlflowException
 
-    Args:
-        model: a version's number, or its address (`models:/mail-ris@champion`); a folder is left alone.
-        metrics: as `metrics.json` has them: `protocol, split, expressions, oIoU, mIoU, prec`, and what else there is.
-    """
-    if isinstance(model, str) and not model.startswith(SCHEME):
-        return
-    with answers():
-        client = connect()
-        found = find_version(model if isinstance(model, str) else f"{SCHEME}{name}/{model}")
-        split, protocol = metrics.get("split", "?"), metrics.get("protocol", "original")
-        scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float | str | bool)}
-        value = json.dumps(scalars | {"prec": metrics.get("prec")}, default=str)
-        client.set_model_version_tag(found.name, found.version, f"metrics.{split}.{protocol}", value)
-        if found.run_id:
-            for key in ("oIoU", "mIoU"):
-                if isinstance(metrics.get(key), int | float):
-                    client.log_metric(found.run_id, f"{split}/{key}", float(metrics[key]))
+    found = lineage.broken_links(dict(origin), model_dir)
+    if run_id := origin.get("run_id"):
+        try:
+            connect().get_run(run_id)
+        except MlflowException as error:
+            found = {"training run": f"not at {tracking_uri()} ({str(error).splitlines()[0][:120]})"} | found
+    return found
 
 
 @dataclass(frozen=True)

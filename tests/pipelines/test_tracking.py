@@ -1,7 +1,6 @@
 """MLflow on a real SQLite store: runs, the registry, the champion."""
 
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.training.checkpoint import save_model
 from pipelines import run_log, tracking
-from pipelines.models import MODELS, champion, promote, rollback
+from pipelines.evaluation_notes import log_evaluation
+from pipelines.models import MODELS
 from pipelines.run_log import RunLog, flatten, start_run
-from pipelines.tracking import find_version, log_evaluation, register_model, resolve_model, versions
+from pipelines.tracking import find_version, register_model, resolve_model, versions
 from tests.boxes import micro_config
 
 WHOLE = {
@@ -92,7 +92,7 @@ def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, mon
 
 
 def test_a_registered_model_is_found_by_number_alias_and_folder(three, model_dir):
-    promote(find_version(f"mail-ris/{three[0]}"))
+    tracking.connect().set_registered_model_alias("mail-ris", tracking.CHAMPION, str(three[0]))
     for address in (f"models:/mail-ris/{three[0]}", "models:/mail-ris@champion"):
         folder = resolve_model(address)
         assert (folder / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
@@ -106,31 +106,19 @@ def test_no_file_of_a_registered_model_is_a_pickle(three):
     assert not {n for n in names if n.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))}
 
 
-def test_rollback_goes_back_through_the_champions(three):
-    for number in three[:3]:
-        promote(find_version(f"mail-ris/{number}"))
-    assert champion().version == str(three[2])
-    assert rollback()[1].version == str(three[1])
-    assert rollback()[1].version == str(three[0])
-
-
-def test_a_model_with_a_gap_in_its_lineage_is_refused(mlflow_here, store, model_dir):
-    broken = store / "broken"
-    shutil.copytree(model_dir, broken, dirs_exist_ok=True)
-    (broken / "lineage.json").write_text(json.dumps(WHOLE | {"run_id": None, "proposer": {"id": "p"}}))
-    version = register_model(broken, name="broken")
-    with pytest.raises(UserError, match="gaps: training run, images that the proposer saw"):
-        promote(find_version(f"broken/{version}"))
-    with pytest.raises(UserError, match="no champion"):
-        rollback("broken")
-
-
 def test_evaluations_are_noted_on_the_version(three, capsys):
-    log_evaluation(
-        three[1], {"split": "testA", "protocol": "original", "oIoU": 0.6123, "mIoU": 0.5, "prec": {"0.5": 1}}
-    )
+    figures = {"split": "testA", "protocol": "cris", "oIoU": 0.6123, "mIoU": 0.5, "prec": {"0.5": 1}, "expressions": 7}
+    log_evaluation(three[1], figures | {"data_store": {"name": "boxes", "digest": "d" * 64}})
     MODELS["list"]().run()
     assert "testA 0.612" in capsys.readouterr().out
+    # wherever it is read, the number says by which protocol, on which split and store, of how many expressions
+    MODELS["show"](model=f"models:/mail-ris/{three[1]}").run()
+    assert "testA: oIoU 61.23, mIoU 50.00 (7 expressions, protocol cris, data store boxes dddddddddddd)" in (
+        capsys.readouterr().out
+    )
+    logged = tracking.connect().get_run(find_version(f"mail-ris/{three[1]}").run_id).data.metrics
+    assert logged["testA/cris/dddddddddddd/oIoU"] == 0.6123
+    assert logged["testA/cris/dddddddddddd/expressions"] == 7
 
 
 def test_show_prints_the_lineage(three, capsys):
