@@ -71,13 +71,16 @@ def through_ray(source: TrainingInput, plan: EpochPlan, processes: int) -> Strea
     return stream
 
 
-def throughput(stream: Stream, start: int, steps: int) -> float:
-    """Expressions a second from the first batch on: starting processes is not what is compared."""
-    batches = stream(start, start + steps)
-    next(batches)
-    begun, count = time.perf_counter(), 0
-    for batch in batches:
-        count += len(batch.plan.rows)
+def throughput(stream: Stream, start: int, steps: int, warm: int) -> float:
+    """Expressions a second after the first `warm` steps: neither starting processes nor filling caches is compared.
+
+    The batches are taken as fast as they come, so that none lie ready when the time begins.
+    """
+    batches = stream(start, start + warm + steps)
+    for _ in itertools.islice(batches, warm):
+        pass
+    begun = time.perf_counter()
+    count = sum(len(batch.plan.rows) for batch in batches)
     return count / (time.perf_counter() - begun)
 
 
@@ -154,7 +157,7 @@ def waiting_share(folder: Path, store: str, masks: str, steps: int) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=80, help="of each measurement of throughput")
+    parser.add_argument("--steps", type=int, default=240, help="of each measurement of throughput")
     parser.add_argument("--turns", type=int, default=3, help="of throughput; the median counts")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
@@ -175,9 +178,9 @@ def main() -> None:
             ours = through_ray(plan.source, plan.epochs, args.processes)
             theirs = through_torch(plan.source, plan.epochs, args.processes)
             if wanted("throughput"):
-                throughput(ours, 0, 20), throughput(theirs, 0, 20)  # warm-up: processes, files in memory
+                warm = round(plan.epochs.steps_per_epoch)  # every process has seen most images by then
                 pairs = [
-                    (throughput(ours, n * args.steps, args.steps), throughput(theirs, n * args.steps, args.steps))
+                    tuple(throughput(s, n * args.steps, args.steps, warm) for s in (ours, theirs))
                     for n in range(args.turns)
                 ]
                 result["ray_data_expressions_per_second"] = round(statistics.median(o for o, _ in pairs))

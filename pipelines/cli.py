@@ -42,6 +42,7 @@ STAGES = {
     "precompute": Entry("pipelines.precompute", "Precompute", "Data store + proposer -> rows in the mask table."),
     "masks": Entry("pipelines.masks", "MASKS", "Looks after the mask table."),
     "train": Entry("pipelines.train", "Train", "Data store + mask table + preset -> checkpoints and an MLflow run."),
+    "tune": Entry("pipelines.tune", "Tune", "Trains many times, over ranges of any option; poor trials end early."),
     "evaluate": Entry("pipelines.evaluate", "Evaluate", "Model + data store + split -> predictions, metrics, gallery."),
     "score": Entry("pipelines.score", "Score", "Anyone's predictions file + data store + split -> the same metrics."),
     "predict": Entry("pipelines.predict", "Predict", "One image + one expression -> the mask of what it names."),

@@ -1,10 +1,11 @@
 """One MLflow run per training: created by the driver, written from a thread that waits for a server that is away.
 
-Logging never holds up or ends a training: what the server does not take is tried again, and steps that are computed
-once more after a resume are logged once.
+Logging never holds up or ends a training: what the server does not take is tried again, as often as it takes. A metric
+keeps the time at which it was measured, so that what is sent twice is stored once; and steps that are computed, or told
+(`mail.training.curves`), once more after a resume are left out where the run has them.
 """
 
-import contextlib
+import os
 import queue
 import threading
 import time
@@ -19,6 +20,10 @@ from pipelines.tracking import answers, connect, tracking_uri
 EXPERIMENT = "mail-ris"
 RETRY_SECONDS = 5.0
 
+# This log tries again by itself, and a person who begins a run should not wait for MLflow's own seven tries of 120 s.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
 
 def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None = None) -> str:
     """Creates a run, or reopens one that was interrupted, and returns its id.
@@ -31,7 +36,7 @@ def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str], run
 
     with answers():
         client = connect()
-        if run_id is not None and _reopened(client, run_id):
+        if run_id is not None and _known(client, run_id):
             return run_id
         run = client.create_run(experiment(client), run_name=name, tags=dict(tags))
         flat = [Param(k, str(v)[:6000]) for k, v in flatten(params).items()]
@@ -40,16 +45,14 @@ def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str], run
     return run.info.run_id
 
 
-def _reopened(client: Any, run_id: str) -> bool:
-    """Whether this tracking store has the run (a run may have been begun in another one)."""
+def _known(client: Any, run_id: str) -> bool:
+    """Whether this tracking store has the run (it may have been begun in another one); believed while it is away."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.update_run(run_id, status="RUNNING")
+        client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
+        return error.error_code != "RESOURCE_DOES_NOT_EXIST"
     return True
 
 
@@ -94,13 +97,19 @@ class RunLog:
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._ended = threading.Event()
         self._deadline = float("inf")
-        self._logged = self._last_step()
+        self._logged: dict[str, int] = {}
+        self._queue.put(self._reopen)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def metrics(self, records: Sequence[Mapping[str, float]], prefix: str = "train/") -> None:
-        """Curves: each record has `step` and any metrics. Steps that the run has already are left out."""
-        self._queue.put(lambda: self._metrics(list(records), prefix))
+        """Curves: each record has `step`, perhaps `time` (seconds since 1970), and any metrics.
+
+        Steps that the run has already of a metric are left out.
+        """
+        now = time.time()
+        rows = [(int(r["step"]), int(1000 * r.get("time", now)), r) for r in records]
+        self._queue.put(lambda: self._metrics(rows, prefix))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         self._queue.put(lambda: [self._client.set_tag(self.run_id, k, str(v)) for k, v in values.items()])
@@ -141,32 +150,26 @@ class RunLog:
         if time.monotonic() <= self._deadline:
             self._ended.set()
 
-    def _metrics(self, records: list[Mapping[str, float]], prefix: str) -> None:
+    def _metrics(self, rows: list[tuple[int, int, Mapping[str, float]]], prefix: str) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        seen = self._logged.get(prefix, -1)
         metrics = [
-            Metric(prefix + key, float(value), now, int(record["step"]))
-            for record in records
-            if int(record["step"]) > seen
+            Metric(prefix + key, float(value), milliseconds, step)
+            for step, milliseconds, record in rows
             for key, value in record.items()
-            if key != "step" and value is not None
+            if key not in ("step", "time") and value is not None and step > self._logged.get(prefix + key, -1)
         ]
         for start in range(0, len(metrics), 900):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + 900])
-        if records:
-            self._logged[prefix] = max(seen, *(int(r["step"]) for r in records))
+            some = metrics[start : start + 900]
+            self._client.log_batch(self.run_id, metrics=some)
+            for metric in some:
+                self._logged[metric.key] = max(metric.step, self._logged.get(metric.key, -1))
 
-    def _last_step(self) -> dict[str, int]:
-        """Last step of each kind of curve that an interrupted run has already: its steps come again after a resume."""
-        found: dict[str, int] = {}
-        with contextlib.suppress(Exception):
-            for key in self._client.get_run(self.run_id).data.metrics:
-                prefix = key[: key.rfind("/") + 1]
-                history = self._client.get_metric_history(self.run_id, key)
-                found[prefix] = max(found.get(prefix, -1), max(m.step for m in history))
-        return found
+    def _reopen(self) -> None:
+        """Marks the run as running, and looks up the last step of each curve that an interrupted run has already."""
+        self._client.update_run(self.run_id, status="RUNNING")
+        for key in self._client.get_run(self.run_id).data.metrics:
+            self._logged[key] = max(m.step for m in self._client.get_metric_history(self.run_id, key))
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -9,19 +9,12 @@ from typing import Any
 
 from mail.data import files
 from mail.errors import UserError
-from mail.training.checkpoint import MANIFEST, find_latest, list_checkpoints
+from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
+from mail.training.curves import FILE as CURVES
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
 FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version")
-NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json")
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run goes on."""
-
-    address: str
-    step: int
+NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json", CURVES)
 
 
 @dataclass
@@ -61,7 +54,7 @@ class RunState:
     def start_name(self) -> str:
         return f"start-{self.starts:03d}"
 
-    def find_start(self, resume: bool) -> Start | None:
+    def find_start(self, resume: bool) -> Saved | None:
         """Where to go on, None for the beginning.
 
         Raises:
@@ -70,7 +63,7 @@ class RunState:
         if self.config is None:
             return None
         found = find_latest(self.checkpoints)
-        step = found[1] if found else 0
+        step = found.step if found else 0
         if not resume and self.finished:
             raise UserError(
                 f"run {self.name} is finished ({step} steps, {self.folder}/model): train longer with --resume and more "
@@ -80,7 +73,7 @@ class RunState:
             raise UserError(
                 f"run {self.name} was begun before and has {step} steps: go on with --resume, or give another --name"
             )
-        return Start(*found) if found else None
+        return found
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises UserError if the run was begun with another config."""
@@ -102,7 +95,7 @@ class RunState:
         filesystem, target = files.resolve(f"{self.folder}/model")
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / "model"
-            for source, folder in ((found[0], local), (proposer, local / "proposer")):
+            for source, folder in ((found.address, local), (proposer, local / "proposer")):
                 if source is not None:
                     with files.local_folder(source) as there:
                         shutil.copytree(there, folder)
@@ -114,13 +107,16 @@ class RunState:
             files.copy_folder(local, filesystem, target)
         return f"{self.folder}/model"
 
+    def best(self) -> dict[str, Any] | None:
+        """`checkpoint`, `step` and `oIoU` of the best of the checkpoints on validation."""
+        found = find_best(self.checkpoints)
+        return None if found is None else {"checkpoint": found.address, "step": found.step, "oIoU": found.oiou}
+
     def finish(self, result: dict[str, Any], keep: int) -> None:
-        """Notes the end, and keeps of all starts' checkpoints only the newest `keep`."""
+        """Notes the end, and keeps of all starts' checkpoints the newest `keep` and the best."""
         self.result, self.finished = result, True
         self._write()
-        filesystem, _ = files.resolve(self.checkpoints)
-        for address, _ in list_checkpoints(self.checkpoints)[keep:]:
-            filesystem.delete_dir(address.removeprefix("s3://"))
+        prune(self.checkpoints, keep)
 
     def _write(self) -> None:
         values = {k: v for k, v in vars(self).items() if k != "folder"}

@@ -7,7 +7,10 @@ works and one line about what it wrote. Ray, torch and MLflow are imported insid
 
 import abc
 import dataclasses
+import datetime
 import json
+import os
+import sys
 from typing import Annotated, Any
 
 import tyro
@@ -39,8 +42,15 @@ class Stage(abc.ABC):
         print(json.dumps({"stage": type(self).__name__, "config": config, "plan": self.plan()}, indent=2, default=str))
 
 
-def say(message: str) -> None:
-    """A progress line for the person at the terminal (standard error)."""
+def say(message: str, **fields: Any) -> None:
+    """A progress line for the person at the terminal (standard error).
+
+    With `MAIL_LOG_FORMAT=json` it is a JSON object instead, for whoever collects logs: `time`, `message`, and `fields`.
+    """
+    if os.environ.get("MAIL_LOG_FORMAT") == "json":
+        moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        print(json.dumps({"time": moment, "message": message, **fields}, default=str), file=sys.stderr, flush=True)
+        return
     console.print(message, markup=False)
 
 

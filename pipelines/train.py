@@ -7,23 +7,28 @@
     OUT/model/                       the finished MODEL
 
 Killed anywhere, the same command with `--resume` goes on from the newest complete checkpoint and ends as if nothing had
-happened.
+happened. Lost workers and nodes are replaced without that.
 """
 
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mail.errors import UserError
 from pipelines.stage import Stage, done, say
+from pipelines.train_shares import Workers, share_cluster, share_nodes, worker_range
 
 if TYPE_CHECKING:
+    from mail.training.checkpoint import Saved
     from mail.training.run_plan import RunPlan
     from pipelines.run_log import RunLog
     from pipelines.run_state import RunState
     from pipelines.train_worker import Job
+
+CLOSE_SECONDS = 300.0  # how long MLflow may be away at the end
 
 
 @dataclass(kw_only=True)
@@ -97,8 +102,9 @@ class Train(Stage):
     resume: bool = False
     """Go on with the run of this name from its newest checkpoint; starts it if there is none."""
 
-    workers: int = 1
-    """Train workers (one GPU each where there are GPUs). 0: in this process, without Ray. Never changes the result."""
+    workers: Workers = 1
+    """Train workers (one GPU each where there are GPUs); MIN..MAX to start with what there is and grow when nodes join.
+    0: in this process, without Ray. Never changes the result."""
 
     proposals: Literal["table", "none"] = "table"
     """`none` trains the same network without the instance-mask modality (an ablation)."""
@@ -155,10 +161,13 @@ class Train(Stage):
     """Steps between checkpoints (default: a tenth of the run, at most 1000)."""
 
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep."""
+    """Newest checkpoints to keep; the best on validation stays as well."""
 
     log_every: int = 10
     """Steps between records to MLflow; every step is recorded."""
+
+    grow_every: float = 60.0
+    """Seconds between two looks for room for more workers, with --workers MIN..MAX."""
 
     max_failures: int = 3
     """How often a lost worker is replaced, from the newest checkpoint, before the run gives up."""
@@ -169,8 +178,14 @@ class Train(Stage):
     input_cpus: float | None = None
     """CPUs for the input tasks of each worker (default: what the workers leave free, shared)."""
 
+    compile: bool = False
+    """Compile the network (torch.compile): needs a C++ compiler, and a minute or more at each start."""
+
     allow_leaky: bool = False
     """Train although the proposer saw evaluation images; the model is labelled leaky for good."""
+
+    parent_run: str | None = None
+    """MLflow run that this one is shown under (`mail-ris tune` sets it)."""
 
     register: bool = True
     """Register the finished model in MLflow as `mail-ris`."""
@@ -189,8 +204,11 @@ class Train(Stage):
     def plan(self) -> dict[str, Any]:
         return self._prepare().describe()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, validated: Callable[[dict[str, float]], None] | None = None) -> dict[str, Any]:
         """Trains to the end.
+
+        Args:
+            validated: is called with the step and the scores of each validation.
 
         Returns:
             `model` (folder), `version` (registered, or None), `run_id`, `steps`, `seconds`, the last step's record and
@@ -203,39 +221,62 @@ class Train(Stage):
         begun = time.monotonic()
         state = RunState.open(self.folder, self.name)
         start = state.find_start(self.resume)
+        worker_range(self.workers)
         say(f"reading {self.data}")
         run = self._prepare()
         state.check_config(run.config)
         if state.finished and start is not None and start.step >= run.settings.steps:
+            self._complete_record(state, start)
             done(f"run {self.name} is finished: {start.step} steps, model in {self.folder}/model")
             return {"model": f"{self.folder}/model", **state.result}
         for line in run.summary():
             say(line)
+        if start is not None:
+            say(f"going on from {start.address}")
         run_id, log = self._open_log(run, state.run_id)
         state.begin(run.config, run_id)
         lineage = run.lineage(run_id)
         try:
-            last, scores = self._fit(run, state, self._job(run, start.address if start else None, lineage), log)
+            last, scores = self._fit(run, state, self._job(run, state, lineage), log, validated)
             model_dir = state.export_model(lineage, self.proposer)
         except BaseException:
             log.close("FAILED", timeout=5)
             raise
         log.tags({"model": model_dir})
         self._log_samples(run, log, model_dir)
-        if not log.close(timeout=300):
-            say("MLflow has not taken all of the run's record: it is in the folder of the run as far as it was saved")
+        recorded = log.close(timeout=CLOSE_SECONDS)
+        if not recorded:
+            say("MLflow has not taken all of the run's record: give the same command with --resume once it is back")
         version = self._register(model_dir, run_id)
         result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
-        state.finish(result, self.keep_checkpoints)
+        state.finish(result | {"best": state.best(), "recorded": recorded}, self.keep_checkpoints)
         seconds = time.monotonic() - begun
         named = f", registered as mail-ris version {version}" if version else ""
         done(f"trained {run.settings.steps} steps in {seconds:.0f} s: {model_dir}{named}")
-        return {"model": model_dir, "seconds": seconds, **result}
+        return {"model": model_dir, "seconds": seconds, **state.result}
+
+    def _complete_record(self, state: "RunState", newest: "Saved") -> None:
+        """Gives MLflow the curves of a finished run that it was away for."""
+        from mail.data.files import local_folder
+        from mail.training.curves import Curves
+        from pipelines.run_log import RunLog
+
+        if state.result.get("recorded", True) or state.run_id is None:
+            return
+        log = RunLog(state.run_id, say)
+        with local_folder(newest.address) as folder:
+            for kind, records in Curves.load(folder).by_kind():
+                log.metrics(records, f"{kind}/")
+        log.tags({"model": f"{self.folder}/model"})
+        if log.close(timeout=CLOSE_SECONDS):
+            state.finish(state.result | {"recorded": True}, self.keep_checkpoints)
+            say("MLflow has the whole record now")
 
     def _open_log(self, run: "RunPlan", run_id: str | None) -> tuple[str, "RunLog"]:
         from pipelines.run_log import RunLog, start_run
 
-        run_id = start_run(self.name, run.config, run.tags(), run_id)
+        parent = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
+        run_id = start_run(self.name, run.config, run.tags() | parent, run_id)
         return run_id, RunLog(run_id, say)
 
     def _log_samples(self, run: "RunPlan", log: "RunLog", model_dir: str) -> None:
@@ -262,45 +303,56 @@ class Train(Stage):
             say(f"the model is not registered: {error}")
             return None
 
-    def _job(self, run: "RunPlan", start_from: str | None, lineage: dict[str, Any]) -> "Job":
+    def _job(self, run: "RunPlan", state: "RunState", lineage: dict[str, Any]) -> "Job":
+        from mail.model import describe
         from pipelines.train_worker import Job
 
         return Job(
+            name=self.name,
             settings=run.settings,
             network=run.network.to_dict(),
             pretrained=run.pretrained,
-            start_from=start_from,
+            checkpoints=state.checkpoints,
             validation=run.validation,
             micro_batch_size=self.micro_batch_size,
             bf16={"auto": None, "fp32": False, "bf16": True}[self.precision],
             checkpoint_every=self.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10))),
             log_every=self.log_every,
             threads=self.threads or os.cpu_count() or 1,
+            compile=self.compile,
+            step_flops=3.0 * describe(run.network)["forward_flops_per_expression"],
             config=run.config,
             lineage=lineage,
         )
 
     def _fit(
-        self, run: "RunPlan", state: "RunState", job: "Job", log: "RunLog"
+        self,
+        run: "RunPlan",
+        state: "RunState",
+        job: "Job",
+        log: "RunLog",
+        validated: Callable[[dict[str, float]], None] | None,
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Trains; returns the last step's record and the last validation's scores."""
+        from mail.training.checkpoint import prune
         from pipelines.train_progress import Mailbox, Progress, start_mailbox
         from pipelines.train_worker import here
         from pipelines.training_input import Transport
 
-        origin = f" from {job.start_from}" if job.start_from else ""
-        if self.workers == 0:
-            say(f"training in this process{origin}")
+        def tidy() -> None:
+            prune(state.checkpoints, self.keep_checkpoints)
+
+        if worker_range(self.workers) == (0, 0):
             mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
-            with Progress(mailbox.take, log, run.settings.steps) as progress:
-                here(job, run.source, run.epochs, Transport(), mailbox, target, self.keep_checkpoints)
+            with Progress(mailbox.take, log, run.settings.steps, tidy, validated) as progress:
+                here(job, run.source, run.epochs, Transport(), mailbox, target)
             return progress.last, progress.scores
         from pipelines.ray_session import connect
 
         with connect():
-            say(f"starting {self.workers} worker(s){origin}")
+            say(f"starting {self.workers} worker(s)")
             actor, take = start_mailbox()
-            with Progress(take, log, run.settings.steps) as progress:
+            with Progress(take, log, run.settings.steps, tidy, validated) as progress:
                 self._fit_on_ray(run, state, job, actor)
             return progress.last, progress.scores
 
@@ -309,10 +361,17 @@ class Train(Stage):
         import ray.train
         from ray.train.torch import TorchTrainer
 
+        from mail.data import files
+        from pipelines.train_watch import Watch
         from pipelines.training_input import Transport
 
-        shares = share_cluster(ray.cluster_resources(), self.workers, self.input_cpus)
+        fewest, most = worker_range(self.workers)
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+        share = share_nodes if fewest < most else share_cluster
+        shares = share(nodes, most, self.input_cpus)
         job = dataclasses.replace(job, threads=self.threads or shares.threads)
+        filesystem, path = files.resolve(state.checkpoints)
+        config: Any = ray.train  # its own stubs are those of the older interface
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={
@@ -320,16 +379,21 @@ class Train(Stage):
                 "shared": ray.put((run.source, run.epochs)),
                 "mailbox": mailbox,
             },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=self.workers,
+            scaling_config=config.ScalingConfig(
+                num_workers=most if fewest == most else (fewest, most),
                 use_gpu=shares.gpu,
                 resources_per_worker={"CPU": shares.worker_cpus} | ({"GPU": 1} if shares.gpu else {}),
+                placement_strategy="PACK" if shares.gpu else "SPREAD",  # GPUs talk fastest inside of a node
+                elastic_resize_monitor_interval_s=self.grow_every,
             ),
-            run_config=ray.train.RunConfig(
+            run_config=config.RunConfig(
                 name=state.start_name,
-                storage_path=state.checkpoints,
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=self.keep_checkpoints),
-                failure_config=ray.train.FailureConfig(max_failures=self.max_failures),
+                storage_path=path,
+                storage_filesystem=filesystem,
+                # `prune` deletes the others, and keeps the best besides the newest
+                checkpoint_config=config.CheckpointConfig(num_to_keep=None),
+                failure_config=config.FailureConfig(max_failures=self.max_failures),
+                callbacks=[Watch(self.name, mailbox)],
             ),
         )
         try:
@@ -343,29 +407,6 @@ def _train_worker(references: dict[str, Any]) -> None:
     from pipelines.train_worker import on_ray
 
     on_ray(**references)
-
-
-@dataclass(frozen=True)
-class Shares:
-    """CPUs of a worker and of its input tasks, torch threads of a worker without GPU, and whether there are GPUs."""
-
-    worker_cpus: float
-    input_cpus: float
-    threads: int
-    gpu: bool
-
-
-def share_cluster(cluster: dict[str, float], workers: int, input_cpus: float | None = None) -> Shares:
-    """Shares a cluster's resources between workers and their input.
-
-    Trainers that wait for each other must never wait for CPUs, so every worker's input has CPUs of its own.
-    """
-    cpus, gpu = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0) >= workers
-    worker = 1.0 if cpus >= 2 * workers else max(0.1, int(50 * cpus / workers) / 100)
-    free = max(cpus - worker * workers, 0.1 * workers) / workers
-    own = input_cpus or (float(int(free)) if free >= 1 else int(100 * free) / 100)
-    # without a GPU the network is the bottleneck; the input needs little of the cores that both use
-    return Shares(worker, own, 1 if gpu else max(1, int(cpus // workers)), gpu)
 
 
 def _explain(error: Exception) -> BaseException:

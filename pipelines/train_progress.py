@@ -1,4 +1,4 @@
-"""From the workers to the person and to MLflow: what happened in training, told by the driver.
+"""From the workers to the person, to MLflow and to Prometheus: what happened in training, told by the driver.
 
 Rank 0 sends to an actor on the driver's node, without waiting for it; a thread of the driver takes from there. (Ray
 Train's own `report` is a barrier that the controller looks at every two seconds: it is kept for checkpoints.)
@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from mail.training.curves import Curves, Record
 from pipelines.run_log import RunLog
 from pipelines.stage import say
+from pipelines.train_metrics import Gauges
 
 SAY_SECONDS = 5.0
 
@@ -22,27 +24,44 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: deque[tuple] = deque()
 
-    def steps(self, records: list[dict[str, float]], lap: dict[str, float]) -> None:
+    def begun(self, step: int, world: int, curves: Curves) -> None:
+        self._events.append(("begun", step, world, curves))
+
+    def steps(self, records: list[Record], lap: Record) -> None:
         self._events.append(("steps", records, lap))
 
-    def validation(self, step: int, scores: dict[str, float]) -> None:
-        self._events.append(("validation", step, scores))
+    def validation(self, scores: Record) -> None:
+        self._events.append(("validation", scores))
+
+    def saved(self, step: int) -> None:
+        self._events.append(("saved", step))
+
+    def lost(self, reasons: dict[str, str]) -> None:
+        self._events.append(("lost", reasons))
 
     def take(self) -> list[tuple]:
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
 class RemoteLog:
-    """The same methods for a worker elsewhere; it does not wait for the actor."""
+    """The same methods for a worker elsewhere; it does not wait for the actor. Figures also go to Prometheus."""
 
-    def __init__(self, actor: Any):
-        self._actor = actor
+    def __init__(self, actor: Any, run: str):
+        self._actor, self._gauges = actor, Gauges(run)
 
-    def steps(self, records: list[dict[str, float]], lap: dict[str, float]) -> None:
+    def begun(self, step: int, world: int, curves: Curves) -> None:
+        self._actor.begun.remote(step, world, curves)
+
+    def steps(self, records: list[Record], lap: Record) -> None:
         self._actor.steps.remote(records, lap)
+        self._gauges.steps(records, lap)
 
-    def validation(self, step: int, scores: dict[str, float]) -> None:
-        self._actor.validation.remote(step, scores)
+    def validation(self, scores: Record) -> None:
+        self._actor.validation.remote(scores)
+        self._gauges.validation(scores)
+
+    def saved(self, step: int) -> None:
+        self._actor.saved.remote(step)
 
 
 def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
@@ -59,14 +78,25 @@ def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
 class Progress:
     """Takes events from the mailbox, says them every few seconds and logs all of them.
 
+    Args:
+        saved: is called after each checkpoint, validated with each validation's record, in the thread of the progress.
+
     Attributes:
         last: the newest step's record. scores: the newest validation's.
     """
 
-    def __init__(self, take: Callable[[], list[tuple]], log: RunLog | None, steps: int):
+    def __init__(
+        self,
+        take: Callable[[], list[tuple]],
+        log: RunLog | None,
+        steps: int,
+        saved: Callable[[], Any] = lambda: None,
+        validated: Callable[[Record], None] | None = None,
+    ):
         self._take, self._log, self._steps = take, log, steps
-        self.last: dict[str, float] = {}
-        self.scores: dict[str, float] = {}
+        self._saved, self._validated = saved, validated
+        self.last: Record = {}
+        self.scores: Record = {}
         self._said = 0.0
         self._begun: tuple[float, float] | None = None
         self._stop = threading.Event()
@@ -87,17 +117,37 @@ class Progress:
                 events = self._take()
             except Exception:
                 events = []  # Ray is going down: the training itself says why
-            for event in events:
-                (self._steps_event if event[0] == "steps" else self._validation_event)(*event[1:])
+            for kind, *values in events:
+                getattr(self, f"_on_{kind}")(*values)
             if ending:
                 return
             self._stop.wait(0.5)
 
-    def _steps_event(self, records: list[dict[str, float]], lap: dict[str, float]) -> None:
+    def _on_begun(self, step: int, world: int, curves: Curves) -> None:
+        for kind, records in curves.by_kind():  # what a driver that was killed, or a worker, did not get to say
+            if self._log is not None:
+                self._log.metrics(records, f"{kind}/")
+            if kind == "validation":
+                self.scores = figures(records[-1])
+            elif kind == "train":
+                self.last = figures(records[-1], "time")
+        say(f"{world} worker(s) train from step {step} on", event="begun", step=step, workers=world)
+
+    def _on_saved(self, step: int) -> None:
+        try:
+            self._saved()
+        except Exception as error:  # the store is away: the next checkpoint's turn
+            say(f"older checkpoints stay for now: {error}")
+
+    def _on_lost(self, reasons: dict[str, str]) -> None:
+        for rank, reason in reasons.items():
+            say(f"worker {rank} was lost: {reason}", event="lost", rank=rank, reason=reason)
+
+    def _on_steps(self, records: list[Record], lap: Record) -> None:
         if self._log is not None:
             self._log.metrics(records, "train/")
-            self._log.metrics([{"step": records[-1]["step"], **lap}], "speed/")
-        self.last = records[-1]
+            self._log.metrics([lap], "speed/")
+        self.last = figures(records[-1], "time")
         now, step = time.monotonic(), self.last["step"]
         if self._begun is None or step <= self._begun[1]:
             self._begun = (now, step)
@@ -108,14 +158,30 @@ class Progress:
         left = f", {_minutes(pace * (self._steps - step))} left" if step > self._begun[1] and step < self._steps else ""
         say(
             f"step {step:.0f}/{self._steps}: loss {self.last['loss']:.3f}, {lap['images_per_second']:.0f} images/s, "
-            f"{lap['expressions_per_second']:.0f} expressions/s, {lap['waiting_for_data']:.0%} waiting for data{left}"
+            f"{lap['expressions_per_second']:.0f} expressions/s, {lap['waiting_for_data']:.0%} waiting for data{left}",
+            event="step",
+            **self.last,
+            **figures(lap),
         )
 
-    def _validation_event(self, step: int, scores: dict[str, float]) -> None:
-        self.scores = scores
+    def _on_validation(self, scores: Record) -> None:
+        self.scores = figures(scores)
         if self._log is not None:
-            self._log.metrics([{"step": step, **scores}], "validation/")
-        say(f"step {step}: validation oIoU {scores['oIoU']:.3f}, mIoU {scores['mIoU']:.3f} ({scores['expressions']})")
+            self._log.metrics([scores], "validation/")
+        if self._validated is not None:
+            self._validated(figures(scores, "time"))
+        say(
+            f"step {scores['step']}: validation oIoU {scores['oIoU']:.3f}, mIoU {scores['mIoU']:.3f} "
+            f"({scores['expressions']})",
+            event="validation",
+            step=scores["step"],
+            **self.scores,
+        )
+
+
+def figures(record: Record, *without: str) -> Record:
+    """A record without the keys that say what it belongs to, or without others."""
+    return {k: v for k, v in record.items() if k not in (without or ("step", "time"))}
 
 
 def _minutes(seconds: float) -> str:

@@ -21,7 +21,9 @@ from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.errors import UserError
 from mail.model import MailConfig, MailForReferringSegmentation
-from mail.training.checkpoint import load_optimizer, save_checkpoint
+from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
+from mail.training.cost import estimate, peak_flops
+from mail.training.curves import Curves, Record
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
@@ -37,25 +39,30 @@ class Job:
     """What there is to train, the same for every worker.
 
     Attributes:
+        name: of the run.
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
-        start_from: address of a checkpoint of an earlier start of this run.
+        checkpoints: folder of the checkpoints of all starts; the newest complete one is where to go on.
         validation: what to validate on, None to leave it out.
         micro_batch_size: expressions in one forward pass at most.
         bf16: autocast; None: where the GPU has it.
         checkpoint_every, log_every: in steps. threads: torch threads of a worker without GPU.
+        compile: compiles the network (torch.compile). step_flops: of an expression, forward and backward.
         config, lineage: saved with every checkpoint.
     """
 
+    name: str
     settings: TrainingSettings
     network: dict[str, Any]
     pretrained: str | None
-    start_from: str | None
+    checkpoints: str
     validation: Validation | None
     micro_batch_size: int | None
     bf16: bool | None
     checkpoint_every: int
     log_every: int
     threads: int
+    compile: bool
+    step_flops: float
     config: dict[str, Any]
     lineage: dict[str, Any]
 
@@ -63,8 +70,10 @@ class Job:
 class Log(Protocol):
     """Takes what is to be said and logged; does not keep its caller waiting."""
 
-    def steps(self, records: list[dict[str, float]], lap: dict[str, float]) -> None: ...
-    def validation(self, step: int, scores: dict[str, float]) -> None: ...
+    def begun(self, step: int, world: int, curves: Curves) -> None: ...
+    def steps(self, records: list[Record], lap: Record) -> None: ...
+    def validation(self, scores: Record) -> None: ...
+    def saved(self, step: int) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -76,6 +85,7 @@ class Place:
         wrap: makes the network's gradients those of all workers.
         batches: the worker's input from a step on.
         report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
+        leaving: whether a machine of the run has been told that it goes soon, the same on all ranks; they meet.
     """
 
     rank: int = 0
@@ -85,6 +95,7 @@ class Place:
     wrap: Callable[[nn.Module], nn.Module]
     batches: Callable[[int], Batches]
     report: Callable[[int, Path | None], None]
+    leaving: Callable[[], bool] = lambda: False
     log: Log
 
 
@@ -96,32 +107,51 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
         torch.set_num_threads(job.threads)
     bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
     model, optimizer, start = _begin(job, place)
-    wrapped = place.wrap(model).train()
-    clock, results = Clock(), list[torch.Tensor]()
+    curves = Curves.load(place.checkpoint)
+    if rank == 0:
+        place.log.begun(start, world, curves)
+    network: Any = torch.compile(model) if job.compile else model
+    wrapped = place.wrap(network).train()
+    clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
     with contextlib.closing(place.batches(start)) as stream:
         for parts in clock.waits(by_step(stream)):
             done = parts[0].plan.step + 1
-            with _out_of_memory(parts):
+            with _out_of_memory(model.config, parts, bf16):
                 results.append(
                     train_step(wrapped, optimizer, parts, settings, rank=rank, world=world, device=device, bf16=bf16)
                 )
             clock.count(parts)
-            saves = done % job.checkpoint_every == 0 or done == settings.steps
+            ends = done == settings.steps
+            saves = done % job.checkpoint_every == 0 or ends
             if saves or done % job.log_every == 0 or done == start + 1:
                 found = records(done - len(results), results, settings, world)
                 results = []
+                lap = {"step": done, "time": time.time(), **clock.lap(device, world)}
+                curves.add("train", [{**r, "time": lap["time"]} for r in found])
+                curves.add("speed", [lap])
                 if rank == 0:
-                    place.log.steps(found, clock.lap(device, world))
+                    place.log.steps([{**r, "time": lap["time"]} for r in found], lap)
+                if not warned and not ends and place.leaving():  # a checkpoint before the machine goes
+                    warned = saves = True
             if saves:
+                scores = None
                 if job.validation is not None:
                     scores = validate(model, source, job.validation, rank, world, device)
+                    record = {"step": done, "time": time.time(), **scores}
+                    curves.add("validation", [record])
                     if rank == 0:
-                        place.log.validation(done, scores)
+                        place.log.validation(record)
                 folder = None
                 if rank == 0:
                     folder = Path(tempfile.mkdtemp(prefix="mail-checkpoint-"))
-                    save_checkpoint(folder, done, model, source.processor, optimizer, job.config, job.lineage)
+                    save_checkpoint(
+                        *(folder, done, model, source.processor, optimizer, job.config, job.lineage),
+                        curves=curves,
+                        scores=scores,
+                    )
                 place.report(done, folder)
+                if rank == 0:
+                    place.log.saved(done)
                 clock.skip()
 
 
@@ -152,6 +182,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     import ray
     import ray.train
     from ray.train import Checkpoint, CheckpointUploadMode
+    from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device, prepare_model
 
     from pipelines.train_progress import RemoteLog
@@ -173,45 +204,42 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             delete_local_checkpoint_after_upload=True,
         )
 
-    newest = ray.train.get_checkpoint()  # after a failure; else of an earlier start of the run
-    if newest is None and job.start_from is not None:
-        filesystem, path = files.resolve(job.start_from)
-        newest = Checkpoint(path, filesystem)
-    with newest.as_directory() if newest is not None else contextlib.nullcontext() as folder:
+    # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
+    # driver. One rank looks, so that all go on from the same step.
+    newest = find_latest(job.checkpoints) if rank == 0 else None
+    address = broadcast_from_rank_zero(newest.address if newest is not None else None)
+    with files.local_folder(address) if address is not None else contextlib.nullcontext() as folder:
         place = Place(
             rank=rank,
             world=world,
             device=get_device(),
-            checkpoint=None if folder is None else Path(folder),
-            wrap=prepare_model,
+            checkpoint=folder,
+            # gradients live in the buckets that are sent: one copy and its memory less
+            wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
             batches=input_from,
             report=report,
-            log=RemoteLog(mailbox),
+            leaving=lambda: ray.train.get_preemption_info() is not None,
+            log=RemoteLog(mailbox, job.name),
         )
         train(job, source, place)
 
 
-def here(
-    job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, log: Log, target: str, keep: int
-) -> None:
-    """Trains in this process, without Ray; checkpoints go to the folder `target`, the newest `keep` stay."""
+def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, log: Log, target: str) -> None:
+    """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 
     def input_from(start: int) -> Batches:
         micro = job.micro_batch_size
         return ahead(lambda: batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
 
     filesystem, root = files.resolve(target)
-    written: list[str] = []
 
     def report(step: int, folder: Path | None) -> None:
         assert folder is not None
-        written.append(f"{root}/step-{step:07d}")
-        files.copy_folder(folder, filesystem, written[-1])
+        files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
         shutil.rmtree(folder)
-        while len(written) > keep:
-            filesystem.delete_dir(written.pop(0))
 
-    with files.local_folder(job.start_from) if job.start_from else contextlib.nullcontext() as folder:
+    newest = find_latest(job.checkpoints)
+    with files.local_folder(newest.address) if newest is not None else contextlib.nullcontext() as folder:
         place = Place(
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             checkpoint=folder,
@@ -224,9 +252,14 @@ def here(
 
 
 class Clock:
-    """Where the time of a worker goes."""
+    """Where the time of a worker goes.
 
-    def __init__(self) -> None:
+    Args:
+        step_flops: operations of the network for one expression, forward and backward. bf16: their precision.
+    """
+
+    def __init__(self, step_flops: float = 0.0, bf16: bool = False) -> None:
+        self._step_flops, self._bf16 = step_flops, bf16
         self._start = time.perf_counter()
         self._waited = 0.0
         self._images = self._expressions = 0
@@ -255,10 +288,16 @@ class Clock:
         seconds = max(time.perf_counter() - self._start, 1e-9)
         found = {
             "seconds": seconds,
+            "expressions": self._expressions * world,
             "images_per_second": self._images * world / seconds,
             "expressions_per_second": self._expressions * world / seconds,
             "waiting_for_data": self._waited / seconds,
+            "workers": world,
+            # of the network as it is, without what is computed twice or padded
+            "teraflops_per_worker": self._step_flops * self._expressions / seconds / 1e12,
         }
+        if peak := peak_flops(device, self._bf16):
+            found["mfu"] = self._step_flops * self._expressions / seconds / peak
         if device.type == "cuda":
             found["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
         self._start, self._waited, self._images, self._expressions = time.perf_counter(), 0.0, 0, 0
@@ -266,12 +305,14 @@ class Clock:
 
 
 @contextlib.contextmanager
-def _out_of_memory(parts: list[TrainingBatch]) -> Iterator[None]:
+def _out_of_memory(config: Any, parts: list[TrainingBatch], bf16: bool) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         most = max(len(p.plan.rows) for p in parts)
         raise UserError(
-            f"the GPU's memory is too small for {most} expressions in one pass: lower --micro-batch-size (the result "
-            f"stays the same) or --model.max-instances. {str(error).splitlines()[0]}"
+            f"the GPU's memory is too small for {most} expressions in one pass, which need about "
+            f"{estimate(config, most, bf16).total / 2**30:.1f} GiB ({estimate(config, 1, bf16).total / 2**30:.1f} GiB "
+            f"for one): lower --micro-batch-size (the result stays the same) or --model.max-instances. "
+            f"{str(error).splitlines()[0]}"
         ) from error

@@ -4,7 +4,8 @@
     optimizer.safetensors                                             AdamW's moments by parameter name
     run.json                                                          the resolved config of the run
     lineage.json                                                      where the model comes from
-    checkpoint.json                                                   step, and the size of every other file
+    curves.jsonl.gz                                                   all that was measured up to here
+    checkpoint.json                                                   step, validation, and the size of every other file
 
 A checkpoint counts only if all files that `checkpoint.json` names are there in full, so one whose copying was cut
 short is passed over. There is no state of random generators: the order of the data and the randomness of a step are
@@ -13,7 +14,7 @@ functions of (seed, step), see `mail.data.epoch_plan` and `mail.training.step`.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyarrow import fs
@@ -22,9 +23,18 @@ from torch import nn
 
 from mail.data import files
 from mail.errors import UserError
+from mail.training.curves import Curves
 
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
+
+
+class Saved(NamedTuple):
+    """A complete checkpoint: its address, its steps, and the oIoU of the validation that it was saved after."""
+
+    address: str
+    step: int
+    oiou: float | None = None
 
 
 def save_checkpoint(
@@ -35,19 +45,24 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: dict[str, Any],
     lineage: dict[str, Any],
+    *,
+    curves: Curves | None = None,
+    scores: dict[str, float] | None = None,
 ) -> None:
     """Writes a checkpoint after `step` completed steps into an empty folder.
 
     Args:
         model: `MailForReferringSegmentation`, not wrapped.
         config: the run's resolved config, ready for JSON.
+        curves: what was measured so far. scores: of the validation at this step, if there was one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, model, processor, lineage)
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     (folder / "run.json").write_text(json.dumps(config, indent=2))
+    (curves or Curves()).save(folder)
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    manifest = {"format_version": FORMAT_VERSION, "step": step, "files": sizes}
+    manifest = {"format_version": FORMAT_VERSION, "step": step, "validation": scores, "files": sizes}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
@@ -83,23 +98,66 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     return int(manifest["step"])
 
 
-def list_checkpoints(uri: str) -> list[tuple[str, int]]:
-    """Complete checkpoints anywhere below a local or `s3://` folder: addresses and steps, most steps first."""
+def list_checkpoints(uri: str) -> list[Saved]:
+    """Complete checkpoints anywhere below a local or `s3://` folder, most steps first."""
+    return [saved for saved, _ in _scan(uri)[0]]
+
+
+def find_latest(uri: str) -> Saved | None:
+    """The complete checkpoint with the most steps."""
+    return next(iter(list_checkpoints(uri)), None)
+
+
+def find_best(uri: str) -> Saved | None:
+    """The complete checkpoint with the best oIoU on validation, the later one of equals; None without validations."""
+    scored = [c for c in list_checkpoints(uri) if c.oiou is not None]
+    return max(scored, key=lambda c: (c.oiou, c.step), default=None)
+
+
+def prune(uri: str, keep: int) -> list[str]:
+    """Deletes all complete checkpoints but the newest `keep` (at least one) and the best on validation.
+
+    What is incomplete may be on its way here, and goes only where `keep` newer ones are complete. A checkpoint's
+    manifest goes first: what is left of it, if the deletion is cut short, is no checkpoint.
+
+    Returns:
+        The addresses that were deleted.
+    """
+    filesystem, _ = files.resolve(uri)
+    complete, incomplete = _scan(uri)
+    best = max((c for c, _ in complete if c.oiou is not None), key=lambda c: (c.oiou, c.step), default=None)
+    gone = [path for saved, path in complete[max(keep, 1) :] if saved != best]
+    if len(complete) >= max(keep, 1):
+        gone += [path for step, path in incomplete if step < complete[max(keep, 1) - 1][0].step]
+    for path in gone:
+        if files.exists(filesystem, f"{path}/{MANIFEST}"):
+            filesystem.delete_file(f"{path}/{MANIFEST}")
+        filesystem.delete_dir(path)
+    return [_prefix(uri) + path for path in gone]
+
+
+def _scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
+    """Complete checkpoints and their paths, most steps first; steps and paths of folders that are none (yet)."""
     filesystem, root = files.resolve(uri)
     selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
-    prefix = "s3://" if uri.startswith("s3://") else ""
-    found = []
-    for info in filesystem.get_file_info(selector):
-        if info.base_name == MANIFEST:
-            folder = info.path.removesuffix(f"/{MANIFEST}")
-            if (manifest := read_manifest(filesystem, folder)) is not None:
-                found.append((prefix + folder, int(manifest["step"])))
-    return sorted(found, key=lambda f: (-f[1], f[0]))
+    complete: list[tuple[Saved, str]] = []
+    folders = {i.path.rpartition("/")[0] for i in filesystem.get_file_info(selector) if i.type == fs.FileType.File}
+    whole: set[str] = set()
+    for folder in sorted(folders):
+        if (manifest := read_manifest(filesystem, folder)) is not None:
+            scores = manifest.get("validation") or {}
+            complete.append((Saved(_prefix(uri) + folder, int(manifest["step"]), scores.get("oIoU")), folder))
+            whole.add(folder)
+    incomplete = []
+    for folder in sorted(folders):
+        name = folder.rpartition("/")[2]
+        if name.startswith("step-") and name[5:].isdigit() and folder not in whole:
+            incomplete.append((int(name[5:]), folder))
+    return sorted(complete, key=lambda c: (-c[0].step, c[0].address)), incomplete
 
 
-def find_latest(uri: str) -> tuple[str, int] | None:
-    """The complete checkpoint with the most steps: its address and step."""
-    return next(iter(list_checkpoints(uri)), None)
+def _prefix(uri: str) -> str:
+    return "s3://" if uri.startswith("s3://") else ""
 
 
 def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | None:

@@ -106,5 +106,7 @@ def records(first_step: int, results: Sequence[Tensor], settings: TrainingSettin
                 f"the loss or its gradient is not finite at step {step + 1} ({values}): "
                 "lower --learning-rate or --gradient-clip and resume"
             )
-        found.append({"step": step + 1, **values, "learning_rate": settings.learning_rate_at(step)})
+        seen = (step + 1) * settings.global_batch_size
+        rate = settings.learning_rate_at(step)
+        found.append({"step": step + 1, "expressions_seen": seen, **values, "learning_rate": rate})
     return found

@@ -73,11 +73,38 @@ def test_curves_are_logged_once_though_steps_come_again(mlflow_here):
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_what_is_sent_twice_is_stored_once(mlflow_here):
+    log = RunLog(start_run("twice", {}, {}))
+    record = {"step": 1, "time": 1700000000.5, "loss": 0.5}
+    log.metrics([record])
+    log._queue.put(log._logged.clear)  # the answer was lost: it does not know that the store has it
+    log.metrics([record])
+    assert log.close()
+    (point,) = tracking.connect().get_metric_history(log.run_id, "train/loss")
+    assert (point.step, point.timestamp) == (1, 1700000000500)
+
+
+def test_a_curve_that_lacks_its_last_step_gets_it(mlflow_here):
+    run_id = start_run("half", {}, {})
+    first = RunLog(run_id)
+    first.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}])
+    first.metrics([{"step": 2, "loss": 0.4}])  # cut off between two of the step's figures
+    first.close()
+    second = RunLog(run_id)
+    second.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}, {"step": 2, "loss": 0.4, "rate": 0.9}])
+    second.close()
+    for key in ("train/loss", "train/rate"):
+        assert [m.step for m in tracking.connect().get_metric_history(run_id, key)] == [1, 2]
+
+
 @pytest.mark.cluster
 def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, monkeypatch):
     monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.1)
     said: list[str] = []
     log = RunLog(start_run("away", {}, {}), said.append)
+    log.metrics([{"step": 0, "loss": 0.7}])
+    while not tracking.connect().get_metric_history(log.run_id, "train/loss"):
+        time.sleep(0.1)
     with sqlite3.connect(mlflow_here / "mlflow.db", isolation_level=None) as rival:
         rival.execute("BEGIN EXCLUSIVE")  # nobody else can write, nor read
         before = time.monotonic()
@@ -87,7 +114,7 @@ def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, mon
             time.sleep(0.1)
         rival.execute("ROLLBACK")
     assert log.close()
-    assert [m.step for m in tracking.connect().get_metric_history(log.run_id, "train/loss")] == [1]
+    assert [m.step for m in tracking.connect().get_metric_history(log.run_id, "train/loss")] == [0, 1]
     assert ["does not answer" in said[0], "is back" in said[-1]] == [True, True]
 
 

@@ -13,7 +13,8 @@ from mail.errors import UserError
 from mail.inference import Predictor
 from pipelines.run_state import RunState, differences
 from pipelines.tracking import connect
-from pipelines.train import ModelOverrides, Train, share_cluster
+from pipelines.train import ModelOverrides, Train
+from pipelines.train_shares import share_cluster, share_nodes, worker_range
 from pipelines.train_worker import Clock
 from tests.boxes import Boxes, make_boxes
 
@@ -106,6 +107,43 @@ def test_a_run_killed_after_a_checkpoint_resumes_to_the_same_weights(train, tmp_
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
 
 
+def test_curves_go_by_steps_and_by_expressions_seen(train):
+    run_id = train().run()["run_id"]
+    client = connect()
+    seen = client.get_metric_history(run_id, "train/expressions_seen")
+    assert [(m.step, m.value) for m in seen] == [(s, 8 * s) for s in range(1, 7)]
+    names = set(client.get_run(run_id).data.metrics)
+    wanted = {"loss", "gradient_norm", "learning_rate"}
+    assert {f"train/{n}" for n in wanted} | {"speed/teraflops_per_worker", "speed/waiting_for_data"} <= names
+    assert {"validation/oIoU", "validation/mIoU"} <= names
+
+
+def test_what_mlflow_was_away_for_is_told_after_the_end(train, monkeypatch):
+    from pipelines.run_log import RunLog
+
+    monkeypatch.setattr("pipelines.train.CLOSE_SECONDS", 0.0)
+    with monkeypatch.context() as away:
+        away.setattr(RunLog, "_metrics", lambda self, rows, prefix: 1 / 0)
+        away.setattr("pipelines.run_log.RETRY_SECONDS", 0.01)
+        result = train().run()
+    assert result["recorded"] is False
+    assert connect().get_run(result["run_id"]).data.metrics == {}
+    monkeypatch.undo()
+    monkeypatch.chdir(Path(result["model"]).parents[2])
+    train(resume=True).run()
+    history = connect().get_metric_history(result["run_id"], "train/loss")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_progress_is_json_where_logs_are_collected(train, monkeypatch, capsys):
+    monkeypatch.setenv("MAIL_LOG_FORMAT", "json")
+    train().run()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    (last,) = [x for x in lines if x.get("event") == "step" and x["step"] == 6]
+    assert last["loss"] > 0
+    assert [x["step"] for x in lines if x.get("event") == "validation"] == [3, 6]
+
+
 def test_the_run_shows_samples_and_what_was_read(train, boxes):
     run_id = train().run()["run_id"]
     client = connect()
@@ -126,8 +164,8 @@ def test_a_finished_run_is_not_trained_again(train, capsys):
     assert "is finished: 6 steps" in capsys.readouterr().out
     longer = train(resume=True, steps=9).run()
     assert longer["last"]["step"] == 9
-    kept = [p.name for p in sorted(Path(train().folder, "checkpoints").glob("*/step-*"))]
-    assert kept == ["step-0000006", "step-0000009"]
+    kept = {p.name for p in Path(train().folder, "checkpoints").glob("*/step-*")}
+    assert kept == {"step-0000006", "step-0000009", Path(longer["best"]["checkpoint"]).name}
 
 
 def test_an_interrupted_run_wants_resume(train, tmp_path):
@@ -198,9 +236,32 @@ def test_the_proposer_goes_along_with_the_model(train, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
 @pytest.mark.parametrize("cpus", [1, 2, 4, 96])
 def test_workers_and_their_input_fit_into_the_cluster(cpus, workers):
-    shares = share_cluster({"CPU": cpus}, workers)
+    shares = share_cluster([{"CPU": cpus}], workers)
     assert workers * shares.worker_cpus + workers * min(shares.input_cpus, 1) <= max(cpus, 0.2 * workers) + 1e-6
     assert shares.threads >= 1
+
+
+@pytest.mark.parametrize(("text", "meant"), [(1, (1, 1)), ("3", (3, 3)), ("1..4", (1, 4)), (0, (0, 0))])
+def test_workers_are_a_number_or_a_range(text, meant):
+    assert worker_range(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "many", "4..1", "0..2", "1..", "-1"])
+def test_other_workers_are_refused(train, text):
+    with pytest.raises(UserError, match=r"MIN\.\.MAX"):
+        train(workers=text).run()
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 96])
+def test_an_elastic_worker_and_its_input_fill_a_node(cpus):
+    shares = share_nodes([{"CPU": cpus}, {"CPU": cpus}], 4)
+    assert shares.worker_cpus + shares.input_cpus <= cpus + 1e-6
+    assert cpus // shares.worker_cpus == 1  # a second one never fits in
+
+
+def test_an_elastic_worker_takes_one_gpu():
+    shares = share_nodes([{"CPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}], 4)
+    assert (shares.gpu, shares.worker_cpus, shares.input_cpus) == (True, 1.0, 7.0)
 
 
 def test_what_may_change_between_two_starts_is_not_reported():

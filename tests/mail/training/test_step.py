@@ -7,7 +7,7 @@ import torch
 
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation
-from mail.training.checkpoint import MANIFEST, find_latest, load_optimizer, save_checkpoint
+from mail.training.checkpoint import MANIFEST, Saved, find_latest, load_optimizer, save_checkpoint
 from mail.training.input import batches
 from mail.training.optimizer import make_optimizer, split_parameters
 from mail.training.settings import TrainingSettings
@@ -93,7 +93,7 @@ def test_a_checkpoint_cut_short_is_passed_over(plan, source, tmp_path):
     weights = tmp_path / "step-3" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     (tmp_path / "step-2" / MANIFEST).write_text("{")
-    assert find_latest(str(tmp_path)) == (str(tmp_path / "step-1"), 1)
+    assert find_latest(str(tmp_path)) == Saved(str(tmp_path / "step-1"), 1)
     with pytest.raises(UserError, match="no complete checkpoint"):
         load_optimizer(tmp_path / "step-3", model, optimizer)
 

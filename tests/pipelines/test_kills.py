@@ -1,0 +1,175 @@
+"""Killed anywhere, a run goes on: SIGKILL at random moments, most of them within the writing of a checkpoint."""
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mail.training.checkpoint import find_latest
+from pipelines import run_log
+from pipelines.tracking import connect
+from pipelines.train import ModelOverrides, Train
+from tests.boxes import Boxes, make_boxes
+from tests.pipelines.test_job_submit import end, free_ports
+from tests.pipelines.test_train import MICRO, weights
+from tests.s3 import BUCKET, s3_server
+
+pytestmark = pytest.mark.cluster
+
+STEPS = 150
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory) -> Boxes:
+    return make_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+def stage(boxes: Boxes, **changes: Any) -> Train:
+    values = {"preset": "tiny", "data": boxes.store_uri, "masks": boxes.masks_uri, "workers": 0, "steps": STEPS}
+    values |= {"global_batch_size": 4, "checkpoint_every": 1, "log_every": 1, "threads": 1, "register": False}
+    values |= {"validation_expressions": 2, "name": "run"}
+    return Train(model=ModelOverrides(**MICRO), **(values | changes))
+
+
+def train_in_a_child(folder: str, environment: dict[str, str], train: Train) -> None:
+    os.environ.update(environment)
+    os.chdir(folder)
+    train.run()
+
+
+@pytest.fixture
+def place(request, tmp_path, monkeypatch) -> Iterator[str]:
+    """Folder for runs: on the disk, or on an S3 server."""
+    monkeypatch.chdir(tmp_path)
+    if request.param == "disk":
+        yield "runs"
+    else:
+        with s3_server():
+            yield f"s3://{BUCKET}/runs"
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"], indirect=True)
+def test_kills_at_random_moments_change_nothing(place, boxes, tmp_path):
+    whole = stage(boxes, out="whole", name="whole", checkpoint_every=STEPS).run()
+
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.pipelines.test_kills", "pipelines.train_worker", "mail.training.run_plan"])
+    environment = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
+    train = stage(boxes, out=f"{place}/run", resume=True)
+    delays, reached = random.Random(0), 0
+    for _ in range(KILLS):
+        child = context.Process(target=train_in_a_child, args=(str(tmp_path), environment, train))
+        child.start()
+        deadline = time.monotonic() + 120
+        while newest(place) == reached and child.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(delays.uniform(0, 0.6))
+        child.kill()
+        child.join()
+        before, reached = reached, newest(place)
+        assert reached >= max(before, 1)  # what was there once, or something newer, always is
+    assert reached < STEPS, "the kills came too late to show anything"
+
+    ended = train.run()
+    remote = ended["model"].startswith("s3://")
+    assert remote == (place != "runs")
+    assert ended["last"] == whole["last"]
+    if not remote:
+        assert weights(ended["model"]) == weights(whole["model"])
+    losses = [connect().get_metric_history(r["run_id"], "train/loss") for r in (ended, whole)]
+    assert [m.step for m in losses[0]] == list(range(1, STEPS + 1))
+    assert [m.value for m in losses[0]] == [m.value for m in losses[1]]
+    runs = connect().search_runs([connect().get_run(ended["run_id"]).info.experiment_id])
+    assert len(runs) == 2
+
+
+def newest(place: str) -> int:
+    found = find_latest(f"{place}/run/checkpoints")
+    return found.step if found else 0
+
+
+class MLflow:
+    """A real MLflow server that can be ended and started again on the same port and store."""
+
+    def __init__(self, folder: Path):
+        self._folder, (self._port,) = folder, free_ports(1)
+        self.address = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        store = f"sqlite:///{self._folder}/server.db"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(self._port)]
+        command += ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
+        with open(self._folder / "server.log", "a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.3)
+        raise AssertionError((self._folder / "server.log").read_text()[-2000:])
+
+    def end(self) -> None:
+        if self._process is not None:
+            end(self._process)
+            self._process = None
+
+
+@pytest.fixture
+def mlflow(tmp_path, monkeypatch) -> Iterator[MLflow]:
+    monkeypatch.chdir(tmp_path)
+    server = MLflow(tmp_path)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+def test_a_server_that_was_away_in_the_middle_misses_nothing(mlflow, boxes, monkeypatch, capsys):
+    monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.5)
+    monkeypatch.setenv("MAIL_LOG_FORMAT", "json")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    train = stage(boxes, out="run", steps=150, checkpoint_every=50, validation_expressions=6)
+    results: list[dict] = []
+    thread = threading.Thread(target=lambda: results.append(train.run()))
+    thread.start()
+    said = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal said
+        deadline = time.monotonic() + 120
+        while text not in said and time.monotonic() < deadline:
+            said += capsys.readouterr().err
+            time.sleep(0.05)
+        assert text in said
+
+    wait_for("train from step 0 on")
+    mlflow.end()
+    wait_for("the training goes on, I try again")
+    wait_for('"step": 150')  # it ended without the server
+    mlflow.start()
+    thread.join(300)
+    assert results, said
+    client = connect()
+    run = client.get_run(results[0]["run_id"])
+    assert results[0]["recorded"]
+    assert run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 151))
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "validation/oIoU")] == [50, 100, 150]
+    assert len([f for f in client.list_artifacts(run.info.run_id, "images") if f.path.endswith(".png")]) == 4
+    assert json.loads(json.dumps(run.data.params))["recipe.steps"] == "150"
