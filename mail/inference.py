@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -245,14 +245,26 @@ def _cached_predictor(model: str, proposer: str | None) -> Predictor:
     return Predictor.from_pretrained(model, proposer)
 
 
+@overload
 def predict(
-    image: AnyImage, text: str, *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
-) -> Segmentation:
-    """The mask of what `text` names in `image`; the model stays loaded between calls.
+    image: AnyImage, texts: str, *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
+) -> Segmentation: ...
+@overload
+def predict(
+    image: AnyImage, texts: Sequence[str], *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
+) -> list[Segmentation]: ...
+def predict(
+    image: AnyImage, texts: str | Sequence[str], *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
+) -> Segmentation | list[Segmentation]:
+    """The mask of what a sentence names in an image, or one for each of several; the model stays loaded between calls.
+
+    The image is decoded, proposed, rasterised and embedded once for all sentences.
 
     Args:
         image: RGB array, PIL image, file content or path.
+        texts: one sentence, or a list of them.
         model: MODEL folder. proposer: PROPOSER folder, default: the one bundled with the model.
     """
     predictor = _cached_predictor(os.fspath(model), None if proposer is None else os.fspath(proposer))
-    return predictor.predict(image, text)[0]
+    answers = predictor.predict(image, texts)
+    return answers[0] if isinstance(texts, str) else answers

@@ -154,3 +154,10 @@ def test_weights_that_do_not_fit_are_refused_instead_of_filled_with_noise(model:
 
 def test_one_line_predicts(model: Path):
     assert mail.predict(photo(30, 40), TEXTS[0], model=model).mask.shape == (30, 40)
+
+
+def test_one_line_predicts_many_sentences(model: Path):
+    together = mail.predict(photo(30, 40), TEXTS, model=model)
+    assert len(together) == len(TEXTS)
+    alone = mail.predict(photo(30, 40), TEXTS[1], model=model)
+    assert np.array_equal(together[1].mask, alone.mask)

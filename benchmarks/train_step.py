@@ -1,0 +1,177 @@
+"""The whole training step against what the device's matrix units give: `python -m benchmarks.train_step [--compile]`.
+
+    python -m benchmarks.train_step --compile                  on a GPU: vilt-b32 at 480 and 640, vilt-b16 at 480, bf16
+    python -m benchmarks.train_step --networks vilt-b32@480    on a CPU: fp32, a small batch, the same table
+
+A step is what training does (`mail.training.step.train_step`): batch to the device, network, losses, backward,
+clipping, AdamW. Its arithmetic is counted by the formula that is printed; its share of the rate of a large matrix
+product, measured in the same run, is the model FLOPs utilisation. Claim: at least 0.45 on a GPU. The last line is JSON.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mail.data.epoch_plan import Batch
+from mail.model import MailConfig, MailForReferringSegmentation, find_preset
+from mail.training.optimizer import make_optimizer
+from mail.training.settings import TrainingSettings
+from mail.training.step import TrainingBatch, train_step
+
+FORMULA = (
+    "FLOPs of a step = 3 x (2 x the multiply-adds of all matrix products and convolutions of the forward pass, counted "
+    "by torch.utils.flop_counter on this batch); the encoder's among them = 3 x N x layers x (8 T d^2 + 4 T d f + "
+    "4 T^2 d) for N expressions, T tokens, width d, feed-forward width f"
+)
+WORDS, EXPRESSIONS_PER_IMAGE = 20, 3
+
+
+def make_batch(config: MailConfig, expressions: int) -> TrainingBatch:
+    """Random input as large as in training: all instance slots filled, 20 word pieces, 3 expressions an image."""
+    random = np.random.default_rng(0)
+    images, slots, cells = -(-expressions // EXPRESSIONS_PER_IMAGE), config.max_instances, config.mask_size
+    corners = np.sort(random.random((images, slots, 2, 2)), axis=2)
+    tensors = {
+        "pixel_values": random.integers(0, 256, (images, 3, config.image_size, config.image_size), np.uint8),
+        "pixel_size": np.full((images, 2), config.image_size, np.int64),
+        "instance_masks": random.integers(0, 256, (images, slots, cells, cells), np.uint8),
+        "instance_boxes": corners.reshape(images, slots, 4).astype(np.float32),
+        "instance_scores": random.random((images, slots), np.float32),
+        "instance_labels": np.ones((images, slots), np.int64),
+        "instance_valid": np.ones((images, slots), bool),
+        "image_index": np.arange(expressions) // EXPRESSIONS_PER_IMAGE,
+        "input_ids": random.integers(1000, config.vocab_size, (expressions, WORDS)),
+        "attention_mask": np.ones((expressions, WORDS), np.int64),
+        "target_masks": random.integers(0, 256, (expressions, cells, cells), np.uint8),
+        "instance_ious": random.random((expressions, slots), np.float32),
+        "no_target": np.zeros(expressions, bool),
+    }
+    rows = np.arange(expressions)
+    plan = Batch(0, 0, 1, 0, rows, tensors["image_index"].astype(np.int32), expressions)
+    return TrainingBatch(plan, {name: torch.from_numpy(array) for name, array in tensors.items()})
+
+
+def seconds(run: Callable[[], Any], device: torch.device, runs: int) -> float:
+    """Median time of a call, the device's work included."""
+    times = []
+    for _ in range(runs):
+        synchronize(device)
+        begun = time.perf_counter()
+        run()
+        synchronize(device)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Operations a second of a large matrix product, bf16 on a GPU and fp32 on a CPU."""
+    side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    return 2 * side**3 / seconds(lambda: a @ b, device, 20)
+
+
+def encoder_flops(config: MailConfig, expressions: int) -> int:
+    """By the closed form of `FORMULA`, forward and backward."""
+    d, f, tokens = config.hidden_size, config.intermediate_size, WORDS + 1 + config.grid**2 + config.max_instances
+    layer = 8 * tokens * d**2 + 4 * tokens * d * f + 4 * tokens**2 * d
+    return 3 * expressions * config.num_hidden_layers * layer
+
+
+def measure(name: str, expressions: int, runs: int, compiled: bool, device: torch.device) -> dict[str, Any]:
+    """One network's row of the table."""
+    preset, _, side = name.partition("@")
+    config = find_preset(preset).config()
+    config = MailConfig(**{**config.to_dict(), "image_size": int(side or config.image_size)})
+    bf16 = device.type == "cuda"
+    torch.manual_seed(0)
+    model = MailForReferringSegmentation(config).to(device).train()  # type: ignore[arg-type]
+    network: Any = torch.compile(model) if compiled else model
+    settings = TrainingSettings(global_batch_size=expressions, learning_rate=1e-5)
+    optimizer, batch = make_optimizer(model, settings), make_batch(config, expressions)
+    with FlopCounterMode(display=False) as counter, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        model(**batch.to(device).tensors)
+    flops = 3 * counter.get_total_flops()
+
+    def whole() -> None:
+        train_step(network, optimizer, [batch], settings, device=device, bf16=bf16)
+
+    for _ in range(3):
+        whole()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    step = seconds(whole, device, runs)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    there = batch.to(device).tensors
+
+    def forward() -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return network(**there).loss
+
+    to_device = seconds(lambda: batch.to(device), device, runs)
+    forward_seconds = seconds(forward, device, runs)
+    both = seconds(lambda: forward().backward(), device, runs)
+    update = seconds(optimizer.step, device, runs)
+    return {
+        "network": f"{preset}@{config.image_size}",
+        "expressions": expressions,
+        "expressions_per_second": round(expressions / step, 2),
+        "step_ms": round(1000 * step, 2),
+        "to_device_ms": round(1000 * to_device, 2),
+        "forward_ms": round(1000 * forward_seconds, 2),
+        "backward_ms": round(1000 * (both - forward_seconds), 2),
+        "optimizer_ms": round(1000 * update, 2),
+        "peak_GiB": None if peak is None else round(peak, 2),
+        "tera_flops": round(flops / 1e12, 4),
+        "encoder_share_of_flops": round(encoder_flops(config, expressions) / flops, 3),
+        "flops_per_second": flops / step,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["vilt-b32@480", "vilt-b32@640", "vilt-b16@480"])
+    parser.add_argument("--expressions", type=int, help="in a step (default: 64 on a GPU, 6 on a CPU)")
+    parser.add_argument("--runs", type=int, help="steps that are timed (default: 20 on a GPU, 3 on a CPU)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = device.type == "cuda"
+    expressions, runs = options.expressions or (64 if gpu else 6), options.runs or (20 if gpu else 3)
+    print(FORMULA)
+    rate = matmul_rate(device)
+    print(f"a large matrix product: {rate / 1e12:.2f} TFLOP/s ({'bf16' if gpu else 'fp32'})")
+    rows = []
+    for name in options.networks:
+        row = measure(name, expressions, runs, options.compile, device)
+        row["mfu"] = round(row.pop("flops_per_second") / rate, 3)
+        rows.append(row)
+        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        if gpu:
+            torch.cuda.empty_cache()
+    result = {
+        "benchmark": "train_step",
+        "ratio": min(row["mfu"] for row in rows),
+        "matmul_tera_flops": round(rate / 1e12, 3),
+        "rows": rows,
+        "compile": options.compile,
+        "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
