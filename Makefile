@@ -2,6 +2,7 @@
 #   make demo       the whole chain on generated data, with pictures, in minutes
 #   make test       format, lint, types and all tests, including a real local Ray cluster
 #   make test-fast  the tests that start no processes, under a minute
+#   make soak       the long tests: processes killed at random moments until the work ends all the same
 #   make setup      only the environment;  make lock  writes requirements.lock anew
 
 # The first of these that is Python 3.11 or 3.12 (`make PYTHON=... setup` to choose). A pyenv shim may exist and not run.
@@ -16,10 +17,10 @@ USE_INDEX := i="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint lock clean
+.PHONY: help setup demo test test-fast soak lint lock clean
 
 help:
-	@sed -n '2,5s/^# *//p' Makefile
+	@sed -n '2,6s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -49,6 +50,9 @@ test: lint
 
 test-fast: setup
 	$(BIN)/pytest -m "not cluster"
+
+soak: setup
+	$(BIN)/pytest -m soak
 
 lint: setup
 	$(BIN)/ruff format --check

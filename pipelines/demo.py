@@ -3,6 +3,7 @@
     OUT/scenes, OUT/store        the generated data set as published, and as a data store
     OUT/proposer, OUT/masks      a Mask R-CNN that never saw the evaluation images, and its instance masks
     OUT/runs, OUT/evaluations    two trainings and what came out of them on testA and testB
+    OUT/promotions               evaluations for the gate, where there is a champion to compare with
     OUT/mlflow.db                runs and the registered model, unless MLFLOW_TRACKING_URI names another place
     OUT/report.html, report.json the figures, with pictures
 
@@ -27,7 +28,7 @@ from pipelines.demo_report import NETWORKS, SPLITS, print_table, write_report
 from pipelines.stage import Stage, console, say
 
 STATE = "demo.json"
-FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "mlruns")
+FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "promotions", "mlruns")
 MADE = (*FOLDERS, STATE, "report.html", "report.json", "mlflow.db", "prediction.png")
 FEWEST_IMAGES = 40  # with fewer, a split may be empty
 
@@ -200,6 +201,7 @@ class Demo(Stage):
                     masks=str(self.out / "masks") if network == "with-masks" else None,
                     split=split,
                     out=folder,
+                    workers=0,  # some hundred small images: in this process before actors have started
                 ).run()
 
     def _promote(self, record: "Record") -> None:
@@ -208,7 +210,15 @@ class Demo(Stage):
         version = record.results["train with masks"]["version"]
         if version is None:
             raise UserError("the model is not registered (see above): mend MLflow, then `mail-ris demo --fresh`")
-        Promote(model=str(version)).run()
+        # compared where an MLflow server of one's own has a champion; the first one has nothing to be compared with
+        Promote(
+            model=str(version),
+            split=SPLITS,
+            data=str(self.out / "store"),
+            masks=str(self.out / "masks"),
+            out=self.out / "promotions",
+            workers=0,
+        ).run()
 
     def _predict(self) -> dict[str, Any]:
         """The champion on the first photo of testA, from the file, proposer included."""
