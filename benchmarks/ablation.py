@@ -1,6 +1,6 @@
 """How instance masks should enter the network: every design trained alike, several seeds, on generated scenes.
 
-    python -m benchmarks.ablation [--folder runs/ablation] [--seeds 3] [--steps 800] [--batch 16] [--write docs/ablation.md]
+    python -m benchmarks.ablation [--folder runs/ablation] [--seeds 3] [--steps 800] [--write docs/ablation.md]
 
 Makes scenes, a Mask R-CNN that never saw their evaluation images and its mask table in --folder (or uses those that are
 there: the folder of a demo serves as well), then trains every design of `DESIGNS` for the same steps of the `tiny`
@@ -91,9 +91,7 @@ def prepare(folder: Path, images: int) -> None:
     Precompute(data=store, proposer=proposer, masks=masks).run()
 
 
-def train(
-    folder: Path, design: str, seed: int, steps: int, batch: int, device: torch.device
-) -> tuple[Predictor, RunPlan]:
+def train(folder: Path, design: str, seed: int, steps: int, batch: int, device: torch.device) -> Predictor:
     options = Train(
         preset="tiny",
         data=str(folder / "store"),
@@ -111,7 +109,7 @@ def train(
     optimizer = make_optimizer(model, run.settings)
     for parts in by_step(batches(run.source, run.epochs, 0, steps)):
         train_step(model, optimizer, parts, run.settings, device=device, bf16=device.type == "cuda")
-    return Predictor(model.eval(), run.source.processor, None, device), run
+    return Predictor(model.eval(), run.source.processor, None, device)
 
 
 def ways_to_propose(folder: Path) -> dict[str, Find]:
@@ -182,7 +180,7 @@ def one_run(folder: Path, design: str, seed: int, steps: int, batch: int, out: P
     """Trains and measures one network; the result is there whole or not at all."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     begun = time.monotonic()
-    predictor, run = train(folder, design, seed, steps, batch, device)
+    predictor = train(folder, design, seed, steps, batch, device)
     trained = time.monotonic()
     store = DataStore(folder / "store")
     figures = {name: evaluate(predictor, store, find) for name, find in ways_to_propose(folder).items()}
