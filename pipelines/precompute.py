@@ -141,8 +141,7 @@ class Precompute(Stage):
         return check_leakage(folder, store, allow_leaky=self.allow_leaky, what=f"the proposer {self.proposer}")
 
     def _pending(self, folder: "ProposerFolder", store: "DataStore", table: "MaskTable") -> tuple[Any, pa.Array]:
-        batches = [batch["image_id"] for batch in store.images(["image_id"], batch_size=65536)]
-        ids = pa.chunked_array(batches, pa.string()).combine_chunks()
+        ids = store.image_ids()
         head = table.head()  # before `pending`, which may see a later one: then a few files are checked twice
         return head, table.pending(ids, folder.proposer_id)
 

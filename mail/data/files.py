@@ -3,12 +3,21 @@
 import contextlib
 import hashlib
 import os
+import random
+import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
+
+T = TypeVar("T")
+ATTEMPTS = 10
+PASSING = re.compile(
+    r"AWS Error (INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|NETWORK_CONNECTION|UNKNOWN)"
+)
 
 
 def resolve(uri: str | os.PathLike) -> tuple[fs.FileSystem, str]:
@@ -32,9 +41,27 @@ def exists(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
+def persistently(read: Callable[[], T]) -> T:
+    """What `read` returns; it is called again, with back-off, where an object store answered with a passing error.
+
+    Arrow's S3 client retries by itself, but not where the text of the error is longer than the piece that it asked for.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except OSError as error:
+            if attempt == ATTEMPTS - 1 or not PASSING.search(str(error)):
+                raise
+        time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**attempt, 10))
+    raise AssertionError
+
+
 def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+    def read() -> bytes:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+
+    return persistently(read)
 
 
 def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Reading a mask table: the rows of one proposer as one commit names them, and nothing that came later."""
 
+import functools
 import json
 import os
 from bisect import bisect_left, bisect_right
@@ -67,7 +68,7 @@ class MaskSnapshot:
                 continue
             opened = self._opened(file)
             if groups := opened.groups(near):
-                part = opened.parquet.read_row_groups(groups, columns=read, use_threads=False)
+                part = opened.read(groups, read)
                 parts.append(part.filter(pc.is_in(part["image_id"], value_set=pa.array(near, pa.string()))))
         if not parts:
             return pa.schema([schema.MASKS.field(c) for c in names]).empty_table()
@@ -84,8 +85,7 @@ class MaskSnapshot:
         """All rows, file by file; memory does not grow with the table."""
         filesystem, root = files.resolve(self.uri)
         for file in self.files:
-            parquet = open_parquet(filesystem, f"{root}/{file.path}")
-            yield from parquet.iter_batches(batch_size, columns=list(columns) if columns else None, use_threads=False)
+            yield from batches_of(open_parquet(filesystem, f"{root}/{file.path}"), columns, batch_size)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows as dictionaries."""
@@ -130,6 +130,11 @@ class _OpenFile:
         self._first = [s.min for s in ranges]
         self._last = [s.max for s in ranges]
 
+    def read(self, groups: list[int], columns: list[str]) -> pa.Table:
+        return files.persistently(
+            lambda: self.parquet.read_row_groups(groups, columns=columns, use_threads=False)  # one read for all of them
+        )
+
     def groups(self, wanted: Sequence[str]) -> list[int]:
         """Row groups that can hold one of the ids; the file is sorted, so each id is in one group at most."""
         near = ((bisect_right(self._first, image_id) - 1, image_id) for image_id in wanted)
@@ -138,4 +143,16 @@ class _OpenFile:
 
 def open_parquet(filesystem: fs.FileSystem, path: str | os.PathLike) -> pq.ParquetFile:
     """A Parquet file whose nested columns are read in one go (few large reads on an object store)."""
-    return pq.ParquetFile(os.fspath(path), filesystem=filesystem, pre_buffer=True)
+    return files.persistently(lambda: pq.ParquetFile(os.fspath(path), filesystem=filesystem, pre_buffer=True))
+
+
+def batches_of(
+    parquet: pq.ParquetFile, columns: Sequence[str] | None = None, batch_size: int = 1024
+) -> Iterator[pa.RecordBatch]:
+    """All rows of a file in batches of at most `batch_size`, a row group in memory at a time."""
+
+    def read(group: int) -> pa.Table:
+        return parquet.read_row_group(group, columns=list(columns) if columns else None, use_threads=False)
+
+    for group in range(parquet.num_row_groups):
+        yield from files.persistently(functools.partial(read, group)).to_batches(batch_size)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from mail.data import files, schema
 from mail.data.commit_log import NOTHING, Commit, CommitLog, MaskFile
-from mail.data.mask_snapshot import MaskSnapshot, open_parquet
+from mail.data.mask_snapshot import MaskSnapshot, batches_of, open_parquet
 from mail.errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -195,7 +195,7 @@ class MaskTable:
             raise UserError(f"{where} is not a Parquet file: {error}") from None
         if not parquet.schema_arrow.equals(schema.MASKS):
             raise UserError(f"{where} has not the mask table's columns but {parquet.schema_arrow.names}")
-        rows = parquet.read(columns=["image_id", "proposer_id"])
+        rows = files.persistently(lambda: parquet.read(columns=["image_id", "proposer_id"]))
         keys = rows["image_id"].combine_chunks()
         if len(rows) != file.rows or len(rows) == 0:
             raise UserError(f"{where} has {len(rows)} rows, {file.rows} were written")
@@ -209,11 +209,11 @@ class MaskTable:
     def read_file(self, file: MaskFile, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one data file."""
         parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
-        return parquet.read(columns=list(columns) if columns else None)
+        return files.persistently(lambda: parquet.read(columns=list(columns) if columns else None))
 
     def iterate_file(self, file: MaskFile, batch_size: int = 256) -> Iterator[dict[str, Any]]:
         """The rows of one data file as dictionaries, a batch of them in memory at a time."""
-        for batch in open_parquet(self.filesystem, f"{self.root}/{file.path}").iter_batches(batch_size):
+        for batch in batches_of(open_parquet(self.filesystem, f"{self.root}/{file.path}"), batch_size=batch_size):
             yield from batch.to_pylist()
 
     def _keys(self, data_files: Sequence[MaskFile]) -> pa.ChunkedArray:
@@ -225,7 +225,9 @@ class MaskTable:
 
     def _key_column(self, file: MaskFile) -> pa.ChunkedArray:
         path = f"{self.root}/{file.path}"
-        return pq.read_table(path, columns=["image_id"], filesystem=self.filesystem, use_threads=False)["image_id"]
+        return files.persistently(
+            lambda: pq.read_table(path, columns=["image_id"], filesystem=self.filesystem, use_threads=False)
+        )["image_id"]
 
     def _check_disjoint(self, data_files: Sequence[MaskFile]) -> None:
         ordered = sorted(data_files, key=lambda f: f.first_image_id)

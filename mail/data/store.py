@@ -100,7 +100,7 @@ class DataStore:
         read = wanted if splits is None else list(dict.fromkeys([*wanted, "split"]))
         tables = []
         for file in self.expression_files:
-            table = self._open(file).read(columns=read)
+            table = self._read(file, read)
             if splits is not None:
                 table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
             tables.append(table.select(wanted))
@@ -116,12 +116,21 @@ class DataStore:
     def image_index(self) -> pa.Table:
         """image_id, height, width, sha256 of every image (no bytes), in the store's order."""
         columns = ["image_id", "height", "width", "sha256"]
-        batches = list(self.images(columns, batch_size=65536))
-        return pa.Table.from_batches(batches, pa.schema([schema.IMAGES.field(c) for c in columns]))
+        empty = pa.schema([schema.IMAGES.field(c) for c in columns]).empty_table()
+        return pa.concat_tables([empty, *(self._read(file, columns) for file in self.image_files)])
+
+    def image_ids(self) -> pa.Array:
+        """Ids of all images, in the store's order."""
+        tables = [self._read(file, ["image_id"]) for file in self.image_files]
+        empty = pa.schema([schema.IMAGES.field("image_id")]).empty_table()
+        return pa.concat_tables([empty, *tables])["image_id"].combine_chunks()
+
+    def _read(self, file: DataFile, columns: Sequence[str]) -> pa.Table:
+        return files.persistently(lambda: self._open(file).read(columns=list(columns)))
 
     def _open(self, file: DataFile) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self.path(file), filesystem=self.filesystem)
+            return files.persistently(lambda: pq.ParquetFile(self.path(file), filesystem=self.filesystem))
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
             raise UserError(

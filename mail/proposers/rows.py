@@ -4,6 +4,7 @@ An image that cannot be decoded, or that the proposer fails on, becomes a row wi
 what would end it for every image.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -60,8 +61,8 @@ class WorkUnit:
 def plan_units(store: DataStore, pending: pa.Array, images_per_unit: int) -> Iterator[WorkUnit]:
     """Cuts the pending images into units of about this many, each a run of row groups of one file."""
     for file in store.image_files:
-        parquet = pq.ParquetFile(store.path(file), filesystem=store.filesystem)
-        keys = parquet.read(columns=["image_id"])["image_id"].combine_chunks()
+        parquet = files.persistently(functools.partial(pq.ParquetFile, store.path(file), filesystem=store.filesystem))
+        keys = files.persistently(functools.partial(parquet.read, columns=["image_id"]))["image_id"].combine_chunks()
         wanted = pc.is_in(keys, value_set=pending).to_numpy(zero_copy_only=False)
         start = 0
         groups: list[int] = []
@@ -84,8 +85,13 @@ def plan_units(store: DataStore, pending: pa.Array, images_per_unit: int) -> Ite
 def decode_unit(store_uri: str, unit: WorkUnit, max_pixels: int) -> pa.Table:
     """The images of a unit as pixels (`DECODED`)."""
     filesystem, root = files.resolve(store_uri)
-    parquet = pq.ParquetFile(f"{root}/{unit.file}", filesystem=filesystem, pre_buffer=True)
-    table = parquet.read_row_groups(list(unit.row_groups), columns=["image_id", "image", "height", "width", "sha256"])
+    columns = ["image_id", "image", "height", "width", "sha256"]
+
+    def read() -> pa.Table:
+        parquet = pq.ParquetFile(f"{root}/{unit.file}", filesystem=filesystem, pre_buffer=True)
+        return parquet.read_row_groups(list(unit.row_groups), columns=columns)
+
+    table = files.persistently(read)
     if unit.image_ids is not None:
         table = table.filter(pc.is_in(table["image_id"], value_set=pa.array(unit.image_ids, pa.string())))
     rows = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mail.data import files
 from mail.data.commit_log import CHECKPOINT_EVERY
 from mail.data.mask_table import MaskTable, status
 from mail.errors import UserError
@@ -153,6 +154,28 @@ def test_a_failing_object_store_neither_loses_nor_doubles_anything(endpoint: str
     assert state.number == 1
     assert counts(uri) == Counter(ids(1, 2))
     assert MaskTable(uri).head().number == 1
+
+
+@pytest.mark.cluster
+def test_reads_are_tried_again_also_where_the_error_is_longer_than_what_was_asked_for(endpoint: str) -> None:
+    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    table = MaskTable(uri)
+    table.register_images("p-1", ["coco/1"])
+    add(table, 1, 2)
+    reads: list[str] = []
+    with unreliable(endpoint, [], reads) as proxy, pytest.MonkeyPatch.context() as patch:
+        use_endpoint(patch, proxy)
+        snapshot = MaskTable(uri).snapshot()
+        reads += ["503", "503"]
+        filesystem, root = files.resolve(uri)
+        assert len(files.read_bytes(filesystem, f"{root}/proposers/p-1.json")) > 10
+        assert not reads
+        reads += ["503", "500"]
+        assert snapshot.read(ids(2), ["image_id"])["image_id"].to_pylist() == ids(2)
+        assert MaskTable(uri).pending(ids(1, 2, 3), "p-1").to_pylist() == ids(3)
+        reads.append("503")
+        assert len(list(snapshot.rows(["image_id"]))) == 2
+    assert not reads
 
 
 def test_only_the_row_groups_that_can_hold_an_image_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
