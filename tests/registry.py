@@ -99,6 +99,7 @@ won = 0
 for _ in range(int(rounds)):
     state = champions.current()
     history = (*state.history, state.champion) if state.champion else ()
+    time.sleep(0.1)  # the gates take a while
     won += champions.append(state, version, history) is not None
 print(won)
 """
