@@ -46,7 +46,7 @@ class ListModels(Stage):
         if not found:
             done(f"no versions of {self.name} at {tracking.tracking_uri()}: `mail-ris train` registers them")
             return found
-        rows = [("version", "alias", "created", "label", "oIoU of the evaluations", "run")]
+        rows = [("version", "alias", "created", "label", "oIoU", "run")]
         for version in found:
             created = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created))
             label = "leaky" if version.tags.get("leaky") == "true" else "clean"
@@ -207,27 +207,32 @@ class Rollback(Stage):
 MODELS: dict[str, type[Stage]] = {"list": ListModels, "show": ShowModel, "promote": Promote, "rollback": Rollback}
 
 
-def _scores(version: tracking.Version) -> str:
-    """ "testA .612, testB .588": oIoU of the evaluations that were noted on the version."""
-    found = []
+def _noted(version: tracking.Version) -> Iterator[dict[str, Any]]:
+    """The evaluations that were noted on the version."""
     for key, value in sorted(version.tags.items()):
         if key.startswith("metrics."):
-            score = json.loads(value).get("oIoU")
-            found.append(f"{key.split('.')[1]} {score:.3f}" if isinstance(score, float) else key)
-    return ", ".join(found)
+            yield json.loads(value)
+
+
+def _scores(version: tracking.Version) -> str:
+    """ "testA 61.20 (1,975 expressions, original, 0123456789ab), ...": oIoU in points, and what it is of."""
+    return ", ".join(
+        f"{m['split']} {100 * m['oIoU']:.2f} ({m.get('expressions')} expressions, {m.get('protocol')}, "
+        f"{(m.get('data_store') or {}).get('digest', '')[:12]})"
+        for m in _noted(version)
+        if m.get("oIoU") is not None
+    )
 
 
 def _evaluations(version: tracking.Version) -> Iterator[str]:
     """The noted evaluations, each with what its numbers are of."""
-    for key, value in sorted(version.tags.items()):
-        if key.startswith("metrics."):
-            m = json.loads(value)
-            store = m.get("data_store") or {}
-            numbers = ", ".join(f"{k} {100 * m[k]:.2f}" for k in ("oIoU", "mIoU") if isinstance(m.get(k), int | float))
-            yield (
-                f"{m.get('split')}: {numbers} ({m.get('expressions')} expressions, protocol {m.get('protocol')}, "
-                f"data store {store.get('name', '')} {str(store.get('digest', ''))[:12]})"
-            )
+    for m in _noted(version):
+        store = m.get("data_store") or {}
+        numbers = ", ".join(f"{k} {100 * m[k]:.2f}" for k in ("oIoU", "mIoU") if m.get(k) is not None)
+        yield (
+            f"{m['split']}: {numbers} ({m.get('expressions')} expressions, protocol {m.get('protocol')}, "
+            f"data store {store.get('name', '')} {store.get('digest', '')[:12]})"
+        )
 
 
 def rollback(name: str = tracking.MODEL_NAME) -> tuple[tracking.Version, tracking.Version]:

@@ -30,6 +30,24 @@ def test_every_expression_of_the_split_is_answered_once(boxes: Boxes, predictor:
     assert len(plan) == 3  # 12 images
 
 
+def test_an_image_is_read_decoded_and_embedded_once_for_all_its_sentences(
+    boxes: Boxes, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+):
+    from mail import evaluation
+
+    decoded, embedded, read = [], [], []
+    decode, encode, take = evaluation.decode_image, predictor.model.encode_images, SplitInput.read
+    monkeypatch.setattr(evaluation, "decode_image", lambda data: (decoded.append(data), decode(data))[1])
+    monkeypatch.setattr(predictor.model, "encode_images", lambda **x: (embedded.append(x), encode(**x))[1])
+    monkeypatch.setattr(SplitInput, "read", lambda self, number: (read.append(number), take(self, number))[1])
+    plan = SplitPlan.read(boxes.store, "val", images_per_batch=2)
+    found = list(answers(predictor, SplitInput.of(boxes.store, plan, boxes.masks), range(len(plan))))
+    assert sum(len(a.predictions) for a in found) == 6 * len(plan.images)
+    assert len(decoded) == len(plan.images)
+    assert read == list(range(len(plan)))
+    assert sum(len(x["pixel_values"]) for x in embedded) == len(plan.images)
+
+
 def test_an_image_that_cannot_be_decoded_is_recorded_with_empty_masks(boxes: Boxes, predictor: Predictor):
     plan = SplitPlan.read(boxes.store, "train", images_per_batch=4)
     found = {a.image_id: a for a in answers(predictor, SplitInput.of(boxes.store, plan, boxes.masks), [0], 0.5, 32)}

@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +172,13 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused(stage, boxes
 
 @pytest.mark.cluster
 def test_the_numbers_do_not_depend_on_the_workers(stage, ray_cluster: None):
-    results = {}
-    for workers in (0, 1, 2):
+    results = []
+    for workers in (0, 1, 2, 3):
         job = stage(f"workers-{workers}", workers=workers, gallery=False)
         job.run()
-        results[workers] = [(job.out / n).read_bytes() for n in ("predictions.jsonl", "metrics.json")]
-    assert results[0] == results[1] == results[2]
-    assert json.loads(results[1][1])["oIoU"] > 0
+        results.append([(job.out / n).read_bytes() for n in ("predictions.jsonl", "metrics.json")])
+    assert all(result == results[0] for result in results)
+    assert json.loads(results[0][1])["oIoU"] > 0
 
 
 @pytest.mark.cluster
@@ -195,6 +198,33 @@ def test_a_killed_worker_costs_no_answer_and_doubles_none(stage, ray_cluster: No
     assert sorted(a.image_id for a in answers) == sorted(i.image_id for i in job.plan.images)
     found = {e: p for a in answers for e, p in a.predictions.items()}
     assert found == read_predictions(expected.out / "predictions.jsonl").masks
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_an_evaluation_whose_driver_was_killed_continues_and_ends_alike(model: Path, repository: Path, tmp_path: Path):
+    many = make_boxes(tmp_path / "many", images=400)
+    given = {"model": str(model), "data": many.store_uri, "masks": many.masks_uri, "split": "train"}
+    arguments = [part for key, value in given.items() for part in (f"--{key}", value)]
+    command = [sys.executable, "-m", "pipelines", "evaluate", *arguments, "--out", str(tmp_path / "out")]
+    command += ["--allow-leaky", "--workers", "1", "--batch-images", "1", "--no-gallery"]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    record = tmp_path / "out" / ".answers.jsonl"
+    driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not record.exists() or record.read_bytes().count(b"\n") < 20:
+        assert driver.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    driver.kill()
+    driver.wait()
+    answered = record.read_bytes().count(b"\n") - 1
+    assert 0 < answered < 300
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"continuing: {answered} of 300 images" in done.stderr
+    whole = Evaluate(**given, out=tmp_path / "whole", allow_leaky=True, workers=0, batch_images=1, gallery=False)
+    whole.run()
+    for name in ("predictions.jsonl", "metrics.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (whole.out / name).read_bytes()
 
 
 def predicting_actors() -> list[int]:

@@ -41,7 +41,7 @@ def test_a_model_is_promoted_compared_and_rolled_back(
 ):
     first = make_registered(tmp_path / "blind" / "model", boxes, "mail-ris", finds=False)
     second = make_registered(tmp_path / "finds" / "model", boxes, "mail-ris")
-    Promote(model=first.version).run()
+    tracking.connect().set_registered_model_alias("mail-ris", tracking.CHAMPION, first.version)
     on_boxes = {"data": boxes.store_uri, "masks": boxes.masks_uri, "workers": 0, "out": tmp_path / "out"}
     Promote(model=second.version, split="val", min_gain=0.0, **on_boxes).run()
     now = champion()

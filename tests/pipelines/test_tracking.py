@@ -1,10 +1,16 @@
 """MLflow on a real SQLite store: runs, the registry, the champion."""
 
+import base64
 import json
+import os
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -137,8 +143,8 @@ def test_evaluations_are_noted_on_the_version(three, capsys):
     figures = {"split": "testA", "protocol": "cris", "oIoU": 0.6123, "mIoU": 0.5, "prec": {"0.5": 1}, "expressions": 7}
     log_evaluation(three[1], figures | {"data_store": {"name": "boxes", "digest": "d" * 64}})
     MODELS["list"]().run()
-    assert "testA 0.612" in capsys.readouterr().out
     # wherever it is read, the number says by which protocol, on which split and store, of how many expressions
+    assert "testA 61.23 (7 expressions, cris, dddddddddddd)" in capsys.readouterr().out
     MODELS["show"](model=f"models:/mail-ris/{three[1]}").run()
     assert "testA: oIoU 61.23, mIoU 50.00 (7 expressions, protocol cris, data store boxes dddddddddddd)" in (
         capsys.readouterr().out
@@ -196,6 +202,42 @@ print(mail.__file__)
     answer, origin = done.stdout.splitlines()[-2:]
     assert json.loads(answer)["size"] == {"0": [48, 64], "1": [48, 64]}
     assert "mlruns" in origin
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_mlflow_serves_a_registered_model(three, mlflow_here, boxes_image):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/mail-ris/{three[0]}"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{mlflow_here}/mlflow.db"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    row = {"image": base64.b64encode(boxes_image.read_bytes()).decode(), "text": "the red box"}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps({"dataframe_records": [row]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with open(mlflow_here / "serve.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/", start_new_session=True)
+    try:
+        until = time.monotonic() + 180
+        while True:
+            try:
+                answer = json.loads(urllib.request.urlopen(request, timeout=60).read())
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None, (mlflow_here / "serve.log").read_text()
+                assert time.monotonic() < until, (mlflow_here / "serve.log").read_text()
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    (found,) = answer["predictions"]
+    assert found["size"] == [48, 64]
+    assert 0 <= found["score"] <= 1
 
 
 @pytest.fixture

@@ -123,16 +123,16 @@ pairs = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0
 
 @settings(deadline=None)
 @given(pairs, st.integers(1, 5), st.randoms())
-def test_figures_do_not_depend_on_order_or_sharding(pairs: list, shards: int, rng: random.Random):
+def test_figures_do_not_depend_on_order_sharding_or_grouping(pairs: list, shards: int, rng: random.Random):
     counts = [(f"e{n}", Counts(i, i + a + b, i + a, i + b)) for n, (i, a, b) in enumerate(pairs)]
     whole = measure(dict(counts))
     rng.shuffle(counts)
     parts = [Accumulator(counts=dict(counts[n::shards])) for n in range(shards)]
     rng.shuffle(parts)
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = part + merged
-    assert measure(merged.counts) == whole
+    while len(parts) > 1:  # any two of them first
+        left, right = parts.pop(rng.randrange(len(parts))), parts.pop(rng.randrange(len(parts)))
+        parts.insert(rng.randrange(len(parts) + 1), left + right)
+    assert measure(parts[0].counts) == whole
     assert whole.mIoU is not None
     exact = math.fsum(iou(c) for _, c in counts) / len(counts)
     assert whole.mIoU == exact
