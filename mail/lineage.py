@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mail.data.store import DataStore
 
 FILE = "lineage.json"
+SEEN = "images that the proposer saw"
 REQUIRED = {
     "run_id": "training run",
     "code_version": "code version",
@@ -31,7 +32,7 @@ REQUIRED = {
     "data_store.sources": "source files of the data store",
     "mask_table.digest": "mask-table commit",
     "proposer.id": "proposer",
-    "proposer.trained_on": "images that the proposer saw",
+    "proposer.trained_on": SEEN,
 }
 """What must be there for a chain without a gap; the last three only where the model uses instance masks."""
 
@@ -118,6 +119,7 @@ def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = 
     }
     if _uses_masks(lineage):
         checks["mask-table commit"] = lambda: _masks_problem(lineage.get("mask_table") or {})
+        checks[SEEN] = lambda: _seen_problem(lineage)
         if model_dir is not None:
             checks["proposer"] = lambda: _proposer_problem(lineage.get("proposer") or {}, Path(model_dir))
     found = {}
@@ -150,6 +152,23 @@ def _masks_problem(recorded: dict[str, Any]) -> str | None:
     state = MaskTable(recorded["uri"]).log.at(int(recorded.get("commit") or 0))
     if state.digest != recorded["digest"]:
         return f"{recorded['uri']} holds another commit {state.number} now, digest {_short(state.digest)}"
+    return None
+
+
+def _seen_problem(lineage: dict[str, Any]) -> str | None:
+    """The list of the images is kept in the mask table; the lineage has its digest."""
+    from mail.data.mask_table import MaskTable
+    from mail.proposers.folder import digest_of_ids
+
+    masks, proposer = lineage.get("mask_table") or {}, lineage.get("proposer") or {}
+    recorded = (proposer.get("trained_on") or {}).get("digest")
+    if not recorded or not masks.get("uri") or not masks.get("proposer_id"):
+        return None
+    seen = MaskTable(masks["uri"]).snapshot(masks["proposer_id"]).trained_on()
+    if seen is None:
+        return f"{masks['uri']} has lost the list of them"
+    if digest_of_ids(seen) != recorded:
+        return f"{masks['uri']} has another list of them now, {len(seen)} images {_short(digest_of_ids(seen))}"
     return None
 
 
@@ -205,7 +224,7 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
         where = masks.get("uri", "")
         lines.append(f"├─ mask table {commit}{link('mask-table commit', _short(masks.get('digest')), where)}")
         lines.append(f"│  └─ proposer {link('proposer', proposer.get('id'))}")
-        lines.append(f"│     └─ trained on {_or_broken(_trained_on(proposer.get('trained_on')))}")
+        lines.append(f"│     └─ trained on {link(SEEN, _trained_on(proposer.get('trained_on')))}")
     else:
         lines.append("├─ no instance masks")
     lines.append(f"└─ label {'LEAKY: evaluation images were seen in training' if lineage.get('leaky') else 'clean'}")

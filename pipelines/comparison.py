@@ -1,7 +1,9 @@
 """Candidate and champion on the same expressions, counted alike: evaluations are found, or run, and compared.
 
 An evaluation is a folder that `mail-ris evaluate` wrote (`metrics.json`, `per_expression.jsonl`). It is known by the
-digest of the model's files, not by a name: a model evaluated before it was registered need not be evaluated again.
+digest of the model's files, not by a name: a model evaluated before it was registered need not be evaluated again. It
+counts only if it read the masks of the proposer that the model was trained with, and carries: with better ones, or
+without any, it would be another system's.
 """
 
 import json
@@ -11,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mail import lineage
 from mail.errors import UserError
 from mail.metrics import Accumulator, Difference, get_protocol, paired_bootstrap, read_per_expression
 from pipelines import tracking
@@ -142,14 +145,17 @@ class Comparer:
         """Evaluations of this very model, the newest first."""
         from mail.evaluation import model_digest
 
-        model = model_digest(tracking.download(version))
+        local = tracking.download(version)
+        model, proposer = model_digest(local), _proposer(lineage.read(local))
         found = []
         folders = [*self.evaluations, self._folder(version, split)]
         for evaluation in read_evaluations([*folders, *logged_evaluations(version)]):
             figures = evaluation.figures
-            wanted = {"model": model, "split": split, "protocol": self.protocol, "store": self.digest}
+            wanted = {"model": model, "proposer": proposer, "split": split, "protocol": self.protocol}
+            wanted |= {"store": self.digest}
             known = {
                 "model": (figures.get("model") or {}).get("digest"),
+                "proposer": _proposer(figures),
                 "split": figures["split"],
                 "protocol": figures["protocol"],
                 "store": evaluation.store if self.digest else None,
@@ -175,7 +181,11 @@ class Comparer:
             allow_leaky=self.allow_leaky,
             gallery=False,
         ).run()
-        return next(iter(read_evaluations([out])))
+        made = next(iter(read_evaluations([out])))
+        wanted = _proposer(lineage.read(tracking.download(version)))
+        if _proposer(made.figures) != wanted:
+            raise UserError(f"{self.masks} has no masks of {wanted}, the proposer of version {version.version}")
+        return made
 
     def _folder(self, version: tracking.Version, split: str) -> Path:
         name = f"{self.protocol}-{self.digest[:12]}" if self.digest else self.protocol
@@ -206,6 +216,11 @@ def read_evaluations(folders: Iterable[Path]) -> Iterator[Evaluation]:
                         yield Evaluation(path.parent, figures)
                 except (ValueError, AttributeError):
                     continue
+
+
+def _proposer(record: dict[str, Any]) -> str | None:
+    """Whose masks were read, by a lineage or a metrics file; None for a network without instance masks."""
+    return (record.get("mask_table") or {}).get("proposer_id")
 
 
 def _names(evaluations: Iterable[Evaluation]) -> str:

@@ -1,5 +1,6 @@
 """`mail-ris score`: anyone's predictions against a split of a data store, counted as our own are."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,6 +63,7 @@ class Score(Stage):
 
     def run(self) -> Any:
         from mail.data.store import DataStore
+        from mail.lineage import code_version
         from mail.metrics import (
             MetricsReport,
             get_protocol,
@@ -90,7 +92,8 @@ class Score(Stage):
             say(f"{len(coverage.missing)} expressions have no prediction and count as predicted empty")
         if coverage.unknown:
             say(f"{len(coverage.unknown)} predictions are not of {self.split} and were left out")
-        extra: dict[str, Any] = {"predictions": {"source": self.predictions, **coverage.to_dict()}}
+        source = {"source": self.predictions, "sha256": _sha256(self.predictions), **coverage.to_dict()}
+        extra: dict[str, Any] = {"predictions": source, "code_version": code_version()}
         if self.compare:
             differences = paired_bootstrap(
                 accumulator.counts, self._other(read_per_expression, protocol).counts, protocol=protocol
@@ -117,6 +120,13 @@ class Score(Stage):
                 f"{self.compare} was counted by protocol {other.protocol.name}, not {protocol.name}: score it again"
             )
         return other
+
+
+def _sha256(path: str) -> str | None:
+    """Of a predictions file; None for a folder."""
+    if _is_folder(path):
+        return None
+    return hashlib.sha256(files.read_bytes(*files.resolve(path))).hexdigest()
 
 
 def _is_folder(path: str) -> bool:

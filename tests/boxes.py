@@ -15,6 +15,7 @@ from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore, DataStoreWriter
 from mail.model import MailConfig
 from mail.proposals import Proposals
+from mail.proposers.folder import digest_of_ids
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 
@@ -87,8 +88,9 @@ def make_boxes(folder: Path, images: int = 30, broken: int = 1) -> Boxes:
         )
     store = writer.finish(sources=[{"path": "boxes.json", "sha256": "0" * 64, "bytes": 1}])
     table = MaskTable(folder / "masks")
-    table.register_images("boxes-0123456789ab", [f"boxes/{n:04d}" for n in range(images) if n % 4 != 3])
-    trained_on = {"count": 3, "digest": "1" * 64}
+    seen = [f"boxes/{n:04d}" for n in range(images) if n % 4 != 3]
+    table.register_images("boxes-0123456789ab", seen)
+    trained_on = {"count": len(seen), "digest": digest_of_ids(seen)}
     proposer = {"id": "boxes-0123456789ab", "name": "boxes", "trained_on": trained_on, "leaky": False}
     table.commit([table.write(pa.Table.from_pylist(rows, schema.MASKS))], proposer)
     return Boxes(store, table.snapshot(), str(folder / "store"), str(folder / "masks"))

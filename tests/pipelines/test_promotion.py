@@ -9,6 +9,7 @@ import pytest
 
 from mail.errors import UserError
 from pipelines import tracking
+from pipelines.__main__ import main
 from pipelines.evaluate import Evaluate
 from pipelines.models import MODELS, Promote, champion, rollback
 from pipelines.promotion import decisions
@@ -30,14 +31,14 @@ def boxes(folder: Path) -> Boxes:
 
 @pytest.fixture
 def mlflow_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
 
 
 @pytest.fixture(scope="module")
 def versions(folder: Path, boxes: Boxes) -> dict[str, tracking.Version]:
     """A model whose first version finds something and whose second one never does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         return {
             "finds": make_registered(folder / "finds" / "model", boxes, NAME),
             "blind": make_registered(folder / "blind" / "model", boxes, NAME, finds=False),
@@ -149,6 +150,24 @@ def test_evaluations_of_different_data_stores_are_refused_and_recorded(
     assert last_decision(versions["blind"])["protocol"] == "rela"
 
 
+def test_an_evaluation_without_the_models_own_proposals_does_not_count(
+    mlflow_here, boxes: Boxes, versions, folder: Path, tmp_path: Path
+):
+    make_champion(versions["finds"])
+    bare = Evaluate(
+        model=str(folder / "finds" / "model"),
+        data=boxes.store_uri,
+        split="testA",
+        out=tmp_path / "bare",
+        protocol="rela",
+        no_proposals=True,
+        workers=0,
+    )
+    bare.run()  # would be a handicap for the champion
+    stage = Promote(model=number(versions["blind"]), split="testA", protocol="rela", evaluations=bare.out, out=tmp_path)
+    assert stage.plan()["to_evaluate"] == ["2 on testA", "1 on testA"]
+
+
 def test_an_evaluation_that_lost_expressions_is_refused(
     mlflow_here, boxes: Boxes, versions, folder: Path, tmp_path: Path
 ):
@@ -178,6 +197,19 @@ def test_without_anything_to_compare_with_nothing_is_decided(mlflow_here, versio
     assert len(decisions(tracking.find_version(number(versions["blind"])))) == before
 
 
+def test_a_refusal_is_one_line_and_no_success(
+    mlflow_here, boxes: Boxes, versions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    make_champion(versions["finds"])
+    arguments = ["models", "promote", "2", "--split", "val", "testA", "--min-gain", "1", "--figure", "oIoU"]
+    arguments += ["--data", boxes.store_uri, "--masks", boxes.masks_uri, "--workers", "0", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "oIoU on val" in error
+    assert "oIoU on testA" in error
+    assert "mIoU on" not in error
+
+
 def test_the_champion_stays_the_champion(mlflow_here, versions, capsys: pytest.CaptureFixture[str]):
     make_champion(versions["finds"])
     Promote(model=number(versions["finds"])).run()
@@ -200,11 +232,11 @@ def test_a_chain_whose_files_are_gone_is_shown_as_broken_and_refused(
     (tmp_path / "lost" / "masks" / "_commits" / "000001.json").unlink()
     MODELS["show"](model=number(version)).run()
     shown = capsys.readouterr().out
-    assert [line.count("BROKEN") for line in shown.splitlines() if "BROKEN" in line] == [1, 1, 1]
+    assert [line.count("BROKEN") for line in shown.splitlines() if "BROKEN" in line] == [1, 1, 1, 1]
     assert "is not a data store" in shown
     MODELS["show"](model=number(version), json=True).run()
     broken = json.loads(capsys.readouterr().out)["broken"]
-    assert list(broken) == ["training run", "data store", "mask-table commit"]
+    assert list(broken) == ["training run", "data store", "mask-table commit", "images that the proposer saw"]
     with pytest.raises(UserError, match=r"data store: .* is not a data store"):
         Promote(model=number(version)).run()
 
