@@ -22,6 +22,12 @@ GAUGES = {
 }
 
 
+COUNTERS = {
+    "mail_train_expressions_total": "Expressions trained on, also those that were computed again after a loss",
+    "mail_train_errors_total": "Lost train workers, by reason",
+}
+
+
 class Gauges:
     """The figures of one run, set by rank 0."""
 
@@ -32,11 +38,8 @@ class Gauges:
         self._gauges: dict[str, Any] = {
             key: Gauge(f"mail_train_{key.lower()}", description=text, tag_keys=("run",)) for key, text in GAUGES.items()
         }
-        self._seen: Any = Counter(
-            "mail_train_expressions_total",
-            description="Expressions trained on, also those after a restart",
-            tag_keys=("run",),
-        )
+        name = "mail_train_expressions_total"
+        self._seen: Any = Counter(name, description=COUNTERS[name], tag_keys=("run",))
 
     def steps(self, records: list[Record], lap: Record) -> None:
         self._set(records[-1])
@@ -56,6 +59,7 @@ def count_errors(run: str, reasons: dict[str, str]) -> None:
     """Counts lost workers by reason; called where a process outlives them."""
     from ray.util.metrics import Counter
 
-    counter = Counter("mail_train_errors_total", description="Lost train workers by reason", tag_keys=("run", "reason"))
+    name = "mail_train_errors_total"
+    counter = Counter(name, description=COUNTERS[name], tag_keys=("run", "reason"))
     for reason in reasons.values():
         counter.inc(1, tags={"run": run, "reason": reason.split(":", 1)[0]})
