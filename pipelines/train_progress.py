@@ -131,6 +131,7 @@ class Progress:
                 self.scores = figures(records[-1])
             elif kind == "train":
                 self.last = figures(records[-1], "time")
+        self._said = 0.0  # the first step after it is told at once
         say(f"{world} worker(s) train from step {step} on", event="begun", step=step, workers=world)
 
     def _on_saved(self, step: int) -> None:
