@@ -1,8 +1,8 @@
 """One and two workers with the same global batch, and a model of what training costs: `python -m benchmarks.scaling`.
 
 Trains `tiny` with 1 and with 2 workers, one torch thread each, and compares the losses (claim: the same within 1e-5)
-and the expressions a second. `--write docs/scaling.md` writes these, and a model of the cost of RefCOCO and of a hundred
-times as much on 8 and 64 GPUs: operations and sizes are counted, the GPU's speed is a parameter (`--gpu-speed`,
+and the expressions a second. `--write docs/scaling.md` writes these, and a model of the cost of RefCOCO and of a
+hundred times as much on 8 and 64 GPUs: operations and sizes are counted, the GPU's speed is a parameter (`--gpu-speed`,
 expressions a second of one GPU with vilt-b32, from a training there).
 """
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenes import make_scenes
+from mail.data.published import PUBLISHED
 from mail.model import describe, find_preset
 from mail.training.cost import PEAKS, estimate
 
-REFCOCO_EXPRESSIONS = 120_624  # of the training split; 42,404 refs on 16,994 images
+REFCOCO_EXPRESSIONS = PUBLISHED["refcoco", "unc"]["train"].expressions or 0
 EPOCHS = 20
 GPUS = (8, 64)
 
