@@ -92,9 +92,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
         if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
             raise UserError(f"the optimizer state in {folder} does not fit the network: {name}")
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU unless it is fused
-        device = parameter.device if value.ndim or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][kind] = value.to(device)
+        optimizer.state[parameter][kind] = value.to(parameter.device)  # also AdamW's step counter, as it is fused
     return int(manifest["step"])
 
 

@@ -156,6 +156,13 @@ def test_accumulation_does_not_change_the_result(train):
     assert parts["last"]["loss"] == pytest.approx(whole["last"]["loss"], abs=1e-5)
 
 
+@pytest.mark.soak
+def test_a_compiled_network_computes_the_same(train):
+    plain, compiled = train(name="plain").run(), train(name="compiled", compile=True).run()
+    assert compiled["last"]["loss"] == pytest.approx(plain["last"]["loss"], abs=1e-4)
+    assert weights(compiled["model"]).keys() == weights(plain["model"]).keys()
+
+
 def test_a_finished_run_is_not_trained_again(train, capsys):
     train().run()
     with pytest.raises(UserError, match=r"finished \(6 steps"):
