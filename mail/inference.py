@@ -251,10 +251,18 @@ def predict(
 ) -> Segmentation: ...
 @overload
 def predict(
-    image: AnyImage, texts: Sequence[str], *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
+    image: AnyImage,
+    texts: list[str] | tuple[str, ...],
+    *,
+    model: str | os.PathLike,
+    proposer: str | os.PathLike | None = None,
 ) -> list[Segmentation]: ...
 def predict(
-    image: AnyImage, texts: str | Sequence[str], *, model: str | os.PathLike, proposer: str | os.PathLike | None = None
+    image: AnyImage,
+    texts: str | list[str] | tuple[str, ...],
+    *,
+    model: str | os.PathLike,
+    proposer: str | os.PathLike | None = None,
 ) -> Segmentation | list[Segmentation]:
     """The mask of what a sentence names in an image, or one for each of several; the model stays loaded between calls.
 
