@@ -5,8 +5,6 @@ Commit: this process writes what has come back every --commit-every seconds, so 
 any kind of end has little to repeat. With nothing pending, Ray is not even started.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 import itertools
 import time
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from mail.errors import UserError
-from pipelines.mask_sink import MaskSink
+from pipelines.mask_sink import MaskSink, give_back_memory
 from pipelines.stage import Stage, done, say
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 UNITS_A_ROUND = 8192  # bounds what the driver holds of a plan; a round starts its actors anew
 BATCHES_A_UNIT = 4
 LOADER_CPUS = 0.25
+CPUS_A_LOADER = 4  # a core decodes for more than three that run the smallest proposer
 PASTING_CPUS = 0.5
 CALLS_BETWEEN_TRIMS = 16
 
@@ -160,15 +159,19 @@ class Precompute(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """How many copies of the proposer run where. Loading tasks always find a CPU beside them."""
+    """How many copies of the proposer run where. Loading tasks always find a CPU beside them.
+
+    Attributes:
+        apart: masks are pasted and encoded in tasks of their own, so that no actor, and no GPU, waits for it.
+        loaders: at most so many processes decode, where the proposer itself needs the cores.
+    """
 
     actors: int
     batch_size: int
     on_gpu: bool
     cpus_per_actor: float
-    apart: bool = (
-        False  # masks are pasted and encoded in tasks of their own, so that no actor (and no GPU) waits for it
-    )
+    apart: bool = False
+    loaders: int | None = None
 
     @classmethod
     def for_cluster(cls, batch_size: int | None, actors: int | None) -> "Pool":
@@ -180,7 +183,7 @@ class Pool:
             return cls(actors or gpus, batch_size or 8, True, 1.0, apart=True)
         count = actors or cpus
         # the loading tasks need little time but must be scheduled: the actors claim half a core less than there is
-        return cls(count, batch_size or 16, False, max(0.1, (cpus - 0.5) / count))
+        return cls(count, batch_size or 16, False, max(0.1, (cpus - 0.5) / count), loaders=-(-cpus // CPUS_A_LOADER))
 
 
 class ProposerActor:
@@ -203,14 +206,14 @@ class ProposerActor:
 
         self.calls += 1
         if self.calls % CALLS_BETWEEN_TRIMS == 0:
-            _give_back_memory()
+            give_back_memory()
         return (detect_rows if self.apart else propose_rows)(self.proposer, decoded)
 
 
 def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) -> Iterator[pa.Table]:
     """Rows of the mask table for the units' images, as they are finished. Needs a connection to Ray."""
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     from mail.proposers.folder import ProposerFolder
     from mail.proposers.rows import WorkUnit, decode_unit, select_rows
@@ -223,7 +226,7 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
 
     plan = [{"unit": unit.to_json()} for unit in units]
     rows = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
-        load, batch_size=1, batch_format="pyarrow", num_cpus=LOADER_CPUS
+        load, batch_size=1, batch_format="pyarrow", num_cpus=LOADER_CPUS, compute=TaskPoolStrategy(pool.loaders)
     )
     rows = rows.map_batches(
         ProposerActor,
@@ -244,12 +247,6 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
 
         rows = rows.map_batches(paste, batch_size=pool.batch_size, batch_format="pyarrow", num_cpus=PASTING_CPUS)
     yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-
-
-def _give_back_memory() -> None:
-    """Batches of ever other sizes leave holes in the heap, which would grow by half within a thousand images."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has other holes
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _absolute(uri: str) -> str:

@@ -59,27 +59,28 @@ def test_a_run_survives_its_worker_and_continues_after_its_driver(tmp_path: Path
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_drivers_at_once_finish_what_a_dead_raylet_left(tmp_path: Path, proposer: str) -> None:
-    store, masks = write_store(tmp_path / "store", range(400)), str(tmp_path / "masks")
+    store, masks = write_store(tmp_path / "store", range(300)), str(tmp_path / "masks")
     with always_read(masks):
         first = precompute(store.uri, proposer, masks, *OFTEN)
         try:
             wait_for(lambda: committed(masks) > 0, first)
             assert first.kill("raylet")
+            done = committed(masks)
+            second = precompute(store.uri, proposer, masks, *OFTEN)
             assert first.wait() != 0
         finally:
             first.close()
-        done = committed(masks)
-        assert 0 < done < 400
-        second = precompute(store.uri, proposer, masks, *OFTEN)
+        assert 0 < done < 300
         try:
             wait_for(lambda: second.pending is not None, second)
             third = Precompute(data=store.uri, proposer=proposer, masks=masks, commit_every=0.1, batch_size=1).run()
             assert second.wait() == 0
         finally:
             second.close()
-    assert second.pending == 400 - done
+    assert second.pending is not None
+    assert second.pending <= 300 - done
     assert third["images"] > 0
-    check(masks, store, 400)
+    check(masks, store, 300)
 
 
 @pytest.mark.soak
