@@ -135,9 +135,12 @@ class Comparer:
         if found := self._found(version, split):
             return found
         if self.data is None:
+            origin = lineage.read(tracking.download(version))
+            known = [(origin.get(part) or {}).get("uri") for part in ("data_store", "mask_table")]
             raise NotEvaluated(
                 f"no evaluation of {version.name} version {version.version} on {split} by protocol {self.protocol} was "
-                "found: name its folder with --evaluations, or the data store (and mask table) with --data and --masks"
+                "found: name its folder with --evaluations, or what to evaluate on with --data and --masks (it was "
+                f"trained with {' and '.join(filter(None, known)) or 'unknown data'})"
             )
         return [self._evaluate(version, split)]
 

@@ -154,11 +154,14 @@ class Evaluate(Stage):
         return report
 
     def _note(self, report: Any) -> None:
-        """Notes the figures on a registered version."""
+        """Notes the figures on a registered version; a server that is away costs the note, not the evaluation."""
         if self.model.startswith("models:/"):
             from pipelines.evaluation_notes import log_evaluation
 
-            log_evaluation(self.model, report.to_dict(), folder=self.out)
+            try:
+                log_evaluation(self.model, report.to_dict(), folder=self.out)
+            except UserError as error:
+                say(f"the figures are not noted on the version: {error}")
 
 
 @dataclass

@@ -87,6 +87,8 @@ predict --model models:/mail-ris@champion --image FILE --text WORDS --out FILE.p
 models list
 models show models:/mail-ris@champion
 models promote 3
+models promote 3 --split testA testB --data STORE --masks TABLE --evaluations DIR --min-gain 0 --figure mIoU
+models promote models:/mail-ris/3 --split testA --allow-leaky REASON
 models rollback
 """
 
