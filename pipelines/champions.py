@@ -80,6 +80,8 @@ class Champions:
             **{key: json.dumps(value) for key, value in facts.items()},
         }
         with tracking.answers():
+            if self._alias() != after.champion:
+                return None  # decided by others, or moved by hand
             self._ensure_log()
             mine = self._create(version, tags, token)
         return None if mine is None else self.settle(mine)

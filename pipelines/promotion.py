@@ -166,7 +166,7 @@ def _compare(decision: Decision, champion: tracking.Version | None, comparer: Co
                     f"more than {terms.min_gain:+g} is asked"
                 )
     decision.gate("comparison", problems)
-    if champion is None:
+    if champion is None and not problems:
         decision.gates["comparison"] = "no champion to compare with"
 
 

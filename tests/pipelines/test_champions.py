@@ -46,6 +46,23 @@ def test_of_two_decisions_on_the_same_state_the_second_does_not_count(name: str)
     assert alias(name) == "2"
 
 
+def test_of_two_entries_written_at_the_same_moment_the_second_does_not_count(name: str):
+    first, second = Champions(name), Champions(name)
+    first._ensure_log()
+    entries = [{"after": "0", "champion": v, "history": "[]", "token": v} for v in ("1", "2")]
+    assert first._create("1", entries[0], "1") is not None  # both saw that nobody was champion
+    assert second._create("2", entries[1], "2") is None
+    assert second.current().champion == "1"
+
+
+def test_an_alias_moved_by_hand_during_the_comparison_is_a_decision_too(name: str):
+    champions = Champions(name)
+    state = champions.current()
+    tracking.connect().set_registered_model_alias(name, tracking.CHAMPION, "3")
+    assert champions.append(state, "1", ()) is None
+    assert alias(name) == "3"
+
+
 def test_a_writer_that_was_slow_does_not_bring_an_old_champion_back(name: str):
     slow, quick = Champions(name), Champions(name)
     slow._ensure_log()
@@ -104,7 +121,5 @@ def test_concurrent_processes_never_win_on_the_same_state(name: str, repository:
     won = rivals(name, ["1", "2", "3"], 4, tmp_path / "gate", repository)
     champions = Champions(name)
     counting = champions._counting()[1:]
-    assert sum(won) == len(counting)
-    assert len(champions._entries()) == 12
-    assert len(counting) < 12  # some decisions did collide
+    assert 0 < sum(won) == len(counting) < 12  # some decisions did collide
     assert alias(name) == counting[-1].champion

@@ -63,7 +63,5 @@ def test_concurrent_processes_never_win_on_the_same_state(server: str, repositor
     won = rivals("raced", ["1", "2", "3"], 4, tmp_path / "gate", repository)
     champions = Champions("raced")
     counting = champions._counting()[1:]
-    assert sum(won) == len(counting)
-    assert len(champions._entries()) == 12
-    assert len(counting) < 12
+    assert 0 < sum(won) == len(counting) < 12  # some decisions did collide
     assert client.get_registered_model("raced").aliases[tracking.CHAMPION] == counting[-1].champion
