@@ -118,7 +118,7 @@ class Evaluate(Stage):
     def _write(self, job: "_Job", answers: dict[str, Any]) -> Any:
         from mail.metrics import MetricsReport, slice_expressions, write_predictions
         from mail.metrics.scoring import accumulate
-        from pipelines.metrics_table import print_differences, print_report, summary
+        from pipelines.metrics_table import of_what, print_differences, print_report, summary
 
         predictions = {e: p for answer in answers.values() for e, p in answer.predictions.items()}
         wanted = job.plan.expressions["expr_id"].to_pylist()
@@ -146,7 +146,7 @@ class Evaluate(Stage):
         self._note(report)
         print_report(report)
         if differences is not None:
-            print_differences(differences, str(self.compare))
+            print_differences(differences, str(self.compare), of_what(report))
         for text in job.warnings(answers):
             say(text)
         names = "metrics.json, predictions.jsonl" + (", gallery.html" if self.gallery else "")

@@ -1,5 +1,6 @@
 """Metrics on the screen: one table that says what was counted, one for the slices."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,9 +17,8 @@ COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9"
 def print_report(report: MetricsReport, slices: bool = True) -> None:
     """Prints the figures in points (percent), on standard output."""
     console = Console(highlight=False, width=max(Console().width, 110))
-    store = report.data_store
     table = Table(
-        title=f"{store['name']} / {report.split}, protocol {report.protocol.name}, data store {store['digest'][:12]}",
+        title=of_what(report),
         title_justify="left",
         caption=report.protocol.description,
         caption_justify="left",
@@ -34,14 +34,21 @@ def print_report(report: MetricsReport, slices: bool = True) -> None:
         console.print(_slice_table(report))
 
 
-def print_differences(differences: dict[str, Difference], other: str) -> None:
-    """Prints a paired bootstrap, in points."""
+def of_what(report: MetricsReport) -> str:
+    """What every table says above its numbers; the numbers of expressions are in its rows."""
+    return _of_what(report.data_store, report.split, report.protocol.name)
+
+
+def _of_what(store: Mapping[str, str], split: str, protocol: str) -> str:
+    return f"{store['name']} / {split}, protocol {protocol}, data store {store['digest'][:12]}"
+
+
+def print_differences(differences: dict[str, Difference], other: str, what: str) -> None:
+    """Prints a paired bootstrap, in points; `what` as `of_what` gives it."""
     console = Console(highlight=False, width=max(Console().width, 110))
     first = next(iter(differences.values()))
-    table = Table(
-        title=f"against {other}: paired bootstrap, {first.resamples} resamples of {first.expressions} expressions",
-        title_justify="left",
-    )
+    drawn = f"{first.resamples} resamples of {first.expressions} expressions"
+    table = Table(title=f"{what}\nagainst {other}: paired bootstrap, {drawn}", title_justify="left")
     for name in ("", "this", "other", "difference", f"{first.confidence:.0%} interval", "better in"):
         table.add_column(name, justify="right")
     for name, d in differences.items():
@@ -54,10 +61,9 @@ def print_differences(differences: dict[str, Difference], other: str) -> None:
 def print_comparison(comparison: "Comparison", candidate: str, champion: str | None) -> None:
     """Prints what a promotion was decided by: both versions' figures, or the candidate's where there is no champion."""
     ours, theirs = comparison.candidate.figures, comparison.champion and comparison.champion.figures
-    name, digest = ours["data_store"]["name"], ours["data_store"]["digest"][:12]
     console = Console(highlight=False, width=max(Console().width, 110))
-    title = f"{name} / {comparison.split}, protocol {comparison.protocol}, data store {digest}"
-    table = Table(title=title, title_justify="left")
+    what = _of_what(ours["data_store"], comparison.split, comparison.protocol)
+    table = Table(title=what, title_justify="left")
     for column in ("version", *COLUMNS):
         table.add_column(column, justify="right")
     for number, m in ((candidate, ours), (champion, theirs)):
@@ -66,7 +72,7 @@ def print_comparison(comparison: "Comparison", candidate: str, champion: str | N
             table.add_row(str(number), str(m["expressions"]), *figures)
     console.print(table)
     if comparison.differences:
-        print_differences(comparison.differences, f"version {champion} on {comparison.split}")
+        print_differences(comparison.differences, f"version {champion}", what)
 
 
 def points(value: float | None) -> str:
@@ -85,7 +91,7 @@ def summary(report: MetricsReport) -> str:
 
 
 def _slice_table(report: MetricsReport) -> Table:
-    table = Table(title="slices", title_justify="left")
+    table = Table(title=f"slices of {of_what(report)}", title_justify="left")
     table.add_column("slice", no_wrap=True)
     table.add_column("value", no_wrap=True)
     for name in COLUMNS:

@@ -74,7 +74,7 @@ class Score(Stage):
             score_predictions,
             slice_expressions,
         )
-        from pipelines.metrics_table import print_differences, print_report, summary
+        from pipelines.metrics_table import of_what, print_differences, print_report, summary
 
         protocol, store = get_protocol(self.protocol), DataStore(self.data)
         expressions = store.expressions([self.split])
@@ -104,7 +104,7 @@ class Score(Stage):
         report = MetricsReport.build(accumulator, store=store, split=self.split, slices=slices, extra=extra)
         print_report(report)
         if self.compare:
-            print_differences(differences, self.compare)
+            print_differences(differences, self.compare, of_what(report))
         if self.json:
             report.write_json(self.json)
         if self.per_expression:
