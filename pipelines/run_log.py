@@ -19,18 +19,22 @@ from pipelines.tracking import answers, connect, tracking_uri
 
 EXPERIMENT = "mail-ris"
 RETRY_SECONDS = 5.0
+KEY_TAG = "mail.key"
 
 # This log tries again by itself, and a person who begins a run should not wait for MLflow's own seven tries of 120 s.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
-def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None = None) -> str:
-    """Creates a run, or reopens one that was interrupted, and returns its id.
+def start_run(
+    name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None = None, key: str | None = None
+) -> str:
+    """Creates a run, or finds one that was interrupted, and returns its id.
 
     Args:
         params: nested config; logged flat (`model.num_hidden_layers`).
         tags: digests of what is read, labels.
+        run_id: of the interrupted one. key: a unique word for it, where its id may have been lost.
     """
     from mlflow.entities import Param
 
@@ -38,11 +42,17 @@ def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str], run
         client = connect()
         if run_id is not None and _known(client, run_id):
             return run_id
-        run = client.create_run(experiment(client), run_name=name, tags=dict(tags))
+        where = experiment(client)
+        found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
+        if found:
+            run_id = found[0].info.run_id
+        else:
+            tags = {**tags, KEY_TAG: key} if key else dict(tags)
+            run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
         flat = [Param(k, str(v)[:6000]) for k, v in flatten(params).items()]
         for start in range(0, len(flat), 100):
-            client.log_batch(run.info.run_id, params=flat[start : start + 100])
-    return run.info.run_id
+            client.log_batch(run_id, params=flat[start : start + 100])
+    return run_id
 
 
 def _known(client: Any, run_id: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,18 @@ NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json", CURVES)
 
 @dataclass
 class RunState:
-    """`OUT/run.json`: name, config, MLflow run, number of starts, and the result once there is one."""
+    """`OUT/run.json`: name, config, MLflow run, number of starts, and the result once there is one.
+
+    Attributes:
+        key: made up with the run and noted before MLflow has it, so that a run whose driver was killed in between is
+            found again instead of made twice.
+    """
 
     folder: str
     name: str
     config: dict[str, Any] | None = None
     run_id: str | None = None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
     starts: int = 0
     finished: bool = False
     result: dict[str, Any] = field(default_factory=dict)
@@ -83,10 +90,16 @@ class RunState:
                 "another --name"
             )
 
-    def begin(self, config: dict[str, Any], run_id: str) -> None:
+    def begin(self, config: dict[str, Any]) -> None:
         """Notes a new start."""
-        self.config, self.run_id, self.starts, self.finished = config, run_id, self.starts + 1, False
+        self.config, self.starts, self.finished = config, self.starts + 1, False
         self._write()
+
+    def recorded_as(self, run_id: str) -> None:
+        """Notes the MLflow run."""
+        if run_id != self.run_id:
+            self.run_id = run_id
+            self._write()
 
     def export_model(self, lineage: dict[str, Any], proposer: str | None) -> str:
         """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it."""

@@ -233,8 +233,9 @@ class Train(Stage):
             say(line)
         if start is not None:
             say(f"going on from {start.address}")
-        run_id, log = self._open_log(run, state.run_id)
-        state.begin(run.config, run_id)
+        state.begin(run.config)
+        run_id, log = self._open_log(run, state)
+        state.recorded_as(run_id)
         lineage = run.lineage(run_id)
         try:
             last, scores = self._fit(run, state, self._job(run, state, lineage), log, validated)
@@ -272,11 +273,11 @@ class Train(Stage):
             state.finish(state.result | {"recorded": True}, self.keep_checkpoints)
             say("MLflow has the whole record now")
 
-    def _open_log(self, run: "RunPlan", run_id: str | None) -> tuple[str, "RunLog"]:
+    def _open_log(self, run: "RunPlan", state: "RunState") -> tuple[str, "RunLog"]:
         from pipelines.run_log import RunLog, start_run
 
         parent = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
-        run_id = start_run(self.name, run.config, run.tags() | parent, run_id)
+        run_id = start_run(self.name, run.config, run.tags() | parent, state.run_id, state.key)
         return run_id, RunLog(run_id, say)
 
     def _log_samples(self, run: "RunPlan", log: "RunLog", model_dir: str) -> None:

@@ -79,6 +79,12 @@ def test_curves_are_logged_once_though_steps_come_again(mlflow_here):
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_run_whose_id_was_lost_is_found_by_its_key(mlflow_here):
+    first = start_run("lost", {"a": 1}, {}, key="0123")
+    assert start_run("lost", {"a": 1}, {}, key="0123") == first
+    assert start_run("lost", {"a": 1}, {}, key="4567") != first
+
+
 def test_what_is_sent_twice_is_stored_once(mlflow_here):
     log = RunLog(start_run("twice", {}, {}))
     record = {"step": 1, "time": 1700000000.5, "loss": 0.5}

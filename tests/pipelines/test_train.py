@@ -176,7 +176,7 @@ def test_a_finished_run_is_not_trained_again(train, capsys):
 
 
 def test_an_interrupted_run_wants_resume(train, tmp_path):
-    RunState.open("runs/micro", "micro").begin({"preset": "tiny"}, "run")
+    RunState.open("runs/micro", "micro").begin({"preset": "tiny"})
     with pytest.raises(UserError, match="has 0 steps: go on with --resume"):
         train().run()
 
