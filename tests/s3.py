@@ -11,6 +11,10 @@ import boto3
 import pytest
 
 BUCKET = "bucket"
+SLOW_DOWN = (  # as long as S3's own, which is longer than many a piece of a file that is asked for
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.'
+    b"</Message><RequestId>" + b"0" * 16 + b"</RequestId><HostId>" + b"0" * 76 + b"</HostId></Error>"
+)
 
 
 @contextlib.contextmanager
@@ -70,7 +74,7 @@ def unreliable(
                 return
             body = self.rfile.read(length)
             if fault in ("500", "503"):
-                self.answer(int(fault), {}, b"<Error><Code>SlowDown</Code></Error>" if fault == "503" else b"")
+                self.answer(int(fault), {}, SLOW_DOWN if fault == "503" else b"")
                 return
             upstream = http.client.HTTPConnection(host, timeout=30)
             headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
