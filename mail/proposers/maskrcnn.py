@@ -5,6 +5,7 @@ for generated scenes and CPUs.
 """
 
 import io
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -25,6 +26,10 @@ from mail.proposals import Proposals
 from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
 from mail.proposers.paste import Detections
 
+OLDER_NAMES = (
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"backbone.fpn.\1_blocks.\2.0.\3"),
+)
 DETECTIONS_PER_PROPOSAL = 1.5  # detections that get a mask, before duplicates are removed
 
 
@@ -72,6 +77,17 @@ def load_initial_weights(network: MaskRCNN, path: str) -> dict[str, int]:
     return {"loaded": len(fitting), "kept": len(own) - len(fitting)}
 
 
+def current_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A detector's tensors under the names of today's torchvision; weights published before 0.13 have older ones."""
+    renamed = {}
+    for name, tensor in state.items():
+        for old, new in OLDER_NAMES:
+            name = re.sub(old, new, name)
+        name = re.sub(r"mask_fcn(\d+)\.(?=weight|bias)", lambda m: f"{int(m[1]) - 1}.0.", name)
+        renamed[name] = tensor
+    return renamed
+
+
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
     """Tensors by name of a .safetensors or .pth file, local or s3://.
 
@@ -88,7 +104,7 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
             state = safetensors.torch.load(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return dict(state.get("model", state))
+        return current_names(dict(state.get("model", state)))
     except Exception as error:  # safetensors and pickle each have their own
         raise UserError(f"{path} is not a state dict of tensors: {str(error).splitlines()[0]}") from None
 

@@ -10,7 +10,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskR
 
 from mail.errors import UserError
 from mail.proposers.folder import NetworkConfig
-from mail.proposers.maskrcnn import build_network, read_state_dict
+from mail.proposers.maskrcnn import build_network, current_names, read_state_dict
 
 WEIGHTS: dict[str, Any] = {
     "r50-fpn": MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -40,7 +40,7 @@ def coco_mask_rcnn(
     )
     if path is None:
         try:
-            state = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            state = current_names(published.get_state_dict(progress=False, check_hash=True, weights_only=True))
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"{published.url} could not be fetched ({error}): download it where there is a network, and give the "
