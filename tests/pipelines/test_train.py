@@ -157,7 +157,8 @@ def test_accumulation_does_not_change_the_result(train):
 
 
 @pytest.mark.soak
-def test_a_compiled_network_computes_the_same(train):
+def test_a_compiled_network_computes_the_same(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     plain, compiled = train(name="plain").run(), train(name="compiled", compile=True).run()
     assert compiled["last"]["loss"] == pytest.approx(plain["last"]["loss"], abs=1e-4)
     assert weights(compiled["model"]).keys() == weights(plain["model"]).keys()

@@ -85,7 +85,7 @@ def test_a_study_goes_on_and_its_trials_are_children_of_one_run(ray_cluster, box
 
     with pytest.raises(UserError, match="go on with --resume"):
         study(boxes).run()
-    with pytest.raises(UserError, match="has another trials"):
+    with pytest.raises(UserError, match="cannot go on with another trials"):
         study(boxes, trials=4, resume=True).run()
     again = study(boxes, resume=True).run()
     assert again["run_id"] == result["run_id"]
