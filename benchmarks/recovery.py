@@ -100,6 +100,7 @@ def main() -> None:
         (worker,) = train_workers(training.process.pid)
         os.kill(worker, signal.SIGKILL)
         result["worker"] = lost(training, time.monotonic(), before)
+        print(json.dumps(result), flush=True)
 
         before = training.next("step", before["step"] + 2 * args.checkpoint_every)
         training.process.kill()

@@ -177,7 +177,7 @@ class Tune(Train):
             reason = next((t["error"] for t in trials if t["error"]), "no trial came to a validation")
             raise UserError(f"no trial of study {self.name} has a score: {reason}")
         best = trials[0]
-        _end_children(run_id)
+        _end_children(run_id, {f"{self.name}-{t['trial']}" for t in trials if t["error"] is None})
         log = RunLog(run_id, say)
         log.metrics([{"step": 0, self.metric: best["score"]}], "best/")
         log.tags({f"best.{k}": v for k, v in flatten(best["options"]).items()} | {"best.trial": best["trial"]})
@@ -310,13 +310,13 @@ def _trial(config: dict[str, Any], stage: Tune, address: str, run_id: str, track
     validated({"step": result["steps"], **result["validation"]})
 
 
-def _end_children(run_id: str) -> None:
-    """Marks trials that were ended early as what they are: their processes were stopped, they cannot do it."""
+def _end_children(run_id: str, names: set[str]) -> None:
+    """Marks trials that were ended early as what they are: stopped processes say that they failed, or nothing."""
     from pipelines.tracking import connect
 
     client = connect()
     experiment = client.get_run(run_id).info.experiment_id
     for child in client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'", max_results=1000):
-        if child.info.status == "RUNNING":
+        if child.info.status != "FINISHED" and child.info.run_name in names:
             client.set_tag(child.info.run_id, "ended_early", "true")
             client.set_terminated(child.info.run_id, "FINISHED")
