@@ -234,7 +234,7 @@ def proposals_of(units: "Sequence[WorkUnit]", config: Precompute, pool: Pool) ->
         batch_size=pool.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(size=pool.actors),
+        compute=ActorPoolStrategy(size=min(pool.actors, len(plan))),
         num_cpus=pool.cpus_per_actor,
         num_gpus=1 if pool.on_gpu else None,
     )

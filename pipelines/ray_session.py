@@ -28,6 +28,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_VISIBLE_DEVICES alone; else it warns
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "180")  # its API server starts even without a dashboard
+if os.environ.get("MAIL_RAY_LOGS") != "1":
+    # Ray's C++ part writes to the terminal, past every Python logger, also of what Ray Data does in every run (an actor
+    # whose arguments lie in the object store)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
 START_ATTEMPTS = 5
@@ -63,7 +67,8 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         unexpected = error is not None and not isinstance(error, UserError | KeyboardInterrupt | SystemExit)
         if unexpected and self._log_folder is not None:
-            print(f"Ray's logs are in {self._log_folder}", file=sys.stderr)
+            hint = "MAIL_RAY_LOGS=1 shows and keeps more"
+            print(f"Ray's logs are in {self._log_folder} ({hint})", file=sys.stderr)
         self.close(keep_logs=unexpected)
 
 
