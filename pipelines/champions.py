@@ -13,6 +13,7 @@ import json
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,24 @@ class Reign:
     history: tuple[str, ...] = ()
     settled: bool = True
     token: str = field(default="", repr=False)
+
+
+def _surely(write: Callable[..., None], *arguments: Any) -> None:
+    """Writes what may be written twice: the database is busy, or refuses the second of two equal writes at a time."""
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(ATTEMPTS):
+        try:
+            write(*arguments)
+            return
+        except MlflowException:
+            if attempt == ATTEMPTS - 1:
+                raise
+            _pause(attempt)
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
 
 
 class Champions:
@@ -89,8 +108,8 @@ class Champions:
     def settle(self, reign: Reign) -> Reign:
         """Lets the alias follow a counting entry, or a newer one if there is; returns the newest."""
         while True:
-            self.client.set_registered_model_alias(self.name, tracking.CHAMPION, reign.champion)
-            self.client.set_model_version_tag(self.log, str(reign.number), "settled", "true")
+            _surely(self.client.set_registered_model_alias, self.name, tracking.CHAMPION, reign.champion)
+            _surely(self.client.set_model_version_tag, self.log, str(reign.number), "settled", "true")
             newest = self._counting()[-1]
             if newest.number == reign.number:
                 return newest
@@ -105,7 +124,7 @@ class Champions:
                 self.client.create_model_version(self.log, f"{tracking.SCHEME}{self.name}/{version}", tags=tags)
                 break
             except MlflowException:
-                time.sleep(random.uniform(0.1, 0.5) * 2**attempt)
+                _pause(attempt)
                 if any(e.tags.get("token") == token for e in self._entries()):
                     break
                 if attempt == ATTEMPTS - 1:

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mail.errors import UserError
 from pipelines import tracking
-from pipelines.champions import Champions
+from pipelines.champions import Champions, Reign
 from pipelines.models import champion, rollback
 from tests.registry import rivals
 
@@ -87,6 +89,25 @@ champions.append(champions.current(), "3", ())
     assert alias(name) is None
     assert Champions(name).current().champion == "3"
     assert alias(name) == "3"
+
+
+def test_several_readers_may_finish_the_same_promotion_at_once(name: str):
+    champions = Champions(name)
+    champions._ensure_log()
+    for number in range(4):  # each time nobody has set the alias yet
+        tags = {"after": str(number), "champion": "123"[number % 3], "history": "[]", "token": str(number)}
+        written = champions._create(tags["champion"], tags, tags["token"])
+        assert written is not None
+        together = threading.Barrier(4)
+
+        def settle(reign: Reign = written, barrier: threading.Barrier = together) -> Reign:
+            barrier.wait()
+            return Champions(name).settle(reign)
+
+        with ThreadPoolExecutor(4) as pool:
+            settled = [future.result() for future in [pool.submit(settle) for _ in range(4)]]
+        assert {s.number for s in settled} == {number + 1}
+        assert alias(name) == tags["champion"]
 
 
 def test_an_alias_moved_by_hand_is_respected_and_can_be_rolled_back(name: str):
