@@ -10,12 +10,14 @@ and no open job port, its own access token, a bounded object store, and keeps it
 """
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -147,9 +149,25 @@ def _start_in(folder: Path, num_cpus: int) -> None:
     }
     if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < LARGE_MACHINE_BYTES:
         settings["object_store_memory"] = OBJECT_STORE_BYTES
-    ray.init(**settings)
+    with contextlib.nullcontext() if verbose else _stderr_to(folder / "start.log"):
+        ray.init(**settings)
     if not verbose:
         _quiet_data()
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Also what the C++ part of Ray writes: while it starts, it tells the terminal that it will be quiet."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def _usable_cpus() -> int:
