@@ -32,12 +32,14 @@ class MailConfig(PretrainedConfig):
         paste: add the instances' output tokens to the pixels that they cover, before the decoder.
         selection: head and loss that say which proposal the expression means.
         direct: the selected masks feed the mask logits directly.
+        pixels_alone: beside a direct path, a second voice of the pixel decoder that needs no proposal.
 
     Decoder:
         decoder_stride: canvas pixels per cell of the decoder's features.
         decoder_dim, stem_dim: channels of the decoder and of the shallow pixel stem.
 
     Losses: `loss_mask_bce`, `loss_mask_dice`, `loss_selection`, `loss_no_target` are the weights of the terms;
+        `loss_alone` that of both mask losses of the pixel decoder's second voice;
         selection_min_iou: below this IoU of the best proposal the null slot is the right choice.
     """
 
@@ -71,6 +73,7 @@ class MailConfig(PretrainedConfig):
     paste: bool = True
     selection: bool = True
     direct: bool = True
+    pixels_alone: bool = True
 
     decoder_stride: int = 4
     decoder_dim: int = 128
@@ -78,6 +81,7 @@ class MailConfig(PretrainedConfig):
 
     loss_mask_bce: float = 1.0
     loss_mask_dice: float = 1.0
+    loss_alone: float = 0.5
     loss_selection: float = 0.5
     loss_no_target: float = 0.1
     selection_min_iou: float = 0.5

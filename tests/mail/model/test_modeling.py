@@ -137,9 +137,19 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     item = {"image": processor.encode_image(IMAGE), "proposals": processor.encode_proposals(found)}
     item |= {"texts": processor.encode_texts(TEXTS[:1]), "targets": processor.encode_targets(found.rles[:1], found)}
     output = model(**processor.collate([item]))
-    weights = {"mask_bce": 2.0, "mask_dice": 1.0, "selection": 0.25, "no_target": 0.1}
+    weights = {"mask_bce": 2.0, "mask_dice": 1.0, "alone": 0.5, "selection": 0.25, "no_target": 0.1}
     assert set(output.losses) == set(weights)
     assert torch.isclose(output.loss, sum(weights[k] * v for k, v in output.losses.items()))
+
+
+def test_without_proposals_the_pixel_decoder_speaks_alone():
+    model, processor = network()
+    without = model(**processor(IMAGE, TEXTS, proposals(0)))
+    assert torch.equal(without.mask_logits, without.alone_logits)
+    found = model(**processor(IMAGE, TEXTS, proposals(4)))
+    selected = found.selection_logits.argmax(-1) > 0
+    same = (found.mask_logits == found.alone_logits).flatten(1).all(1)
+    assert torch.equal(same, ~selected)
 
 
 def test_saved_network_and_processor_come_back_the_same(tmp_path):
