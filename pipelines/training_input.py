@@ -22,7 +22,7 @@ from mail.training.input import TrainingInput
 from mail.training.step import TrainingBatch
 
 TASK_BYTES = 24 * 2**20  # about what a task makes: large enough to hide Ray's cost per task, small enough to start soon
-TASKS_PER_PIPELINE = 1024  # steps are listed in pipelines of at most so many tasks
+TASKS_PER_PIPELINE = 256  # steps are listed in pipelines of at most so many tasks
 STORE_BYTES = 256 * 2**20  # object store memory in use per worker
 LOOP_SECONDS = 0.05  # between two looks of Ray Data's scheduler at what its tasks have done
 
@@ -100,7 +100,9 @@ def _pipeline(
             yield from _build(shared, first, min(first + per_task, stop), rank, world, micro)
 
     with DataContext.current(context):  # a dataset keeps the context that it was made in
-        data = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
+        # a block for each task, made here: reading a range would take a task of its own, and a look, for each number
+        numbers = [pa.table({"id": [number]}) for number in range(tasks)]
+        data = ray.data.from_arrow(numbers).map_batches(
             build,
             batch_size=1,
             batch_format="pyarrow",

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_ray_data_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
     built = list(batches(*made, 3, 14, rank=1, world=2, micro=3))
     for one, two in zip(carried, built, strict=True):
         assert_same(one, two)
+
+
+@pytest.mark.cluster
+def test_the_first_batch_of_a_long_run_does_not_wait_for_the_list_of_all(ray_cluster, made):
+    begun = time.monotonic()
+    stream = ray_batches(ray.put(made), 0, 100_000, transport=Transport(steps_per_task=8, cpus=1))
+    assert next(stream).plan.step == 0
+    stream.close()
+    assert time.monotonic() - begun < 40  # a second task for each of the first would take minutes
 
 
 @pytest.mark.cluster
