@@ -13,7 +13,7 @@ from mail.model.configuration import MailConfig
 
 
 class Decoded(NamedTuple):
-    """Logits: `mask` (N, R, R); `alone` (N, R, R), what the pixel decoder says without a proposal, None where it has one
+    """Logits: `mask` (N, R, R); `alone` (N, R, R), what the pixel decoder says without a proposal, None if it has one
     voice only; `selection` (N, 1 + K), the null slot first, or None; `no_target` (N,)."""
 
     mask: Tensor
