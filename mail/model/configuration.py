@@ -73,7 +73,7 @@ class MailConfig(PretrainedConfig):
     paste: bool = True
     selection: bool = True
     direct: bool = True
-    pixels_alone: bool = True
+    pixels_alone: bool = False
 
     decoder_stride: int = 4
     decoder_dim: int = 128

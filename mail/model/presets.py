@@ -75,7 +75,7 @@ def vilt_b16() -> MailConfig:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(config=tiny, learning_rate=1e-3, warmup_fraction=0.05, steps=1100, expressions_per_image=3),
+    "tiny": Preset(config=tiny, learning_rate=1e-3, warmup_fraction=0.05, steps=1400, expressions_per_image=3),
     "vilt-b32": Preset(
         config=vilt_b32,
         pretrained="dandelin/vilt-b32-mlm",

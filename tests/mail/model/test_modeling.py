@@ -132,7 +132,7 @@ def test_losses_are_finite_on_empty_everything(modality, autocast):
 
 
 def test_loss_is_the_weighted_sum_of_its_terms():
-    model, processor = network(loss_mask_bce=2.0, loss_selection=0.25)
+    model, processor = network(pixels_alone=True, loss_mask_bce=2.0, loss_selection=0.25)
     found = proposals(3)
     item = {"image": processor.encode_image(IMAGE), "proposals": processor.encode_proposals(found)}
     item |= {"texts": processor.encode_texts(TEXTS[:1]), "targets": processor.encode_targets(found.rles[:1], found)}
@@ -143,7 +143,7 @@ def test_loss_is_the_weighted_sum_of_its_terms():
 
 
 def test_without_proposals_the_pixel_decoder_speaks_alone():
-    model, processor = network()
+    model, processor = network(pixels_alone=True)
     without = model(**processor(IMAGE, TEXTS, proposals(0)))
     assert torch.equal(without.mask_logits, without.alone_logits)
     found = model(**processor(IMAGE, TEXTS, proposals(4)))
