@@ -216,6 +216,7 @@ class Demo(Stage):
             split=SPLITS,
             data=str(self.out / "store"),
             masks=str(self.out / "masks"),
+            evaluations=(self.out / "evaluations",),
             out=self.out / "promotions",
             workers=0,
         ).run()

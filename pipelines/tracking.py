@@ -135,8 +135,8 @@ def _quiet(logger: str) -> Iterator[None]:
     logging.getLogger(logger).setLevel(logging.ERROR)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        with warnings.catch_warnings():  # advice about type hints and examples: the signature is given
-            warnings.simplefilter("ignore")
+        # advice about type hints and examples: the signature is given. Recorded, for MLflow sets filters of its own
+        with warnings.catch_warnings(record=True):
             yield
     finally:
         logging.getLogger(logger).setLevel(level)

@@ -120,7 +120,7 @@ class TrainProposer(Stage):
         training = self._claim(job)
         for reason, count in chosen.excluded.items():
             say(f"excluded: {count} images of {reason}")
-        if chosen.excluded:
+        if chosen.left_out < sum(chosen.excluded.values()):
             say(f"excluded: {chosen.left_out} images in all, as some have several reasons")
         say(
             f"training {self.preset} on {len(job.train)} images ({chosen.namespace}/...), {len(job.held_out)} held "

@@ -16,6 +16,16 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _tracking_store_of_its_own() -> Iterator[None]:
+    """`mlflow.set_tracking_uri` leaves its address in the environment, where the next test would find it."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with 2 CPUs, shared by every test that needs one (starting it takes 8 s)."""
