@@ -83,7 +83,7 @@ def main() -> None:
         "mean_run_length_bytes": round(float(np.mean([len(s) for s in strings]))),
         "seconds_run_lengths": round(on_run_lengths, 3),
         "seconds_decoding": round(by_numpy, 3),
-        "speedup": round(speedup, 1),
+        "ratio": round(speedup, 1),
         "equal": True,
         "mIoU": measure(candidate).mIoU,
         "bootstrap_resamples": options.resamples,

@@ -59,7 +59,13 @@ def plan(uri: str, rows: int, new: int) -> dict[str, float]:
     pending = MaskTable(uri).pending(wanted, PROPOSER_ID)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rows": rows, "pending": len(pending), "plan_seconds": round(seconds, 1), "peak_GiB": round(peak, 2)}
+    return {
+        "benchmark": "plan_masks",
+        "rows": rows,
+        "pending": len(pending),
+        "plan_seconds": round(seconds, 1),
+        "peak_GiB": round(peak, 2),
+    }
 
 
 def main() -> None:
