@@ -1,0 +1,122 @@
+"""Several data stores as one to train on, such that nothing is trained on that any of them evaluates on.
+
+RefCOCO, RefCOCO+ and RefCOCOg take their photos from the same pool and split it differently: an image of one's training
+split may be of another's test split. In the mixture an image that is an evaluation image of any of the stores has lost
+its training expressions, of whichever store.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from mail.data.ingest import Progress
+from mail.data.store import DataStore, DataStoreWriter
+from mail.errors import UserError
+from mail.leakage import is_evaluation_split
+
+
+@dataclass
+class Mixture:
+    """What a mixture holds, and what it had to leave out.
+
+    Attributes:
+        left_out: (store with the training expressions, store and split that evaluate on their image) -> (images,
+            training expressions); an image that several splits evaluate on is counted with each.
+        images, expressions: training images and expressions left out in all.
+    """
+
+    store: DataStore
+    left_out: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    images: int = 0
+    expressions: int = 0
+
+
+def evaluation_images(stores: Sequence[DataStore]) -> dict[str, set[str]]:
+    """Image id -> "STORE SPLIT" of every evaluation split that it is in."""
+    found: dict[str, set[str]] = {}
+    for store in stores:
+        splits = [s for s in store.splits if is_evaluation_split(s)]
+        if splits:
+            table = store.expressions(splits, ["image_id", "split"])
+            for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+                found.setdefault(image_id, set()).add(f"{store.name} {split}")
+    return found
+
+
+def mix(
+    stores: Sequence[DataStore],
+    out: str,
+    name: str,
+    held_out: Sequence[DataStore] = (),
+    prepared_with: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Mixture:
+    """Writes a new store with the images and expressions of all `stores`.
+
+    Args:
+        held_out: stores whose evaluation images must not be trained on either, though they are not part of it.
+
+    Raises:
+        UserError: fewer than two stores, two of the same name, an id that means two different things, or nothing is
+            left to train on.
+    """
+    names = [store.name for store in stores]
+    if len(stores) < 2:
+        raise UserError("a mixture needs at least two data stores")
+    if doubled := sorted(n for n, count in Counter(names).items() if count > 1):
+        raise UserError(f"two of the data stores are called {doubled[0]}: their expressions could not be told apart")
+    writer = DataStoreWriter(out, name)
+    evaluated = evaluation_images([*stores, *held_out])
+    lost: dict[tuple[str, str], Counter[str]] = {}
+    everything: Counter[str] = Counter()
+    trains = False
+    total, done = sum(store.manifest["image_count"] for store in stores), 0
+    merged = heapq.merge(*(_images(store) for store in stores), key=lambda item: item[0])
+    for image_id, group in groupby(merged, key=lambda item: item[0]):
+        rows: list[dict[str, Any]] = []
+        image: dict[str, Any] = {}
+        for _, store_name, image, expressions in group:
+            done += 1
+            for row in expressions:
+                if is_evaluation_split(row["split"]) or image_id not in evaluated:
+                    rows.append(row)
+                    continue
+                everything[image_id] += 1
+                for where in evaluated[image_id]:
+                    lost.setdefault((store_name, where), Counter())[image_id] += 1
+            if rows:  # an image with other bytes under the same id is refused by the writer
+                writer.add_image(**image)
+        for row in rows:
+            writer.add_expression(**row)
+        trains = trains or any(not is_evaluation_split(row["split"]) for row in rows)
+        if progress is not None:
+            progress(done, total)
+    if not trains:
+        raise UserError("nothing is left to train on: every training image is an evaluation image of one of the stores")
+    sources = [{"path": s.uri, "sha256": s.digest, "bytes": sum(f.bytes for f in s.image_files)} for s in stores]
+    store = writer.finish(sources, prepared_with)
+    counts = {key: (len(images), sum(images.values())) for key, images in sorted(lost.items())}
+    return Mixture(store, counts, len(everything), sum(everything.values()))
+
+
+def _images(store: DataStore) -> Iterator[tuple[str, str, dict[str, Any], list[dict[str, Any]]]]:
+    """(image id, name of the store, fields of the image, its expressions), sorted by image id."""
+    table = store.expressions()  # as large as the writer's own copy: texts and run lengths, no pixels
+    expressions = (row for batch in table.to_batches(max_chunksize=1024) for row in batch.to_pylist())
+    grouped = groupby(expressions, key=lambda row: row["image_id"])
+    waiting = next(grouped, None)
+    previous = ""
+    fields = ["image_id", "file_name", "image", "height", "width"]
+    for batch in store.images(fields):
+        for image in batch.to_pylist():
+            if image["image_id"] <= previous:
+                raise UserError(f"{store.uri} is not sorted by image id ({image['image_id']}): prepare it again")
+            previous = image["image_id"]
+            own = []
+            if waiting is not None and waiting[0] == image["image_id"]:
+                own = list(waiting[1])
+                waiting = next(grouped, None)
+            yield image["image_id"], store.name, image, own
