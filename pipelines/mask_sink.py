@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mail.data.commit_log import Commit, MaskFile
     from mail.data.mask_table import MaskTable
 
-FILE_BYTES = 4 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
+FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
 FIRST_COMMIT_SECONDS = 5.0
 PROGRESS_SECONDS = 5.0
 
