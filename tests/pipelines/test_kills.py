@@ -141,6 +141,7 @@ def mlflow(tmp_path, monkeypatch) -> Iterator[MLflow]:
         server.end()
 
 
+@pytest.mark.soak
 def test_a_server_that_was_away_in_the_middle_misses_nothing(mlflow, boxes, monkeypatch, capsys):
     monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.5)
     monkeypatch.setenv("MAIL_LOG_FORMAT", "json")

@@ -36,6 +36,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Boxes:
     return make_boxes(tmp_path_factory.mktemp("boxes"), images=48)
 
 
+@pytest.mark.soak
 def test_a_model_is_promoted_compared_and_rolled_back(
     server: str, boxes: Boxes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
