@@ -49,7 +49,7 @@ test: lint
 	$(BIN)/pytest
 
 test-fast: setup
-	$(BIN)/pytest -m "not cluster"
+	$(BIN)/pytest -m "not cluster and not soak"
 
 soak: setup
 	$(BIN)/pytest -m soak
