@@ -56,6 +56,7 @@ def test_mail_names_neither_ray_nor_mlflow_nor_the_stages() -> None:
             assert not roots & {"ray", "mlflow", "pipelines"}, path
 
 
+@pytest.mark.cluster
 def test_importing_all_of_mail_loads_neither_ray_nor_mlflow() -> None:
     names = [module_name(path) for path in MODULES if module_name(path).split(".")[0] == "mail"]
     program = (

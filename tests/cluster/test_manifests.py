@@ -1,5 +1,6 @@
 """What an operator applies and types: manifests fit KubeRay's own schemas, command lines are the parser's."""
 
+import functools
 import json
 import re
 import shlex
@@ -51,6 +52,13 @@ def pods() -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+@functools.cache
+def validator(schema: Path) -> Any:
+    """Of KubeRay's schema of a kind, which has a megabyte and serves many manifests."""
+    content = closed(json.loads(schema.read_text()))
+    return jsonschema.validators.validator_for(content)(content)
+
+
 def closed(schema: Any) -> Any:
     """The schema, with fields that it does not name refused: Kubernetes would drop them without a word."""
     if isinstance(schema, list):
@@ -80,7 +88,7 @@ def test_manifest_fits_the_schema(path: Path) -> None:
     schema = SCHEMAS / f"{manifest['kind'].lower()}.v1.json"
     if not schema.exists():
         pytest.skip(f"KubeRay's schemas are not at {SCHEMAS}")
-    jsonschema.validate(manifest, closed(json.loads(schema.read_text())))
+    validator(schema).validate(manifest)
 
 
 def test_cluster_requires_a_token_and_keeps_work_off_the_head() -> None:

@@ -229,6 +229,7 @@ def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path, capsy
     assert not store.exists()
 
 
+@pytest.mark.cluster
 def test_module_and_console_command_are_the_same(repository: Path) -> None:
     command = Path(sys.executable).with_name("mail-ris")
     arguments = ["prepare", "synthetic", "--out", "nowhere", "--dry-run"]
