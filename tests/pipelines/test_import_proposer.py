@@ -36,6 +36,7 @@ def test_a_mask2former_of_unknown_origin_is_leaky(tmp_path: Path, capsys: pytest
         ImportProposer(weights=str(checkpoint), out=out).plan()
 
 
+@pytest.mark.cluster
 def test_torchvisions_coco_weights_run_as_torchvision_runs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

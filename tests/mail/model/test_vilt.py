@@ -71,6 +71,7 @@ def test_encoder_equals_vilt(height, width, padding):
     assert sorted(distance.argmin(1).tolist()) == list(range(len(my_image)))
 
 
+@pytest.mark.cluster
 def test_encoder_equals_vilt_at_the_real_size():
     torch.manual_seed(0)
     reference = ViltModel(ViltConfig(), add_pooling_layer=False).eval()
