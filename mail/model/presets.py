@@ -108,6 +108,27 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def full_expression(config: MailConfig) -> dict[str, torch.Tensor]:
+    """A batch of zeros: one expression on its own image, with all words and instance slots filled."""
+    side, cells, slots = config.image_size, config.mask_size, config.max_instances
+    words = config.max_text_length
+    batch = {
+        "pixel_values": torch.zeros(1, 3, side, side, dtype=torch.uint8),
+        "pixel_size": torch.full((1, 2), side),
+        "input_ids": torch.zeros(1, words, dtype=torch.long),
+        "attention_mask": torch.ones(1, words, dtype=torch.long),
+    }
+    if config.uses_instances:
+        batch |= {
+            "instance_masks": torch.zeros(1, slots, cells, cells, dtype=torch.uint8),
+            "instance_boxes": torch.zeros(1, slots, 4),
+            "instance_scores": torch.zeros(1, slots),
+            "instance_labels": torch.zeros(1, slots, dtype=torch.long),
+            "instance_valid": torch.ones(1, slots, dtype=torch.bool),
+        }
+    return batch
+
+
 def describe(config: MailConfig) -> dict[str, Any]:
     """Parameters, forward FLOPs and weights in memory of a network, without building its tensors.
 
@@ -120,25 +141,11 @@ def describe(config: MailConfig) -> dict[str, Any]:
 
     with torch.device("meta"):
         model = MailForReferringSegmentation(config)
-        side, cells, slots = config.image_size, config.mask_size, config.max_instances
-        batch = {
-            "pixel_values": torch.zeros(1, 3, side, side, dtype=torch.uint8),
-            "pixel_size": torch.full((1, 2), side),
-            "input_ids": torch.zeros(1, config.max_text_length, dtype=torch.long),
-            "attention_mask": torch.ones(1, config.max_text_length, dtype=torch.long),
-        }
-        if config.uses_instances:
-            batch |= {
-                "instance_masks": torch.zeros(1, slots, cells, cells, dtype=torch.uint8),
-                "instance_boxes": torch.zeros(1, slots, 4),
-                "instance_scores": torch.zeros(1, slots),
-                "instance_labels": torch.zeros(1, slots, dtype=torch.long),
-                "instance_valid": torch.ones(1, slots, dtype=torch.bool),
-            }
+        batch = full_expression(config)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(**batch)
     parameters = sum(p.numel() for p in model.parameters())
-    tokens = config.max_text_length + config.grid**2 + 1 + (slots if config.uses_instance_tokens else 0)
+    tokens = config.max_text_length + config.grid**2 + 1 + (config.max_instances if config.uses_instance_tokens else 0)
     return {
         "parameters": parameters,
         "tokens": tokens,

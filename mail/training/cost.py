@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from mail.model import MailConfig
+from mail.model.presets import full_expression
 
 # dense peaks as NVIDIA's data sheets give them, in operations a second: bf16, and fp32 as torch uses it by default
 PEAKS = {
@@ -48,7 +49,7 @@ def estimate(config: MailConfig, expressions: int, bf16: bool = False) -> Memory
 
     with torch.device("meta"):
         model = MailForReferringSegmentation(config).train()
-        batch = _batch(config)
+        batch = full_expression(config)
         kept: dict[int, int] = {}
         alive = []  # else an address may come again
         own = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -65,23 +66,3 @@ def estimate(config: MailConfig, expressions: int, bf16: bool = False) -> Memory
     parameters = sum(p.numel() for p in model.parameters())
     each = sum(kept.values())
     return Memory(16 * parameters, expressions * (each // 2 if bf16 else each))
-
-
-def _batch(config: MailConfig) -> dict[str, torch.Tensor]:
-    side, cells, slots = config.image_size, config.mask_size, config.max_instances
-    words = config.max_text_length
-    batch = {
-        "pixel_values": torch.zeros(1, 3, side, side, dtype=torch.uint8),
-        "pixel_size": torch.full((1, 2), side),
-        "input_ids": torch.zeros(1, words, dtype=torch.long),
-        "attention_mask": torch.ones(1, words, dtype=torch.long),
-    }
-    if config.uses_instances:
-        batch |= {
-            "instance_masks": torch.zeros(1, slots, cells, cells, dtype=torch.uint8),
-            "instance_boxes": torch.zeros(1, slots, 4),
-            "instance_scores": torch.zeros(1, slots),
-            "instance_labels": torch.zeros(1, slots, dtype=torch.long),
-            "instance_valid": torch.ones(1, slots, dtype=torch.bool),
-        }
-    return batch
