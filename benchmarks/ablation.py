@@ -44,8 +44,8 @@ from pipelines.train import Train
 
 SPLIT = "val"
 SHIFT, MISSING = 0.15, 0.2
-BARE = {"coverage_bias": False, "paste": False, "selection": False, "direct": False}
-BEST = BARE | {"selection": True, "direct": True, "pixels_alone": False}
+BARE = {"attention": "joint", "coverage_bias": False, "paste": False, "selection": False, "direct": False}
+BEST = BARE | {"selection": True, "direct": True}
 DESIGNS: dict[str, dict[str, Any]] = {
     "no masks": {"mask_modality": "none"},
     "masks as channels of the patches": {"mask_modality": "channels"},
@@ -54,7 +54,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "tokens, selection loss": BARE | {"selection": True},
     "tokens, direct path, no selection loss": BEST | {"loss_selection": 0.0},
     "tokens, selection loss, direct path": BEST,
-    "the same, pixels that can do alone": BEST | {"pixels_alone": True},
+    "the same, one-way attention": BEST | {"attention": "one_way"},
     "the same, pasted": BEST | {"paste": True},
     "the same, coverage bias": BEST | {"coverage_bias": True},
     "the same, boxes without Fourier features": BEST | {"geometry_frequencies": 0},

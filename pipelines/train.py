@@ -55,6 +55,8 @@ class ModelOverrides:
     """How instance masks enter the network."""
     max_instances: int | None = None
     """Instance slots; the best-scored proposals are kept."""
+    attention: Literal["joint", "one_way"] | None = None
+    """Whether words and patches attend to instances as well (joint), or instances to them only (one_way)."""
     coverage_bias: bool | None = None
     """Attention bias between an instance and the patches that it covers."""
     paste: bool | None = None
@@ -63,8 +65,6 @@ class ModelOverrides:
     """Head and loss that say which proposal the expression means."""
     direct: bool | None = None
     """Selected masks feed the mask logits directly."""
-    pixels_alone: bool | None = None
-    """A second voice of the pixel decoder that finds the referent without proposals."""
     decoder_dim: int | None = None
     """Channels of the decoder."""
     stem_dim: int | None = None
@@ -73,8 +73,6 @@ class ModelOverrides:
     """Weight of the mask's cross-entropy."""
     loss_mask_dice: float | None = None
     """Weight of the mask's Dice loss."""
-    loss_alone: float | None = None
-    """Weight of both mask losses of the pixel decoder's second voice."""
     loss_selection: float | None = None
     """Weight of the selection loss."""
     loss_no_target: float | None = None

@@ -28,18 +28,18 @@ class MailConfig(PretrainedConfig):
         shape_size: side of the grid in which an instance's shape is described inside its own box.
         geometry_frequencies: octaves of the Fourier features of boxes, shared by patches and instances.
         geometry_init: `normal`, or `zero` to start exactly as the pre-trained encoder.
+        attention: `joint`, every token to every token, or `one_way`: instances attend to words and patches, which
+            attend to each other only, so that nothing but the selection depends on the proposals.
         coverage_bias: attention bias between an instance and the patches that it covers (per head, learned).
         paste: add the instances' output tokens to the pixels that they cover, before the decoder.
         selection: head and loss that say which proposal the expression means.
         direct: the selected masks feed the mask logits directly.
-        pixels_alone: beside a direct path, a second voice of the pixel decoder that needs no proposal.
 
     Decoder:
         decoder_stride: canvas pixels per cell of the decoder's features.
         decoder_dim, stem_dim: channels of the decoder and of the shallow pixel stem.
 
     Losses: `loss_mask_bce`, `loss_mask_dice`, `loss_selection`, `loss_no_target` are the weights of the terms;
-        `loss_alone` that of both mask losses of the pixel decoder's second voice;
         selection_min_iou: below this IoU of the best proposal the null slot is the right choice.
     """
 
@@ -69,11 +69,11 @@ class MailConfig(PretrainedConfig):
     shape_size: int = 16
     geometry_frequencies: int = 6
     geometry_init: str = "zero"
+    attention: str = "joint"
     coverage_bias: bool = True
     paste: bool = True
     selection: bool = True
     direct: bool = True
-    pixels_alone: bool = False
 
     decoder_stride: int = 4
     decoder_dim: int = 128
@@ -81,7 +81,6 @@ class MailConfig(PretrainedConfig):
 
     loss_mask_bce: float = 1.0
     loss_mask_dice: float = 1.0
-    loss_alone: float = 0.5
     loss_selection: float = 0.5
     loss_no_target: float = 0.1
     selection_min_iou: float = 0.5
@@ -93,6 +92,8 @@ class MailConfig(PretrainedConfig):
     def _check(self) -> None:
         if self.mask_modality not in ("none", "channels", "tokens"):
             raise ValueError(f"mask_modality {self.mask_modality!r}: it is none, channels or tokens")
+        if self.attention not in ("joint", "one_way"):
+            raise ValueError(f"attention {self.attention!r}: it is joint or one_way")
         if self.geometry_init not in ("normal", "zero"):
             raise ValueError(f"geometry_init {self.geometry_init!r}: it is normal or zero")
         if self.hidden_size % self.num_attention_heads:

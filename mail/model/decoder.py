@@ -13,22 +13,15 @@ from mail.model.configuration import MailConfig
 
 
 class Decoded(NamedTuple):
-    """Logits: `mask` (N, R, R); `alone` (N, R, R), what the pixel decoder says without a proposal, None if it has one
-    voice only; `selection` (N, 1 + K), the null slot first, or None; `no_target` (N,)."""
+    """Logits: `mask` (N, R, R); `selection` (N, 1 + K), the null slot first, or None; `no_target` (N,)."""
 
     mask: Tensor
-    alone: Tensor | None
     selection: Tensor | None
     no_target: Tensor
 
 
 class PixelDecoder(nn.Module):
-    """Patch tokens and shallow pixel features to mask logits, in one or two voices.
-
-    Beside a direct path the pixels only have to mend a proposal's mask, and learn no more than that. A second voice,
-    with the same features and a query of its own, is trained to find the referent alone, and speaks where no proposal
-    fits.
-    """
+    """Patch tokens and shallow pixel features to mask logits."""
 
     def __init__(self, config: MailConfig):
         super().__init__()
@@ -38,14 +31,13 @@ class PixelDecoder(nn.Module):
         self.skip = nn.Conv2d(config.stem_dim, c, 1)
         self.fuse = nn.Sequential(nn.GroupNorm(1, c), nn.GELU(), nn.Conv2d(c, c, 3, padding=1))
         self.out_norm = nn.GroupNorm(1, c)
-        self.voices = 2 if config.uses_instance_tokens and config.direct and config.pixels_alone else 1
-        self.query = nn.Linear(d, self.voices * (c + 1))
+        self.query = nn.Linear(d, c + 1)
         self.paste = nn.Linear(d, c) if config.uses_instance_tokens and config.paste else None
 
     def forward(
         self, patches: Tensor, sentence: Tensor, stem: Tensor, instances: Tensor | None, coverage: Tensor | None
     ) -> Tensor:
-        """Mask logits (N, V, D, D): beside a proposal and, as a second voice, alone.
+        """Mask logits (N, D, D).
 
         Args:
             patches: (N, P, d); sentence: (N, d); stem: (N, stem_dim, D, D).
@@ -61,9 +53,9 @@ class PixelDecoder(nn.Module):
             features = features + torch.einsum("nkc,nkhw->nchw", self.paste(instances), coverage.to(features.dtype))
         features = features + self.fuse(features)
         features = F.gelu(self.out_norm(features))
-        query = self.query(sentence).view(n, self.voices, -1)
-        logits = torch.einsum("nvc,nchw->nvhw", query[..., :-1], features) * query.shape[-1] ** -0.5
-        return logits + query[..., -1, None, None]
+        query = self.query(sentence)
+        logits = torch.einsum("nc,nchw->nhw", query[:, :-1], features) * query.shape[1] ** -0.5
+        return logits + query[:, -1, None, None]
 
 
 class SelectionHead(nn.Module):
@@ -125,34 +117,26 @@ class Decoder(nn.Module):
         coarse = None
         if masks is not None and self.pixels.paste is not None:
             coarse = F.adaptive_avg_pool2d(masks, stem.shape[-1])
-        voices = self.pixels(patches, sentence, stem, instances, coarse).float()
-        voices = F.interpolate(voices, size=(size, size), mode="bilinear", align_corners=False)  # (N, V, R, R)
-        logits, alone = voices[:, 0], voices[:, 1] if voices.shape[1] == 2 else None
+        logits = self.pixels(patches, sentence, stem, instances, coarse)[:, None].float()
+        logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
         selection = None
         if self.selection is not None and instances is not None and masks is not None and valid is not None:
             selection = self.selection(instances, sentence, valid).float()
             if self.direct_gain is not None:
-                share = self.shares(selection)
-                if alone is not None:
-                    null = share[:, :1, None]
-                    logits = null * alone + (1 - null) * logits
-                logits = logits + self.direct_path(share[:, 1:], masks)
-        elif alone is not None:
-            logits = alone
-        return Decoded(logits, alone, selection, self.no_target(sentence).float().squeeze(-1))
+                logits = logits + self.direct_path(selection, masks)
+        return Decoded(logits, selection, self.no_target(sentence).float().squeeze(-1))
 
-    def shares(self, selection: Tensor) -> Tensor:
-        """(N, 1 + K) logits -> how much of the answer each slot makes up.
+    def direct_path(self, selection: Tensor, masks: Tensor) -> Tensor:
+        """Logits (N, R, R) of the selected mask; silent when the null slot is selected.
 
-        In training the distribution that the selection expects, which has a gradient; afterwards the likeliest slot
+        In training the mixture of masks that the selection expects, which has a gradient; afterwards the likeliest one
         alone: between two candidates half of each would be right for neither.
         """
-        share = selection.softmax(-1)
-        return share if self.training else F.one_hot(share.argmax(-1), share.shape[-1]).to(share.dtype)
-
-    def direct_path(self, share: Tensor, masks: Tensor) -> Tensor:
-        """Logits (N, R, R) of the selected masks: shares (N, K), masks (N, K, R, R); silent where all shares are 0."""
         assert self.direct_gain is not None
+        share = selection.softmax(-1)
+        if not self.training:
+            share = F.one_hot(share.argmax(-1), share.shape[-1]).to(share.dtype)
+        share = share[:, 1:]  # (N, K)
         inside = torch.einsum("nk,nkhw->nhw", share, masks.float())
         some = share.sum(-1)[:, None, None]
         return self.direct_gain * (2 * inside - some)

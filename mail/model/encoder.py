@@ -52,6 +52,7 @@ class Encoder(nn.Module):
     Attributes:
         coverage_gain: (heads,) how much an instance and the patches under it attend to each other beforehand;
             zero at the start, so that the pre-trained encoder is unchanged.
+        one_way: instances attend to everything, words and patches to each other only.
     """
 
     def __init__(self, config: MailConfig):
@@ -60,9 +61,10 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         biased = config.uses_instance_tokens and config.coverage_bias
         self.coverage_gain = nn.Parameter(torch.zeros(config.num_attention_heads)) if biased else None
+        self.one_way = config.attention == "one_way"
 
     def forward(self, tokens: Tensor, valid: Tensor, coverage: Tensor | None = None, first_patch: int = 0) -> Tensor:
-        """Encodes a sequence whose last K tokens are instances (if `coverage` is given).
+        """Encodes a sequence whose last K tokens are instances (if `coverage` is given; K = 0 without).
 
         Args:
             tokens: (N, L, d).
@@ -71,24 +73,49 @@ class Encoder(nn.Module):
             first_patch: position of the first patch in the sequence.
 
         Returns:
-            (N, L, d) after the final norm. Outputs at padded positions mean nothing.
+            (N, L, d) after the final norm; zero at padded positions.
         """
+        whole = tokens.shape
         bias = self.attention_bias(tokens, valid, coverage, first_patch)
+        order = without_padding(valid)
+        if order is not None:
+            tokens = tokens.take_along_dim(order[..., None], 1)
+            bias = bias.take_along_dim(order[:, None, :, None], 2).take_along_dim(order[:, None, None], 3)
         for block in self.blocks:
             tokens = block(tokens, bias)
-        return self.norm(tokens)
+        tokens = self.norm(tokens)
+        if order is not None:
+            tokens = tokens.new_zeros(whole).scatter(1, order[..., None].expand(-1, -1, whole[2]), tokens)
+        return tokens * valid[..., None].to(tokens.dtype)
 
     def attention_bias(self, tokens: Tensor, valid: Tensor, coverage: Tensor | None, first_patch: int) -> Tensor:
+        """What is added to the attention's logits, (N, heads, L, L), or a mask (N, 1, L, L), True where it may look."""
         n, length = valid.shape
-        if coverage is None or self.coverage_gain is None:
-            return valid[:, None, None, :].expand(n, 1, length, length)
+        may_look = valid[:, None, None, :].expand(n, 1, length, length)
+        if coverage is None:
+            return may_look
         slots, patches = coverage.shape[1:]
+        if self.one_way:
+            instance = torch.arange(length, device=valid.device) >= length - slots
+            may_look = may_look & (instance[:, None] | ~instance[None, :])
+        if self.coverage_gain is None:
+            return may_look
         gain = self.coverage_gain[None, :, None, None].to(tokens.dtype)
         block = gain * coverage[:, None].to(tokens.dtype)  # (N, heads, K, P)
         # built by padding rather than by assignment: no in-place write, so it compiles and differentiates
         after = length - first_patch - patches
         to_patches = F.pad(block, (first_patch, after, length - slots, 0))
         to_instances = F.pad(block.transpose(-1, -2), (length - slots, 0, first_patch, after))
-        padding = torch.zeros((n, 1, 1, length), dtype=tokens.dtype, device=tokens.device)
-        padding = padding.masked_fill(~valid[:, None, None, :], torch.finfo(tokens.dtype).min)
-        return to_patches + to_instances + padding
+        return (to_patches + to_instances).masked_fill(~may_look, torch.finfo(tokens.dtype).min)
+
+
+def without_padding(valid: Tensor) -> Tensor | None:
+    """(N, L) -> (N, longest) positions of each sequence with its padding last; None where nothing can be left out.
+
+    Words, images and instances are each padded for themselves, and a photo of 4:3 leaves a fourth of its canvas empty.
+    Only on CPUs: the longest sequence must be known here, and a GPU would be waited for.
+    """
+    if valid.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    longest = int(valid.sum(1).max())
+    return valid.int().argsort(dim=1, descending=True, stable=True)[:, :longest] if longest < valid.shape[1] else None

@@ -31,7 +31,6 @@ class MailOutput(ModelOutput):
         loss: weighted sum of `losses`, a mean over the batch's expressions; None without targets.
         losses: each term, unweighted, mean over expressions.
         mask_logits: (N, R, R) on the canvas.
-        alone_logits: (N, R, R), what the pixel decoder says without any proposal; None where it has one voice only.
         selection_logits: (N, 1 + K), the null slot first; None for a network without selection.
         no_target_logits: (N,).
     """
@@ -39,7 +38,6 @@ class MailOutput(ModelOutput):
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     mask_logits: Tensor | None = None
-    alone_logits: Tensor | None = None
     selection_logits: Tensor | None = None
     no_target_logits: Tensor | None = None
 
@@ -249,7 +247,6 @@ class MailForReferringSegmentation(PreTrainedModel):
         )
         return MailOutput(
             mask_logits=decoded.mask,
-            alone_logits=decoded.alone,
             selection_logits=decoded.selection,
             no_target_logits=decoded.no_target,
         )
@@ -264,9 +261,6 @@ class MailForReferringSegmentation(PreTrainedModel):
             "mask_bce": losses.mask_bce(output.mask_logits, target, inside.float()),
             "mask_dice": losses.mask_dice(output.mask_logits, target, inside.float()),
         }
-        if output.alone_logits is not None:
-            bce = losses.mask_bce(output.alone_logits, target, inside.float())
-            terms["alone"] = bce + losses.mask_dice(output.alone_logits, target, inside.float())
         if self.config.selection and output.selection_logits is not None and ious is not None:
             terms["selection"] = losses.selection(output.selection_logits, ious.float(), self.config.selection_min_iou)
         if no_target is not None and output.no_target_logits is not None:

@@ -19,7 +19,7 @@ from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.training.settings import TrainingSettings
 
-LOSS_TERMS = ("mask_bce", "mask_dice", "alone", "selection", "no_target")
+LOSS_TERMS = ("mask_bce", "mask_dice", "selection", "no_target")
 
 
 @dataclass

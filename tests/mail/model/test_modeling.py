@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from mail import rle
-from mail.model import MailConfig, MailForReferringSegmentation, MailProcessor, describe, tokenizer_from_texts
+from mail.model import MailConfig, MailForReferringSegmentation, MailProcessor, describe, encoder, tokenizer_from_texts
 from mail.proposals import Proposals
 
 TEXTS = ["the red star on the left", "second circle from the right", "dog"]
@@ -132,24 +132,45 @@ def test_losses_are_finite_on_empty_everything(modality, autocast):
 
 
 def test_loss_is_the_weighted_sum_of_its_terms():
-    model, processor = network(pixels_alone=True, loss_mask_bce=2.0, loss_selection=0.25)
+    model, processor = network(loss_mask_bce=2.0, loss_selection=0.25)
     found = proposals(3)
     item = {"image": processor.encode_image(IMAGE), "proposals": processor.encode_proposals(found)}
     item |= {"texts": processor.encode_texts(TEXTS[:1]), "targets": processor.encode_targets(found.rles[:1], found)}
     output = model(**processor.collate([item]))
-    weights = {"mask_bce": 2.0, "mask_dice": 1.0, "alone": 0.5, "selection": 0.25, "no_target": 0.1}
+    weights = {"mask_bce": 2.0, "mask_dice": 1.0, "selection": 0.25, "no_target": 0.1}
     assert set(output.losses) == set(weights)
     assert torch.isclose(output.loss, sum(weights[k] * v for k, v in output.losses.items()))
 
 
-def test_without_proposals_the_pixel_decoder_speaks_alone():
-    model, processor = network(pixels_alone=True)
+@torch.no_grad()
+def test_with_one_way_attention_the_selected_mask_is_all_that_proposals_add():
+    model, processor = network(attention="one_way", paste=False)
     without = model(**processor(IMAGE, TEXTS, proposals(0)))
-    assert torch.equal(without.mask_logits, without.alone_logits)
-    found = model(**processor(IMAGE, TEXTS, proposals(4)))
-    selected = found.selection_logits.argmax(-1) > 0
-    same = (found.mask_logits == found.alone_logits).flatten(1).all(1)
-    assert torch.equal(same, ~selected)
+    batch = processor(IMAGE, TEXTS, proposals(4))
+    found = model(**batch)
+    for row in range(len(TEXTS)):
+        mask = without.mask_logits[row]
+        if (chosen := int(found.selection_logits[row].argmax())) > 0:
+            inside = batch["instance_masks"][0, chosen - 1] / 255
+            mask = mask + model.decoder.direct_gain * (2 * inside - 1)
+        assert torch.allclose(found.mask_logits[row], mask, atol=1e-4)
+    assert torch.allclose(found.no_target_logits, without.no_target_logits, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "one_way"])
+@pytest.mark.parametrize("coverage_bias", [True, False])
+def test_left_out_padding_changes_nothing(monkeypatch, attention, coverage_bias):
+    model, processor = network(attention=attention, coverage_bias=coverage_bias)
+    wide = np.random.default_rng(1).integers(0, 256, (20, 64, 3), dtype=np.uint8)
+    batch = processor([IMAGE, wide], [TEXTS, TEXTS[2:]], [proposals(4), proposals(2, 20, 64)])
+    short = logits(model, batch)
+    lengths, order_of = [], encoder.without_padding
+    monkeypatch.setattr(encoder, "without_padding", lambda valid: lengths.append((valid.shape[1], order_of(valid))))
+    for a, b in zip(short, logits(model, batch), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    whole, order = lengths[0]
+    assert order.shape[1] < whole
 
 
 def test_saved_network_and_processor_come_back_the_same(tmp_path):
