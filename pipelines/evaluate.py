@@ -328,7 +328,6 @@ def _lineage(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_leakage(stage: Evaluate, store: Any, snapshot: Any, lineage: dict[str, Any] | None) -> bool:
-    from mail.data.store import DataStore
     from mail.leakage import check_leakage, is_evaluation_split
 
     leaky = False
@@ -342,12 +341,30 @@ def _check_leakage(stage: Evaluate, store: Any, snapshot: Any, lineage: dict[str
         )
         return True
     source = lineage.get("data_store") or {}
-    if source.get("digest") != store.digest and source.get("uri"):
-        try:
-            trained_on = DataStore(source["uri"])
-        except UserError:
-            say(f"the model was trained on {source.get('name')}, which is not at {source['uri']} now: label unchanged")
-        else:
-            images = set(trained_on.expressions(["train"], ["image_id"])["image_id"].to_pylist())
-            leaky |= check_leakage({"image_ids": images}, store, [stage.split], stage.allow_leaky, "the model")
+    if source.get("digest") == store.digest:
+        return leaky or bool(lineage.get("leaky"))
+    images = _training_images(source)
+    if images is None:
+        where = source.get("uri") or "a place that was not recorded"
+        say(
+            f"the model was trained on {source.get('name') or 'a data store'} {str(source.get('digest'))[:12]}, which is "
+            f"not at {where} now: nobody can tell which images that were, so the results are labelled leaky"
+        )
+        return True
+    leaky |= check_leakage({"image_ids": images}, store, [stage.split], stage.allow_leaky, "the model")
     return leaky or bool(lineage.get("leaky"))
+
+
+def _training_images(source: dict[str, Any]) -> set[str] | None:
+    """Ids of the images of the data store that a lineage names; None if it is gone or another one by now."""
+    from mail.data.store import DataStore
+
+    if not source.get("uri"):
+        return None
+    try:
+        store = DataStore(source["uri"])
+    except UserError:
+        return None
+    if store.digest != source.get("digest"):
+        return None
+    return set(store.expressions(["train"], ["image_id"])["image_id"].to_pylist())

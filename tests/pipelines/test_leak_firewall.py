@@ -128,3 +128,17 @@ def test_evaluation_refuses_what_leaks_into_its_split_and_nothing_else(
         evaluate("testA").plan()
     assert evaluate("testA", allow_leaky=True).plan()["leaky"] is True
     assert evaluate("testB").plan()["leaky"] is False
+
+
+@pytest.mark.parametrize("where", ["a folder that is gone", "a store that is another one now", ""])
+def test_model_whose_training_images_nobody_can_list_any_more_is_leaky(
+    tmp_path: Path, store: DataStore, lists: dict[str, str], where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(tmp_path / "model")
+    uri = {"a folder that is gone": str(tmp_path / "gone"), "a store that is another one now": store.uri}.get(where)
+    origin = {"uri": uri, "name": "of last year", "digest": "0" * 64}
+    (model / "lineage.json").write_text(json.dumps({"data_store": origin, "leaky": False}))
+    masks = table(tmp_path / "table", store, [i for i, s in lists.items() if s == "testA"])
+    job = Evaluate(model=str(model), data=store.uri, masks=masks, split="testB", out=tmp_path / "out", workers=0)
+    assert job.plan()["leaky"] is True
+    assert "nobody can tell which images" in capsys.readouterr().err
