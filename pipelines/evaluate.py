@@ -345,10 +345,10 @@ def _check_leakage(stage: Evaluate, store: Any, snapshot: Any, lineage: dict[str
         return leaky or bool(lineage.get("leaky"))
     images = _training_images(source)
     if images is None:
-        where = source.get("uri") or "a place that was not recorded"
+        name, where = source.get("name") or "a data store", source.get("uri") or "a place that was not recorded"
         say(
-            f"the model was trained on {source.get('name') or 'a data store'} {str(source.get('digest'))[:12]}, which is "
-            f"not at {where} now: nobody can tell which images that were, so the results are labelled leaky"
+            f"the model was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: "
+            "nobody can tell which images that were, so the results are labelled leaky"
         )
         return True
     leaky |= check_leakage({"image_ids": images}, store, [stage.split], stage.allow_leaky, "the model")
