@@ -44,20 +44,29 @@ from pipelines.train import Train
 
 SPLIT = "val"
 SHIFT, MISSING = 0.15, 0.2
-BARE = {"attention": "joint", "coverage_bias": False, "paste": False, "selection": False, "direct": False}
-BEST = BARE | {"selection": True, "direct": True}
+BARE = {
+    "attention": "joint",
+    "coverage_bias": False,
+    "paste": False,
+    "selection": False,
+    "direct": False,
+    "pixel_share": 0.0,
+    "proposal_dropout": 0.1,  # of the training, not of the network
+}
+SELECTS = BARE | {"selection": True, "direct": True}
 DESIGNS: dict[str, dict[str, Any]] = {
-    "no masks": {"mask_modality": "none"},
-    "masks as channels of the patches": {"mask_modality": "channels"},
+    "no masks": BARE | {"mask_modality": "none"},
+    "masks as channels of the patches": BARE | {"mask_modality": "channels"},
     "tokens": BARE,
     "tokens, pasted": BARE | {"paste": True},
     "tokens, selection loss": BARE | {"selection": True},
-    "tokens, direct path, no selection loss": BEST | {"loss_selection": 0.0},
-    "tokens, selection loss, direct path": BEST,
-    "the same, one-way attention": BEST | {"attention": "one_way"},
-    "the same, pasted": BEST | {"paste": True},
-    "the same, coverage bias": BEST | {"coverage_bias": True},
-    "the same, boxes without Fourier features": BEST | {"geometry_frequencies": 0},
+    "tokens, direct path, no selection loss": SELECTS | {"loss_selection": 0.0},
+    "tokens, selection loss, direct path": SELECTS,
+    "the same, pasted": SELECTS | {"paste": True},
+    "the same, coverage bias": SELECTS | {"coverage_bias": True},
+    "the same, boxes without Fourier features": SELECTS | {"geometry_frequencies": 0},
+    "the same, one-way attention": SELECTS | {"attention": "one_way"},
+    "the same, one-way attention, pixels trained alone": {},  # the presets: no proposal is withheld
 }
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, n - 1 degrees of freedom
 Find = Callable[[str, tuple[int, int]], Proposals]
@@ -93,6 +102,7 @@ def prepare(folder: Path, images: int) -> None:
 
 
 def train(folder: Path, design: str, seed: int, steps: int, batch: int, device: torch.device) -> Predictor:
+    changes = dict(DESIGNS[design])
     options = Train(
         preset="tiny",
         data=str(folder / "store"),
@@ -102,8 +112,9 @@ def train(folder: Path, design: str, seed: int, steps: int, batch: int, device: 
         global_batch_size=batch,
         seed=seed,
         validation_expressions=0,
+        proposal_dropout=changes.pop("proposal_dropout", None),
     )
-    options.model = Changes(DESIGNS[design])  # type: ignore[assignment]
+    options.model = Changes(changes)  # type: ignore[assignment]
     run = RunPlan.make(options)
     torch.manual_seed(seed)
     model = MailForReferringSegmentation(run.network).to(device).train()  # type: ignore[arg-type]

@@ -65,6 +65,8 @@ class ModelOverrides:
     """Head and loss that say which proposal the expression means."""
     direct: bool | None = None
     """Selected masks feed the mask logits directly."""
+    pixel_share: float | None = None
+    """Share of the mask losses that goes to the pixel decoder without the direct path."""
     decoder_dim: int | None = None
     """Channels of the decoder."""
     stem_dim: int | None = None

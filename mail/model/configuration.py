@@ -34,6 +34,8 @@ class MailConfig(PretrainedConfig):
         paste: add the instances' output tokens to the pixels that they cover, before the decoder.
         selection: head and loss that say which proposal the expression means.
         direct: the selected masks feed the mask logits directly.
+        pixel_share: share of the mask losses that goes to the pixel decoder without the direct path. With one-way
+            attention that is the answer without proposals, trained on every expression.
 
     Decoder:
         decoder_stride: canvas pixels per cell of the decoder's features.
@@ -69,11 +71,12 @@ class MailConfig(PretrainedConfig):
     shape_size: int = 16
     geometry_frequencies: int = 6
     geometry_init: str = "zero"
-    attention: str = "joint"
-    coverage_bias: bool = True
-    paste: bool = True
+    attention: str = "one_way"
+    coverage_bias: bool = False
+    paste: bool = False
     selection: bool = True
     direct: bool = True
+    pixel_share: float = 0.5
 
     decoder_stride: int = 4
     decoder_dim: int = 128
@@ -94,6 +97,8 @@ class MailConfig(PretrainedConfig):
             raise ValueError(f"mask_modality {self.mask_modality!r}: it is none, channels or tokens")
         if self.attention not in ("joint", "one_way"):
             raise ValueError(f"attention {self.attention!r}: it is joint or one_way")
+        if not 0 <= self.pixel_share < 1:
+            raise ValueError(f"pixel_share {self.pixel_share}: it is at least 0 and less than 1")
         if self.geometry_init not in ("normal", "zero"):
             raise ValueError(f"geometry_init {self.geometry_init!r}: it is normal or zero")
         if self.hidden_size % self.num_attention_heads:

@@ -13,9 +13,11 @@ from mail.model.configuration import MailConfig
 
 
 class Decoded(NamedTuple):
-    """Logits: `mask` (N, R, R); `selection` (N, 1 + K), the null slot first, or None; `no_target` (N,)."""
+    """Logits: `mask` (N, R, R); `pixels` (N, R, R), what the pixel decoder says before the direct path adds to it;
+    `selection` (N, 1 + K), the null slot first, or None; `no_target` (N,)."""
 
     mask: Tensor
+    pixels: Tensor
     selection: Tensor | None
     no_target: Tensor
 
@@ -117,14 +119,14 @@ class Decoder(nn.Module):
         coarse = None
         if masks is not None and self.pixels.paste is not None:
             coarse = F.adaptive_avg_pool2d(masks, stem.shape[-1])
-        logits = self.pixels(patches, sentence, stem, instances, coarse)[:, None].float()
-        logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
-        selection = None
+        pixels = self.pixels(patches, sentence, stem, instances, coarse)[:, None].float()
+        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+        mask, selection = pixels, None
         if self.selection is not None and instances is not None and masks is not None and valid is not None:
             selection = self.selection(instances, sentence, valid).float()
             if self.direct_gain is not None:
-                logits = logits + self.direct_path(selection, masks)
-        return Decoded(logits, selection, self.no_target(sentence).float().squeeze(-1))
+                mask = pixels + self.direct_path(selection, masks)
+        return Decoded(mask, pixels, selection, self.no_target(sentence).float().squeeze(-1))
 
     def direct_path(self, selection: Tensor, masks: Tensor) -> Tensor:
         """Logits (N, R, R) of the selected mask; silent when the null slot is selected.

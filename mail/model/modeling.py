@@ -31,6 +31,7 @@ class MailOutput(ModelOutput):
         loss: weighted sum of `losses`, a mean over the batch's expressions; None without targets.
         losses: each term, unweighted, mean over expressions.
         mask_logits: (N, R, R) on the canvas.
+        pixel_logits: (N, R, R), the pixel decoder's part of them, without the direct path.
         selection_logits: (N, 1 + K), the null slot first; None for a network without selection.
         no_target_logits: (N,).
     """
@@ -38,6 +39,7 @@ class MailOutput(ModelOutput):
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     mask_logits: Tensor | None = None
+    pixel_logits: Tensor | None = None
     selection_logits: Tensor | None = None
     no_target_logits: Tensor | None = None
 
@@ -247,6 +249,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         )
         return MailOutput(
             mask_logits=decoded.mask,
+            pixel_logits=decoded.pixels,
             selection_logits=decoded.selection,
             no_target_logits=decoded.no_target,
         )
@@ -256,11 +259,13 @@ class MailForReferringSegmentation(PreTrainedModel):
     ) -> dict[str, Tensor]:
         """Every loss term per expression (N,), unweighted."""
         assert output.mask_logits is not None
-        target = target_masks.float() / 255
-        terms = {
-            "mask_bce": losses.mask_bce(output.mask_logits, target, inside.float()),
-            "mask_dice": losses.mask_dice(output.mask_logits, target, inside.float()),
-        }
+        target, share = target_masks.float() / 255, self.config.pixel_share
+        terms = {}
+        for name, loss in (("mask_bce", losses.mask_bce), ("mask_dice", losses.mask_dice)):
+            terms[name] = loss(output.mask_logits, target, inside.float())
+            if share and output.pixel_logits is not None and output.pixel_logits is not output.mask_logits:
+                of_pixels = loss(output.pixel_logits, target, inside.float())
+                terms[name] = (1 - share) * terms[name] + share * of_pixels
         if self.config.selection and output.selection_logits is not None and ious is not None:
             terms["selection"] = losses.selection(output.selection_logits, ious.float(), self.config.selection_min_iou)
         if no_target is not None and output.no_target_logits is not None:

@@ -18,6 +18,7 @@ def network(**changes) -> tuple[MailForReferringSegmentation, MailProcessor]:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     sizes |= {"image_size": 64, "patch_size": 16, "position_grid": 4, "max_instances": 100, "max_text_length": 12}
     sizes |= {"decoder_dim": 8, "stem_dim": 8, "geometry_init": "normal", "mask_stride": 2}
+    sizes |= {"attention": "joint", "coverage_bias": True, "paste": True}  # with every path there is
     config = MailConfig(**{**sizes, "vocab_size": len(tokenizer), **changes})
     model = MailForReferringSegmentation(config).eval()
     with torch.no_grad():
@@ -140,6 +141,25 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     weights = {"mask_bce": 2.0, "mask_dice": 1.0, "selection": 0.25, "no_target": 0.1}
     assert set(output.losses) == set(weights)
     assert torch.isclose(output.loss, sum(weights[k] * v for k, v in output.losses.items()))
+
+
+def test_pixel_share_trains_the_answer_without_proposals():
+    model, processor = network(attention="one_way", paste=False, pixel_share=0.25)
+    target = proposals(3).rles[0]
+
+    def batch_of(found: Proposals) -> dict:
+        item = {"image": processor.encode_image(IMAGE), "proposals": processor.encode_proposals(found)}
+        item |= {"texts": processor.encode_texts(TEXTS), "targets": processor.encode_targets([target] * 3, found)}
+        return processor.collate([item])
+
+    batch, bare = batch_of(proposals(3)), batch_of(proposals(0))
+    mixed, without = model(**batch), model(**bare)
+    assert torch.allclose(mixed.pixel_logits, without.mask_logits, atol=1e-4)
+    model.config.pixel_share = 0.0
+    with_masks = model(**batch)
+    for name in ("mask_bce", "mask_dice"):
+        wanted = 0.75 * with_masks.losses[name] + 0.25 * without.losses[name]
+        assert torch.isclose(mixed.losses[name], wanted, atol=1e-4)
 
 
 @torch.no_grad()

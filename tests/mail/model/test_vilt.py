@@ -90,7 +90,9 @@ def test_encoder_equals_vilt_at_the_real_size():
 def test_report_says_what_is_new(tmp_path):
     vilt(**SMALL).save_pretrained(tmp_path)
     model = MailForReferringSegmentation(
-        MailConfig(image_size=128, patch_size=16, position_grid=6, decoder_dim=8, stem_dim=8, **SMALL)
+        MailConfig(
+            image_size=128, patch_size=16, position_grid=6, decoder_dim=8, stem_dim=8, coverage_bias=True, **SMALL
+        )
     )
     report = load_vilt(model, str(tmp_path))
     assert {name.split(".")[0] for name in report.new} == {"geometry", "stem", "instance", "encoder", "decoder"}

@@ -65,7 +65,7 @@ def test_the_loss_falls(plan, source):
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(UserError, match="not finite at step 5"):
-        records(3, [torch.ones(7), torch.full((7,), math.nan)], SETTINGS, world=1)
+        records(3, [torch.ones(6), torch.full((6,), math.nan)], SETTINGS, world=1)
 
 
 def test_only_matrices_decay():
