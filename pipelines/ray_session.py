@@ -14,15 +14,14 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mail.errors import UserError
+from pipelines.private_folder import PrivateFolder
 
 # Ray reads these when it is imported, so they are set when a stage module is, before Ray can have been.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run mail-ris` must not rebuild a venv per worker
@@ -43,34 +42,33 @@ LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
 class Session:
     """A connection to Ray. Leaving its `with` block ends the cluster if, and only if, this connection started it."""
 
-    def __init__(self, log_folder: Path | None = None):
-        self._log_folder = log_folder
+    def __init__(self, folder: PrivateFolder | None = None):
+        self._folder = folder
 
     @property
     def started_here(self) -> bool:
-        return self._log_folder is not None
+        return self._folder is not None
 
     def close(self, keep_logs: bool = False) -> None:
         """Ends the local cluster that this connection started; joined clusters are left alone. May be called twice."""
-        if self._log_folder is None:
+        if self._folder is None:
             return
         import ray
 
         ray.shutdown()
-        if os.environ.get("RAY_AUTH_TOKEN_PATH") == str(_token_file(self._log_folder)):
+        if os.environ.get("RAY_AUTH_TOKEN_PATH") == str(_token_file(self._folder.path)):
             del os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_AUTH_MODE"]
-        if not keep_logs:
-            shutil.rmtree(self._log_folder, ignore_errors=True)
-        self._log_folder = None
+        self._folder.close(keep=keep_logs)
+        self._folder = None
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         unexpected = error is not None and not isinstance(error, UserError | KeyboardInterrupt | SystemExit)
-        if unexpected and self._log_folder is not None:
+        if unexpected and self._folder is not None:
             hint = "MAIL_RAY_LOGS=1 shows and keeps more"
-            print(f"Ray's logs are in {self._log_folder} ({hint})", file=sys.stderr)
+            print(f"Ray's logs are in {self._folder.path} ({hint})", file=sys.stderr)
         self.close(keep_logs=unexpected)
 
 
@@ -118,17 +116,17 @@ def _start_local(num_cpus: int | None) -> Session:
     # torch's threads must not spin while they wait: trainer, input tasks and Ray itself share the same few cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for attempt in range(1, START_ATTEMPTS + 1):
-        folder = _private_folder()
+        folder = PrivateFolder()  # of the token, sockets and logs
         session = Session(folder)
         try:
-            _start_in(folder, num_cpus or max(2, _usable_cpus()))
+            _start_in(folder.path, num_cpus or max(2, _usable_cpus()))
             break
         except BaseException as error:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
             last = attempt == START_ATTEMPTS or "timed out" not in str(error)
             session.close(keep_logs=last and isinstance(error, Exception))
             if last:
-                print(f"Ray did not start; its logs are in {folder}", file=sys.stderr)
+                print(f"Ray did not start; its logs are in {folder.path}", file=sys.stderr)
                 raise
     atexit.register(session.close)
     return session
@@ -174,12 +172,6 @@ def _usable_cpus() -> int:
     from ray._private.utils import get_num_cpus  # knows the limits of a container, unlike os.cpu_count
 
     return int(get_num_cpus())
-
-
-def _private_folder() -> Path:
-    """A new folder of ours alone for the token, sockets and logs; a socket's path must stay below 107 bytes."""
-    base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mail-ray-", dir=base if len(base) <= 30 else "/tmp"))
 
 
 def _token_file(folder: Path) -> Path:
