@@ -7,6 +7,9 @@ Mask R-CNN weights saw them. Images are compared by id; what was trained on imag
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -25,11 +28,11 @@ def overlaps(seen: Iterable[str], store: DataStore, splits: Sequence[str] | None
     evaluated = [s for s in (splits or store.splits) if is_evaluation_split(s)]
     if not evaluated:
         return {}
-    known = set(seen)
     table = store.expressions(evaluated, ["image_id", "split"])
-    pairs = set(zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    counts = {split: sum(1 for image_id, s in pairs if s == split and image_id in known) for split in evaluated}
-    return {split: count for split, count in counts.items() if count}
+    found = table.filter(pc.is_in(table["image_id"], pa.array(seen, pa.string())))
+    counts = found.group_by("split").aggregate([("image_id", "count_distinct")]).to_pydict()
+    by_split = dict(zip(counts["split"], counts["image_id_count_distinct"], strict=True))
+    return {split: by_split[split] for split in evaluated if split in by_split}
 
 
 def check_leakage(

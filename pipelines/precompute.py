@@ -7,10 +7,15 @@ any kind of end has little to repeat. With nothing pending, Ray is not even star
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+# Read when Arrow first allocates, here and in the workers of a local Ray. Its own allocator keeps for every thread what
+# that once had, out of reach of `give_back_memory`: the driver would be the larger the more images a store has.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import pyarrow as pa
 
@@ -148,6 +153,7 @@ class Precompute(Stage):
         from mail.proposers.rows import plan_units
         from pipelines.ray_session import connect
 
+        give_back_memory()  # what the plan took
         with connect():
             pool = Pool.for_cluster(self.batch_size, self.actors)
             units = plan_units(store, pending, BATCHES_A_UNIT * pool.batch_size)

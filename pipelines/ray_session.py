@@ -29,6 +29,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_VISIBLE_DEVICES alone; else it warns
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "180")  # its API server starts even without a dashboard
+# A loading task that waits for those it feeds would find its process ended after 1 s, and start another: 3 s of a core
+# and 150 MiB.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 if os.environ.get("MAIL_RAY_LOGS") != "1":
     # Ray's C++ part writes to the terminal, past every Python logger, also of what Ray Data does in every run (an actor
     # whose arguments lie in the object store)
