@@ -12,6 +12,10 @@ the bare loop in one process a core with one thread each, which is all that the 
 
 Claims: stage / bare at least .90 on 2 CPU cores, stage / plain at least 1.05; the first row is committed less than a
 minute after the start; the memory of driver and workers is the same, within 10 %, for 500 images and for 4,000.
+
+Memory is what a process has to itself (RssAnon), at its largest; that of all workers is added up at one moment, so that
+one which starts later counts on top. Pages of the object store are not in it: they are there once however many workers
+map them, and the store is bounded by `OBJECT_STORE_BYTES`.
 """
 
 import argparse

@@ -154,7 +154,7 @@ class Precompute(Stage):
         from pipelines.ray_session import connect
 
         give_back_memory()  # what the plan took
-        with connect():
+        with connect(metrics=False):
             pool = Pool.for_cluster(self.batch_size, self.actors)
             units = plan_units(store, pending, BATCHES_A_UNIT * pool.batch_size)
             while chunk := list(itertools.islice(units, UNITS_A_ROUND)):

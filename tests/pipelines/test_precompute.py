@@ -26,7 +26,7 @@ def rows(masks: Path, proposer_id: str | None = None) -> Counter[str]:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(**_: object) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("pipelines.ray_session.connect", refuse)
@@ -48,7 +48,7 @@ def test_rerunning_computes_only_what_is_new(
     assert bad["error"]
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.ray_session.connect", lambda: pytest.fail("Ray was started for nothing"))
+        patch.setattr("pipelines.ray_session.connect", lambda **_: pytest.fail("Ray was started for nothing"))
         again = stage.run()
     assert (again["images"], again["digest"]) == (0, first["digest"])
     assert "all 20 images have masks" in capsys.readouterr().out
