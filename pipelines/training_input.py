@@ -88,9 +88,10 @@ def _pipeline(
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _unhurried()]
+    cpus = None if transport.cpus is None else max(transport.cpus, 0.1)
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _unhurried(cpus)]
     context.execution_options.resource_limits = ExecutionResources.for_limits(
-        cpu=None if transport.cpus is None else max(transport.cpus, 0.1), object_store_memory=transport.store_bytes
+        cpu=cpus, object_store_memory=transport.store_bytes
     )
     tasks = -(-(stop - start) // per_task)
 
@@ -100,9 +101,10 @@ def _pipeline(
             yield from _build(shared, first, min(first + per_task, stop), rank, world, micro)
 
     with DataContext.current(context):  # a dataset keeps the context that it was made in
-        # a block for each task, made here: reading a range would take a task of its own, and a look, for each number
-        numbers = [pa.table({"id": [number]}) for number in range(tasks)]
-        data = ray.data.from_arrow(numbers).map_batches(
+        # A block for each task, made here: a range, or tables, would take a task of their own for each number, which
+        # asks for a whole CPU. Beside an elastic trainer less than one is free, and they would wait for ever.
+        numbers = [{"id": number} for number in range(tasks)]
+        data = ray.data.from_items(numbers, override_num_blocks=tasks).map_batches(
             build,
             batch_size=1,
             batch_format="pyarrow",
@@ -114,15 +116,38 @@ def _pipeline(
             yield unpack(block["head"][row].as_py(), block["data"][row].as_buffer())
 
 
-def _unhurried() -> type:
-    """A callback that slows Ray Data's scheduling loop down.
+def _unhurried(cpus: float | None) -> type:
+    """A callback that slows Ray Data's scheduling loop down, and gives the worker's input the CPUs that are its own.
 
     The loop runs in the trainer's own process. While the batches that wait are not taken, which is how it should be,
     the loop has nothing to wait for and turns without a pause: half a core that the training step then lacks.
+
+    Ray would share what the trainers leave of each node between the inputs of all workers, in whole CPUs: with more
+    workers than a node has free CPUs, or with half a CPU free, nothing is left. An input that owns nothing builds one
+    batch after another, each only once the trainer waits for it.
     """
+    from ray.data import ExecutionResources
+    from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+    class OwnShare(ClusterAutoscaler):
+        """Asks for no machines either: each input lives on what the trainers' machines have besides."""
+
+        def try_trigger_scaling(self) -> None:
+            pass
+
+        def on_executor_shutdown(self) -> None:
+            pass
+
+        def get_total_resources(self) -> ExecutionResources:
+            return ExecutionResources.for_limits(cpu=cpus, gpu=0)
+
     class Unhurried(ExecutionCallback):
+        def before_execution_starts(self, executor: Any) -> None:
+            if cpus is not None:
+                executor._cluster_autoscaler.on_executor_shutdown()  # takes its request back
+                executor._cluster_autoscaler = OwnShare()
+
         def on_execution_step(self, executor: Any) -> None:
             time.sleep(LOOP_SECONDS)
 

@@ -86,6 +86,17 @@ def test_ray_data_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
 
 
 @pytest.mark.cluster
+def test_less_than_a_cpu_is_enough_for_the_input(ray_cluster, made):
+    trainers = ray.util.placement_group([{"CPU": 1.1}])  # of the cluster's 2, as an elastic trainer takes them
+    ray.get(trainers.ready(), timeout=60)
+    try:
+        stream = ray_batches(ray.put(made), 0, 6, transport=Transport(steps_per_task=2, cpus=0.9))
+        assert [batch.plan.step for batch in stream] == list(range(6))
+    finally:
+        ray.util.remove_placement_group(trainers)
+
+
+@pytest.mark.cluster
 def test_the_first_batch_of_a_long_run_does_not_wait_for_the_list_of_all(ray_cluster, made):
     begun = time.monotonic()
     stream = ray_batches(ray.put(made), 0, 100_000, transport=Transport(steps_per_task=8, cpus=1))

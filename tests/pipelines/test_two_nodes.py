@@ -45,10 +45,10 @@ class Jobs:
         self.cluster, self._boxes, self._folder, self._repository = cluster, boxes, folder, repository
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
 
-    def train(self, name: str, workers: str, steps: int, *more: str):
+    def train(self, name: str, workers: str, steps: int, *more: str, every: int = EVERY):
         stage = ["train", "--preset", "tiny", "--data", self._boxes.store_uri, "--masks", self._boxes.masks_uri]
         stage += ["--name", name, "--out", f"s3://{BUCKET}/{name}", "--workers", workers, "--steps", str(steps)]
-        stage += ["--checkpoint-every", str(EVERY), "--global-batch-size", "8", "--validation-expressions", "4"]
+        stage += ["--checkpoint-every", str(every), "--global-batch-size", "8", "--validation-expressions", "4"]
         stage += ["--threads", "1", "--no-register", "--resume", *more]
         stage += [x for k, v in MICRO.items() for x in (f"--model.{k.replace('_', '-')}", str(v))]
         env_vars = {"MLFLOW_TRACKING_URI": f"sqlite:///{self._folder / 'mlflow.db'}", "HF_HUB_OFFLINE": "1"}
@@ -124,16 +124,17 @@ def test_worker_node_and_driver_are_lost_and_nothing_changes(jobs, cluster):
 
 
 def test_training_grows_with_the_cluster_and_saves_before_a_preemption(jobs, cluster):
-    steps = 1500
+    # rarer checkpoints: Ray Train takes one every few seconds, and that of the preemption would have to queue for it
+    steps, every = 3000, 100
     cluster.start("alone")
-    job = jobs.train("elastic", "1..2", steps, "--grow-every", "10")
-    jobs.wait_for("elastic", EVERY)
+    job = jobs.train("elastic", "1..2", steps, "--grow-every", "10", "--keep-checkpoints", "10", every=every)
+    jobs.wait_for("elastic", every)
     cluster.start("joins")
     wait_until(lambda: "2 worker(s) train from" in jobs.log("elastic").read_text(), 180, "the second worker")
     reached = jobs.step("elastic")
-    jobs.wait_for("elastic", reached + EVERY)
+    jobs.wait_for("elastic", reached + every)
     cluster.drain("joins", 20)
-    wait_until(lambda: is_unscheduled(jobs, "elastic"), 60, "a checkpoint outside of the schedule")
+    wait_until(lambda: is_unscheduled("elastic", every), 60, "a checkpoint outside of the schedule")
     time.sleep(20)
     cluster.kill_node("joins")
     assert job.wait(500) == 0, jobs.log("elastic").read_text()[-4000:]
@@ -160,5 +161,5 @@ def test_training_grows_with_the_cluster_and_saves_before_a_preemption(jobs, clu
         cluster.kill_node(name)
 
 
-def is_unscheduled(jobs: Jobs, name: str) -> bool:
-    return any(c.step % EVERY for c in list_checkpoints(f"s3://{BUCKET}/{name}/checkpoints"))
+def is_unscheduled(name: str, every: int) -> bool:
+    return any(c.step % every for c in list_checkpoints(f"s3://{BUCKET}/{name}/checkpoints"))
