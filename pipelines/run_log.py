@@ -7,6 +7,7 @@ keeps the time at which it was measured, so that what is sent twice is stored on
 
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,7 @@ class RunLog:
         self._ended = threading.Event()
         self._deadline = float("inf")
         self._logged: dict[str, int] = {}
+        self._images: set[tuple[str, int]] | None = None  # key and step; None: to be looked up
         self._queue.put(self._reopen)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -124,9 +126,9 @@ class RunLog:
     def tags(self, values: Mapping[str, Any]) -> None:
         self._queue.put(lambda: [self._client.set_tag(self.run_id, k, str(v)) for k, v in values.items()])
 
-    def image(self, pixels: np.ndarray, key: str, step: int) -> None:
-        """An RGB image (H, W, 3) uint8 of a step."""
-        self._queue.put(lambda: self._client.log_image(self.run_id, pixels, key=key, step=step))
+    def image(self, read: Callable[[], np.ndarray], key: str, step: int) -> None:
+        """An RGB image (H, W, 3) uint8 of a step, read once it is its turn; left out if the run has it already."""
+        self._queue.put(lambda: self._image(read, key, step))
 
     def text(self, text: str, path: str) -> None:
         self._queue.put(lambda: self._client.log_text(self.run_id, text, path))
@@ -175,6 +177,17 @@ class RunLog:
             for metric in some:
                 self._logged[metric.key] = max(metric.step, self._logged.get(metric.key, -1))
 
+    def _image(self, read: Callable[[], np.ndarray], key: str, step: int) -> None:
+        if self._images is None:
+            names = [Path(f.path).name for f in self._client.list_artifacts(self.run_id, "images")]
+            whole = [n for n in names if n.endswith(".webp")]  # the smaller copy, which MLflow writes last
+            self._images = {(m[1], int(m[2])) for n in whole if (m := re.match(r"(.+?)[+%]step[+%](\d+)[+%]", n))}
+        if (key, step) in self._images:
+            return
+        known, self._images = self._images, None  # if it fails half-way, only the server knows what it has
+        self._client.log_image(self.run_id, read(), key=key, step=step)
+        self._images = known | {(key, step)}
+
     def _reopen(self) -> None:
         """Marks the run as running, and looks up the last step of each curve that an interrupted run has already."""
         self._client.update_run(self.run_id, status="RUNNING")
@@ -183,11 +196,15 @@ class RunLog:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """An answer that will not change, such as a parameter that is too long."""
+    """An answer that will not change, such as a parameter that is too long, or a picture that was deleted."""
     from mlflow.exceptions import MlflowException, RestException
 
     refused = isinstance(error, MlflowException) and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-    return refused or (isinstance(error, RestException) and error.get_http_status_code() in (400, 404))
+    return (
+        refused
+        or isinstance(error, FileNotFoundError)
+        or (isinstance(error, RestException) and error.get_http_status_code() in (400, 404))
+    )
 
 
 def _first_line(error: Exception) -> str:

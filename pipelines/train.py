@@ -4,6 +4,7 @@
 
     OUT/run.json                     what the run is, and whether it is finished
     OUT/checkpoints/start-001/...    checkpoints, per start of the run (each `--resume` is a new start)
+    OUT/overlays/step-0000300/...    pictures of some answers, as the training goes
     OUT/model/                       the finished MODEL
 
 Killed anywhere, the same command with `--resume` goes on from the newest complete checkpoint and ends as if nothing had
@@ -24,6 +25,7 @@ from pipelines.train_shares import Workers, share_cluster, share_nodes, worker_r
 if TYPE_CHECKING:
     from mail.training.checkpoint import Saved
     from mail.training.run_plan import RunPlan
+    from pipelines.overlays import Overlays
     from pipelines.run_log import RunLog
     from pipelines.run_state import RunState
     from pipelines.train_worker import Job
@@ -170,6 +172,10 @@ class Train(Stage):
     log_every: int = 10
     """Steps between records to MLflow; every step is recorded."""
 
+    overlay_every: int | None = None
+    """Validations from one set of four pictures of answers to the next; the last one always has them (default: about
+    ten sets in the run; 0: none). The pictures are in OUT/overlays and in MLflow."""
+
     grow_every: float = 60.0
     """Seconds between two looks for room for more workers, with --workers MIN..MAX."""
 
@@ -218,6 +224,7 @@ class Train(Stage):
             `model` (folder), `version` (registered, or None), `run_id`, `steps`, `seconds`, the last step's record and
             the last validation's scores.
         """
+        from pipelines.overlays import Overlays
         from pipelines.run_state import RunState
 
         if not self.name or "/" in self.name:
@@ -242,13 +249,14 @@ class Train(Stage):
         state.recorded_as(run_id)
         lineage = run.lineage(run_id)
         try:
-            last, scores = self._fit(run, state, self._job(run, state, lineage), log, validated)
+            overlays = Overlays(f"{state.folder}/overlays")
+            overlays.log(log)  # what a driver that was killed did not get to log
+            last, scores = self._fit(run, state, self._job(run, state, lineage), log, validated, overlays)
             model_dir = state.export_model(lineage, self.proposer)
         except BaseException:
             log.close("FAILED", timeout=5)
             raise
         log.tags({"model": model_dir})
-        self._log_samples(run, log, model_dir)
         recorded = log.close(timeout=CLOSE_SECONDS)
         if not recorded:
             say("MLflow has not taken all of the run's record: give the same command with --resume once it is back")
@@ -264,6 +272,7 @@ class Train(Stage):
         """Gives MLflow the curves of a finished run that it was away for."""
         from mail.data.files import local_folder
         from mail.training.curves import Curves
+        from pipelines.overlays import Overlays
         from pipelines.run_log import RunLog
 
         if state.result.get("recorded", True) or state.run_id is None:
@@ -272,6 +281,7 @@ class Train(Stage):
         with local_folder(newest.address) as folder:
             for kind, records in Curves.load(folder).by_kind():
                 log.metrics(records, f"{kind}/")
+        Overlays(f"{state.folder}/overlays").log(log)
         log.tags({"model": f"{self.folder}/model"})
         if log.close(timeout=CLOSE_SECONDS):
             state.finish(state.result | {"recorded": True}, self.keep_checkpoints)
@@ -283,16 +293,6 @@ class Train(Stage):
         parent = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
         run_id = start_run(self.name, run.config, run.tags() | parent, state.run_id, state.key)
         return run_id, RunLog(run_id, say)
-
-    def _log_samples(self, run: "RunPlan", log: "RunLog", model_dir: str) -> None:
-        from mail.data.files import local_folder
-        from mail.training.validation import sample_overlays
-
-        if run.validation is None:
-            return
-        with local_folder(model_dir) as folder:
-            for number, picture in enumerate(sample_overlays(str(folder), run.source, run.validation)):
-                log.image(picture, f"sample_{number}", run.settings.steps)
 
     def _register(self, model_dir: str, run_id: str) -> int | None:
         if not self.register:
@@ -310,8 +310,11 @@ class Train(Stage):
 
     def _job(self, run: "RunPlan", state: "RunState", lineage: dict[str, Any]) -> "Job":
         from mail.model import describe
+        from pipelines.overlays import default_every
         from pipelines.train_worker import Job
 
+        every = self.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10)))
+        shown = default_every(run.settings.steps, every) if self.overlay_every is None else self.overlay_every
         return Job(
             name=self.name,
             settings=run.settings,
@@ -321,8 +324,10 @@ class Train(Stage):
             validation=run.validation,
             micro_batch_size=self.micro_batch_size,
             bf16={"auto": None, "fp32": False, "bf16": True}[self.precision],
-            checkpoint_every=self.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10))),
+            checkpoint_every=every,
             log_every=self.log_every,
+            overlays=f"{state.folder}/overlays",
+            overlay_every=shown,
             threads=self.threads or os.cpu_count() or 1,
             compile=self.compile,
             step_flops=3.0 * describe(run.network)["forward_flops_per_expression"],
@@ -337,6 +342,7 @@ class Train(Stage):
         job: "Job",
         log: "RunLog",
         validated: Callable[[dict[str, float]], None] | None,
+        overlays: "Overlays",
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Trains; returns the last step's record and the last validation's scores."""
         from mail.training.checkpoint import prune
@@ -347,9 +353,14 @@ class Train(Stage):
         def tidy() -> None:
             prune(state.checkpoints, self.keep_checkpoints)
 
+        def drawn(step: int) -> None:
+            overlays.log(log, step)
+
+        told: Any = (log, run.settings.steps, tidy, validated, drawn)
+
         if worker_range(self.workers) == (0, 0):
             mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
-            with Progress(mailbox.take, log, run.settings.steps, tidy, validated) as progress:
+            with Progress(mailbox.take, *told) as progress:
                 here(job, run.source, run.epochs, Transport(), mailbox, target)
             return progress.last, progress.scores
         from pipelines.ray_session import connect
@@ -357,7 +368,7 @@ class Train(Stage):
         with connect():
             say(f"starting {self.workers} worker(s)")
             actor, take = start_mailbox()
-            with Progress(take, log, run.settings.steps, tidy, validated) as progress:
+            with Progress(take, *told) as progress:
                 self._fit_on_ray(run, state, job, actor)
             return progress.last, progress.scores
 

@@ -33,6 +33,9 @@ class Mailbox:
     def validation(self, scores: Record) -> None:
         self._events.append(("validation", scores))
 
+    def overlays(self, step: int) -> None:
+        self._events.append(("overlays", step))
+
     def saved(self, step: int) -> None:
         self._events.append(("saved", step))
 
@@ -60,6 +63,9 @@ class RemoteLog:
         self._actor.validation.remote(scores)
         self._gauges.validation(scores)
 
+    def overlays(self, step: int) -> None:
+        self._actor.overlays.remote(step)
+
     def saved(self, step: int) -> None:
         self._actor.saved.remote(step)
 
@@ -79,7 +85,8 @@ class Progress:
     """Takes events from the mailbox, says them every few seconds and logs all of them.
 
     Args:
-        saved: is called after each checkpoint, validated with each validation's record, in the thread of the progress.
+        saved: is called after each checkpoint, validated with each validation's record, drawn with the step of new
+            pictures, in the thread of the progress.
 
     Attributes:
         last: the newest step's record. scores: the newest validation's.
@@ -92,9 +99,10 @@ class Progress:
         steps: int,
         saved: Callable[[], Any] = lambda: None,
         validated: Callable[[Record], None] | None = None,
+        drawn: Callable[[int], None] = lambda _: None,
     ):
         self._take, self._log, self._steps = take, log, steps
-        self._saved, self._validated = saved, validated
+        self._saved, self._validated, self._drawn = saved, validated, drawn
         self.last: Record = {}
         self.scores: Record = {}
         self._said = 0.0
@@ -139,6 +147,9 @@ class Progress:
             self._saved()
         except Exception as error:  # the store is away: the next checkpoint's turn
             say(f"older checkpoints stay for now: {error}")
+
+    def _on_overlays(self, step: int) -> None:
+        self._drawn(step)
 
     def _on_lost(self, reasons: dict[str, str]) -> None:
         for rank, reason in reasons.items():

@@ -28,7 +28,9 @@ from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, records, train_step
-from mail.training.validation import Validation, validate
+from mail.training.validation import Validation, sample_overlays, validate
+from pipelines.overlays import Overlays
+from pipelines.stage import say
 from pipelines.training_input import Transport, ahead, ray_batches
 
 Batches = Generator[TrainingBatch, None, None]
@@ -45,7 +47,8 @@ class Job:
         validation: what to validate on, None to leave it out.
         micro_batch_size: expressions in one forward pass at most.
         bf16: autocast; None: where the GPU has it.
-        checkpoint_every, log_every: in steps. threads: torch threads of a worker without GPU.
+        checkpoint_every, log_every: in steps. overlays: folder for pictures of answers. overlay_every: validations from
+            one set of them to the next, 0 for none. threads: torch threads of a worker without GPU.
         compile: compiles the network (torch.compile). step_flops: of an expression, forward and backward.
         config, lineage: saved with every checkpoint.
     """
@@ -60,6 +63,8 @@ class Job:
     bf16: bool | None
     checkpoint_every: int
     log_every: int
+    overlays: str
+    overlay_every: int
     threads: int
     compile: bool
     step_flops: float
@@ -73,6 +78,7 @@ class Log(Protocol):
     def begun(self, step: int, world: int, curves: Curves) -> None: ...
     def steps(self, records: list[Record], lap: Record) -> None: ...
     def validation(self, scores: Record) -> None: ...
+    def overlays(self, step: int) -> None: ...
     def saved(self, step: int) -> None: ...
 
 
@@ -141,6 +147,8 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     curves.add("validation", [record])
                     if rank == 0:
                         place.log.validation(record)
+                        if _shows(job, done):
+                            _show(job, model, source, done, place)
                 folder = None
                 if rank == 0:
                     folder = Path(tempfile.mkdtemp(prefix="mail-checkpoint-"))
@@ -153,6 +161,24 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 if rank == 0:
                     place.log.saved(done)
                 clock.skip()
+
+
+def _shows(job: Job, step: int) -> bool:
+    """Whether a step's validation is one of those with pictures; the last one is."""
+    if not job.overlay_every:
+        return False
+    return step % (job.checkpoint_every * job.overlay_every) == 0 or step == job.settings.steps
+
+
+def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: Place) -> None:
+    assert job.validation is not None
+    pictures = sample_overlays(model, source, job.validation, place.device)
+    try:
+        Overlays(job.overlays).save(step, pictures)
+    except OSError as error:  # pictures are not worth a training
+        say(f"no pictures of step {step}: {error}")
+    else:
+        place.log.overlays(step)
 
 
 def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:

@@ -36,10 +36,14 @@ class Validation:
         return cls(split, index.row[chosen], index.image[chosen].astype(np.int64))
 
 
-def sample_overlays(model_dir: str, source: TrainingInput, validation: Validation, count: int = 4) -> list[np.ndarray]:
-    """Pictures (H, W, 3) uint8 of the model's answers to some of the expressions, with the ground truth outlined."""
-    predictor = Predictor.from_pretrained(model_dir)
-    predictor.proposer = None  # the masks are those of the mask table
+def sample_overlays(
+    model: Any, source: TrainingInput, validation: Validation, device: torch.device, count: int = 4
+) -> list[np.ndarray]:
+    """Pictures (H, W, 3) uint8 of the model's answers to some of the expressions, with the ground truth outlined.
+
+    They are the same expressions, evenly spread, every time.
+    """
+    predictor = Predictor(model, source.processor, None, device)
     chosen = np.unique(np.linspace(0, len(validation.rows) - 1, count).round().astype(np.int64))
     pictures = []
     for row, image in zip(validation.rows[chosen], validation.images[chosen], strict=True):
@@ -48,6 +52,7 @@ def sample_overlays(model_dir: str, source: TrainingInput, validation: Validatio
         answer = predictor.predict_batch([pixels], [[sentence["text"]]], proposals)[0][0]
         picture = overlay(pixels, answer.mask, rle.decode(sentence["target"]), text=sentence["text"])
         pictures.append(np.asarray(picture.convert("RGB")))
+    model.train()
     return pictures
 
 

@@ -3,14 +3,18 @@
 import json
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mail.errors import UserError
 from mail.inference import Predictor
+from pipelines.overlays import default_every
 from pipelines.run_state import RunState, differences
 from pipelines.tracking import connect
 from pipelines.train import ModelOverrides, Train
@@ -124,15 +128,18 @@ def test_what_mlflow_was_away_for_is_told_after_the_end(train, monkeypatch):
     monkeypatch.setattr("pipelines.train.CLOSE_SECONDS", 0.0)
     with monkeypatch.context() as away:
         away.setattr(RunLog, "_metrics", lambda self, rows, prefix: 1 / 0)
+        away.setattr(RunLog, "_image", lambda self, read, key, step: 1 / 0)
         away.setattr("pipelines.run_log.RETRY_SECONDS", 0.01)
         result = train().run()
     assert result["recorded"] is False
     assert connect().get_run(result["run_id"]).data.metrics == {}
+    assert not pictures(result["run_id"])
     monkeypatch.undo()
     monkeypatch.chdir(Path(result["model"]).parents[2])
     train(resume=True).run()
     history = connect().get_metric_history(result["run_id"], "train/loss")
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+    assert pictures(result["run_id"]) == {(key, step): 1 for key in SAMPLES for step in (3, 6)}
 
 
 def test_progress_is_json_where_logs_are_collected(train, monkeypatch, capsys):
@@ -144,11 +151,47 @@ def test_progress_is_json_where_logs_are_collected(train, monkeypatch, capsys):
     assert [x["step"] for x in lines if x.get("event") == "validation"] == [3, 6]
 
 
-def test_the_run_shows_samples_and_what_was_read(train, boxes):
+def pictures(run_id: str) -> Counter[tuple[str, int]]:
+    """Key and step of the pictures that a run has in MLflow, with how often."""
+    names = [Path(f.path).name for f in connect().list_artifacts(run_id, "images") if f.path.endswith(".png")]
+    return Counter((name.split("+")[0], int(name.split("+step+")[1].split("+")[0])) for name in names)
+
+
+SAMPLES = [f"sample_{number}" for number in range(4)]
+
+
+def test_the_run_says_what_was_read(train, boxes):
     run_id = train().run()["run_id"]
-    client = connect()
-    assert len([f for f in client.list_artifacts(run_id, "images") if f.path.endswith(".png")]) == 4
-    assert client.get_run(run_id).data.tags["data_store_digest"] == boxes.store.digest
+    assert connect().get_run(run_id).data.tags["data_store_digest"] == boxes.store.digest
+
+
+def test_pictures_of_the_same_answers_go_along_the_curve(train, tmp_path):
+    run_id = train().run()["run_id"]
+    assert pictures(run_id) == {(key, step): 1 for key in SAMPLES for step in (3, 6)}
+    first, last = (np.asarray(Image.open(tmp_path / f"runs/micro/overlays/step-000000{step}/0.png")) for step in (3, 6))
+    assert first.shape == last.shape  # the same photo
+
+
+def test_pictures_come_every_few_validations_and_at_the_end(train):
+    run_id = train(steps=7, checkpoint_every=2, overlay_every=2).run()["run_id"]
+    assert {step for _, step in pictures(run_id)} == {4, 7}
+
+
+def test_a_long_run_has_about_ten_sets_of_pictures():
+    assert [default_every(6, 3), default_every(6000, 600), default_every(500_000, 1000)] == [1, 1, 50]
+
+
+def test_pictures_do_not_change_what_is_learnt(train):
+    shown, plain = train(name="shown").run(), train(name="plain", overlay_every=0).run()
+    assert weights(shown["model"]) == weights(plain["model"])
+    assert not pictures(plain["run_id"])
+
+
+def test_pictures_that_cannot_be_written_end_no_training(train, tmp_path, capsys):
+    (tmp_path / "runs" / "micro").mkdir(parents=True)
+    (tmp_path / "runs" / "micro" / "overlays").touch()  # a file where their folder would be
+    assert train().run()["last"]["step"] == 6
+    assert "no pictures of step 6" in capsys.readouterr().err
 
 
 def test_accumulation_does_not_change_the_result(train):
