@@ -126,7 +126,7 @@ class Tune(Train):
         resources: dict[str, float] = (
             {"cpu": self.trial_cpus, "gpu": 1 if gpus else 0} if str(self.workers) == "0" else {"cpu": 0}
         )
-        base = {"stage": self, "address": address, "run_id": run_id, "tracking_uri": tracking_uri()}
+        base = {"stage": self, "address": address, "run_id": run_id, "steps": steps, "tracking_uri": tracking_uri()}
         trainable = tune.with_resources(tune.with_parameters(_trial, **base), resources)
         filesystem, path = files.resolve(f"{address}/tune")
         where = {"storage_filesystem": filesystem}
@@ -292,22 +292,28 @@ def _value(option: str, text: str, where: str) -> Any:
     return value
 
 
-def _trial(config: dict[str, Any], stage: Tune, address: str, run_id: str, tracking_uri: str) -> None:
+def _trial(config: dict[str, Any], stage: Tune, address: str, run_id: str, steps: int, tracking_uri: str) -> None:
     """Runs in a trial's process: trains, and tells Ray Tune of each validation."""
     from ray import tune
 
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     trial_id = tune.get_context().get_trial_id() or "trial"
 
-    def validated(record: dict[str, float]) -> None:
+    last = config.get("steps", steps)
+
+    def tell(record: dict[str, float]) -> None:
         tune.report({**record, "trial_id": trial_id})
+
+    def validated(record: dict[str, float]) -> None:
+        if record["step"] < last:  # at the last step the scheduler would end the trial before its model is there
+            tell(record)
 
     train = stage.trial(config, address, trial_id, run_id)
     if train.threads is None and str(train.workers) == "0":
         train.threads = max(1, int(stage.trial_cpus))
     result = train.run(validated)
     # a trial that was finished, but whose end Ray Tune did not hear of, has nothing to train and nothing to validate
-    validated({"step": result["steps"], **result["validation"]})
+    tell({"step": result["steps"], **result["validation"]})
 
 
 def _end_children(run_id: str, names: set[str]) -> None:

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mail.training.checkpoint import find_latest
+from mail.training.step import train_step
 from pipelines import run_log
 from pipelines.tracking import connect
 from pipelines.train import ModelOverrides, Train
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.test_job_submit import end, free_ports
-from tests.pipelines.test_train import MICRO, weights
+from tests.pipelines.test_train import MICRO, SAMPLES, pictures, weights
 from tests.s3 import BUCKET, s3_server
 
 pytestmark = pytest.mark.cluster
@@ -173,5 +175,58 @@ def test_a_server_that_was_away_in_the_middle_misses_nothing(mlflow, boxes, monk
     assert run.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 91))
     assert [m.step for m in client.get_metric_history(run.info.run_id, "validation/oIoU")] == [30, 60, 90]
-    assert len([f for f in client.list_artifacts(run.info.run_id, "images") if f.path.endswith(".png")]) == 4
+    assert set(pictures(run.info.run_id)) == {(key, step) for key in SAMPLES for step in (30, 60, 90)}
     assert json.loads(json.dumps(run.data.params))["recipe.steps"] == "90"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_server_that_was_away_for_five_minutes_misses_nothing(mlflow, boxes, monkeypatch):
+    away, steps, every = 300, 700, 50
+
+    def slow_step(*values: Any, **named: Any) -> torch.Tensor:
+        time.sleep(0.6)  # a step of a larger network, so that the run is still in its middle afterwards
+        return train_step(*values, **named)
+
+    monkeypatch.setattr("pipelines.train_worker.train_step", slow_step)
+    reached: list[tuple[float, float]] = []
+    train = stage(boxes, out="run", steps=steps, checkpoint_every=every, validation_expressions=6, log_every=5)
+    results: list[dict] = []
+    thread = threading.Thread(
+        target=lambda: results.append(train.run(lambda record: reached.append((record["step"], time.monotonic()))))
+    )
+    thread.start()
+
+    def wait_for(step: float) -> None:
+        deadline = time.monotonic() + 600
+        while (not reached or reached[-1][0] < step) and thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert reached[-1][0] >= step
+
+    wait_for(every)
+    gone = time.monotonic()
+    mlflow.end()
+    time.sleep(away)
+    back = time.monotonic()
+    mlflow.start()
+    meanwhile = [step for step, at in reached if gone < at < back]
+    assert len(meanwhile) >= 3, "the training did not go on"
+    assert reached[-1][0] < steps, "the training ended too early to show anything"
+    thread.join(600)
+
+    assert results
+    assert results[0]["recorded"]
+    client = connect()
+    run = client.get_run(results[0]["run_id"])
+    assert run.info.status == "FINISHED"
+    for key in ("train/loss", "train/learning_rate", "train/gradient_norm", "train/expressions_seen"):
+        assert [m.step for m in client.get_metric_history(run.info.run_id, key)] == list(range(1, steps + 1)), key
+    laps = [m.step for m in client.get_metric_history(run.info.run_id, "speed/images_per_second")]
+    assert laps == [1, *range(5, steps + 1, 5)]
+    validations = [m.step for m in client.get_metric_history(run.info.run_id, "validation/oIoU")]
+    assert validations == list(range(every, steps + 1, every))
+    shown = [step for step in validations if step % (2 * every) == 0]  # about ten sets in the run
+    assert set(pictures(run.info.run_id)) == {(key, step) for key in SAMPLES for step in shown}
+    assert run.data.params["recipe.steps"] == str(steps)
+    assert run.data.tags["data_store_digest"] == boxes.store.digest
+    assert run.data.tags["model"].endswith("run/model")

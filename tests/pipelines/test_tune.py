@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from mail.errors import UserError
+from pipelines.run_log import experiment
 from pipelines.tracking import connect
 from pipelines.train import ModelOverrides
 from pipelines.tune import Range, Tune
 from tests.boxes import Boxes, make_boxes
+from tests.pipelines.killing import Run, wait_for
 from tests.pipelines.test_train import MICRO
 
 
@@ -92,3 +94,53 @@ def test_a_study_goes_on_and_its_trials_are_children_of_one_run(ray_cluster, box
     assert again["best"] == result["best"]
     assert len(client.search_runs([experiment])) == 4
     assert json.loads(Path("runs/study/study.json").read_text())["best"]["trial"] == result["best"]["trial"]
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_study_whose_driver_was_killed_goes_on_with_the_same_command(boxes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    trials, steps = 3, 40
+    command = ["tune", "--name", "study", "--trials", str(trials), "--space", "learning-rate=log:1e-4:1e-2"]
+    command += ["--preset", "tiny", "--data", boxes.store_uri, "--masks", boxes.masks_uri, "--steps", str(steps)]
+    command += ["--checkpoint-every", "10", "--global-batch-size", "8", "--validation-expressions", "6", "--grace", "1"]
+    command += ["--threads", "1", "--concurrent", "1", "--resume"]
+    command += [x for k, v in MICRO.items() for x in (f"--model.{k.replace('_', '-')}", str(v))]
+
+    def states() -> list[dict]:
+        return [json.loads(path.read_text()) for path in tmp_path.glob("runs/study/trials/*/run.json")]
+
+    def in_the_middle() -> bool:
+        begun = [s["name"].removeprefix("study-") for s in states() if not s["finished"]]
+        saved = [t for t in begun if list(tmp_path.glob(f"runs/study/trials/{t}/checkpoints/*/step-*"))]
+        return bool(saved) and any(s["finished"] for s in states())
+
+    first = Run(*command)
+    try:
+        wait_for(in_the_middle, first)
+        first.kill("driver")
+    finally:
+        first.close()
+    finished = [s["run_id"] for s in states() if s["finished"]]
+    assert 1 <= len(finished) < trials, "the kill came too late to show anything"
+    ends = {run_id: connect().get_run(run_id).info.end_time for run_id in finished}
+
+    again = Run(*command)
+    try:
+        assert again.wait() == 0, "\n".join(again.said[-20:])
+    finally:
+        again.close()
+    client = connect()
+    study = json.loads((tmp_path / "runs/study/study.json").read_text())
+    assert len({r["trial"] for r in study["results"]}) == trials
+    runs = client.search_runs([experiment(client)])
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == study["run_id"]]
+    assert len(runs) == 1 + trials  # one parent, and no child twice
+    assert {c.info.run_name for c in children} == {f"study-{r['trial']}" for r in study["results"]}
+    assert {c.info.status for c in children} == {"FINISHED"}
+    assert all((Path(r["folder"]) / "model/model.safetensors").exists() for r in study["results"])
+    for child in children:  # a trial that went on has one unbroken curve
+        steps_of = [m.step for m in client.get_metric_history(child.info.run_id, "train/loss")]
+        assert steps_of == list(range(1, steps + 1))
+    assert {run_id: client.get_run(run_id).info.end_time for run_id in finished} == ends  # not trained again

@@ -72,11 +72,24 @@ class Nodes:
 
     def submit(self, *stage: str, env_vars: dict[str, str], repository: Path, log: Path) -> subprocess.Popen:
         """`ray job submit ... -- python -m pipelines STAGE`; its output goes to a file."""
+        self._takes_jobs()
         runtime_env = json.dumps({"env_vars": env_vars, "excludes": ["/tests/", "/docs/"]})
         command = [RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ".", "--runtime-env-json"]
         command += [runtime_env, "--", "python", "-m", "pipelines", *stage]
         with open(log, "a") as file:
             return subprocess.Popen(command, cwd=repository, env=self.environment, stdout=file, stderr=file)
+
+    def _takes_jobs(self) -> None:
+        """Waits for the job agent, which comes up a while after its node is alive."""
+        command = [RAY, "job", "submit", "--address", self.dashboard, "--", "true"]
+        deadline = time.monotonic() + 120
+        while True:
+            tried = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+            )
+            if "No available agent" not in tried.stderr or time.monotonic() > deadline:
+                return
+            time.sleep(3)
 
     def kill_driver(self, marker: str) -> None:
         """SIGKILL to the job's own process, which has `marker` among its arguments."""
