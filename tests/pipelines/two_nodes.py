@@ -43,6 +43,8 @@ class Nodes:
             f"--num-cpus={cpus}",
             "--node-ip-address=127.0.0.1",
         ]
+        # the job agent's own port is the same for every Ray on a machine; without it, jobs are never taken
+        command += [f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
         command += [f"--labels=name={name}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"]
         with open(self.folder / f"{name}.log", "w") as log:
             self.nodes[name] = subprocess.Popen(
@@ -132,9 +134,10 @@ def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_V2_ENABLED": "1",
     }
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     command = [RAY, "start", "--head", "--block", "--num-cpus=0", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += [f"--dashboard-agent-listen-port={agent}"]
     command += [f"--temp-dir={folder / 'ray'}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"]
     with open(folder / "head.log", "w") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
