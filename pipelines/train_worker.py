@@ -122,7 +122,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     with contextlib.closing(place.batches(start)) as stream:
         for parts in clock.waits(by_step(stream)):
             done = parts[0].plan.step + 1
-            with _out_of_memory(model.config, parts, bf16):
+            with memory_advice(model.config, parts, bf16):
                 results.append(
                     train_step(wrapped, optimizer, parts, settings, rank=rank, world=world, device=device, bf16=bf16)
                 )
@@ -331,7 +331,8 @@ class Clock:
 
 
 @contextlib.contextmanager
-def _out_of_memory(config: Any, parts: list[TrainingBatch], bf16: bool) -> Iterator[None]:
+def memory_advice(config: Any, parts: list[TrainingBatch], bf16: bool) -> Iterator[None]:
+    """Says what a step needs and what to lower where the GPU's memory is too small for it (UserError)."""
     try:
         yield
     except torch.OutOfMemoryError as error:

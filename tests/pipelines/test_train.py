@@ -12,15 +12,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.inference import Predictor
+from mail.training.step import TrainingBatch
 from pipelines.overlays import default_every
 from pipelines.run_state import RunState, differences
 from pipelines.tracking import connect
 from pipelines.train import ModelOverrides, Train
 from pipelines.train_shares import share_cluster, share_nodes, worker_range
-from pipelines.train_worker import Clock
-from tests.boxes import Boxes, make_boxes
+from pipelines.train_worker import Clock, memory_advice
+from tests.boxes import Boxes, make_boxes, micro_config
 
 MICRO = {
     "hidden_size": 32,
@@ -330,3 +332,11 @@ def test_the_clock_counts_waiting_apart():
     for _ in clock.waits(slow()):
         time.sleep(0.05)
     assert 0.2 < clock.lap(torch.device("cpu"), 1)["waiting_for_data"] < 0.8
+
+
+def test_a_gpu_that_is_too_small_is_told_with_the_estimate_and_what_to_lower():
+    rows = np.arange(24)
+    parts = [TrainingBatch(Batch(0, 0, 1, 0, rows, rows, 24), {})]
+    message = r"24 expressions in one pass, which need about \d+\.\d GiB .*lower --micro-batch-size.*tried to allocate"
+    with pytest.raises(UserError, match=message), memory_advice(micro_config(), parts, bf16=True):
+        raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 2.00 GiB\nmore lines")
