@@ -172,7 +172,7 @@ class Tune(Train):
             found = {"trial": trial_id, "score": metrics.get(self.metric), "step": metrics.get("step")}
             found |= {"options": ended.config, "folder": f"{address}/trials/{trial_id}"}
             trials.append(found | {"error": str(ended.error).splitlines()[-1] if ended.error else None})
-        trials.sort(key=lambda t: -1.0 if t["score"] is None else t["score"], reverse=True)
+        trials.sort(key=lambda t: (1.0 if t["score"] is None else -t["score"], t["trial"]))  # the first of equals
         if not trials or trials[0]["score"] is None:
             reason = next((t["error"] for t in trials if t["error"]), "no trial came to a validation")
             raise UserError(f"no trial of study {self.name} has a score: {reason}")

@@ -61,7 +61,7 @@ def proposals_of(units: Sequence[WorkUnit], config: Precompute, pool: Pool) -> I
 
 def test_a_failing_object_store_costs_no_image_and_nothing_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but Ray: planning, decoding, proposing, writing, committing, and planning again."""
-    monkeypatch.setattr("pipelines.ray_session.connect", contextlib.nullcontext)
+    monkeypatch.setattr("pipelines.ray_session.connect", lambda **_: contextlib.nullcontext())
     monkeypatch.setattr("pipelines.precompute.proposals_of", proposals_of)
     monkeypatch.setattr(Pool, "for_cluster", classmethod(lambda cls, *_: cls(1, 2, False, 1.0)))
     monkeypatch.setattr("pipelines.mask_sink.FIRST_COMMIT_SECONDS", 0.0)
