@@ -46,6 +46,7 @@ SPLIT = "val"
 SHIFT, MISSING = 0.15, 0.2
 BARE = {
     "attention": "joint",
+    "geometry_frequencies": 6,
     "coverage_bias": False,
     "paste": False,
     "selection": False,
@@ -66,7 +67,9 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "the same, coverage bias": SELECTS | {"coverage_bias": True},
     "the same, boxes without Fourier features": SELECTS | {"geometry_frequencies": 0},
     "the same, one-way attention": SELECTS | {"attention": "one_way"},
-    "the same, one-way attention, pixels trained alone": {},  # the presets: no proposal is withheld
+    # no proposal is withheld any more
+    "the same, one-way attention, pixels trained alone": {"geometry_frequencies": 6},
+    "and boxes without Fourier features": {},  # as in the presets
 }
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, n - 1 degrees of freedom
 Find = Callable[[str, tuple[int, int]], Proposals]

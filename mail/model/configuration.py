@@ -26,7 +26,8 @@ class MailConfig(PretrainedConfig):
         max_instances: instance slots K; the best-scored proposals are kept.
         num_labels_of_instances: size of the label embedding; 0 leaves the proposer's category out.
         shape_size: side of the grid in which an instance's shape is described inside its own box.
-        geometry_frequencies: octaves of the Fourier features of boxes, shared by patches and instances.
+        geometry_frequencies: octaves of Fourier features of boxes, beside their coordinates and sizes; the projection is
+            shared by patches and instances.
         geometry_init: `normal`, or `zero` to start exactly as the pre-trained encoder.
         attention: `joint`, every token to every token, or `one_way`: instances attend to words and patches, which
             attend to each other only, so that nothing but the selection depends on the proposals.
@@ -69,7 +70,7 @@ class MailConfig(PretrainedConfig):
     max_instances: int = 32
     num_labels_of_instances: int = 0
     shape_size: int = 16
-    geometry_frequencies: int = 6
+    geometry_frequencies: int = 0
     geometry_init: str = "zero"
     attention: str = "one_way"
     coverage_bias: bool = False

@@ -34,7 +34,7 @@ class TextEmbeddings(nn.Module):
 
 
 class GeometryEmbedding(nn.Module):
-    """Fourier features of boxes, one projection shared by patches and instances.
+    """Coordinates, sizes and Fourier features of boxes, one projection shared by patches and instances.
 
     Place words compare where a patch is with where an instance is; a shared code makes that comparison a dot product.
     """
