@@ -26,8 +26,8 @@ class MailConfig(PretrainedConfig):
         max_instances: instance slots K; the best-scored proposals are kept.
         num_labels_of_instances: size of the label embedding; 0 leaves the proposer's category out.
         shape_size: side of the grid in which an instance's shape is described inside its own box.
-        geometry_frequencies: octaves of Fourier features of boxes, beside their coordinates and sizes; the projection is
-            shared by patches and instances.
+        geometry_frequencies: octaves of Fourier features of boxes, beside their coordinates and sizes, for one
+            projection that patches and instances share.
         geometry_init: `normal`, or `zero` to start exactly as the pre-trained encoder.
         attention: `joint`, every token to every token, or `one_way`: instances attend to words and patches, which
             attend to each other only, so that nothing but the selection depends on the proposals.
