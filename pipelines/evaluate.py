@@ -341,17 +341,16 @@ def _check_leakage(stage: Evaluate, store: Any, snapshot: Any, lineage: dict[str
         )
         return True
     source = lineage.get("data_store") or {}
-    if source.get("digest") == store.digest:
-        return leaky or bool(lineage.get("leaky"))
-    images = _training_images(source)
-    if images is None:
-        name, where = source.get("name") or "a data store", source.get("uri") or "a place that was not recorded"
-        say(
-            f"the model was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: "
-            "nobody can tell which images that were, so the results are labelled leaky"
-        )
-        return True
-    leaky |= check_leakage({"image_ids": images}, store, [stage.split], stage.allow_leaky, "the model")
+    if source.get("digest") != store.digest:
+        images = _training_images(source)
+        if images is None:
+            name, where = source.get("name") or "a data store", source.get("uri") or "a place that was not recorded"
+            say(
+                f"the model was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: "
+                "nobody can tell which images that were, so the results are labelled leaky"
+            )
+            return True
+        leaky |= check_leakage({"image_ids": images}, store, [stage.split], stage.allow_leaky, "the model")
     return leaky or bool(lineage.get("leaky"))
 
 
