@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Any, Protocol
 
 import torch
@@ -255,7 +256,8 @@ def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport,
 
     def input_from(start: int) -> Batches:
         micro = job.micro_batch_size
-        return ahead(lambda: batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
+        made = lambda: batches(source, plan, start, job.settings.steps, micro=micro)  # noqa: E731
+        return ahead(made, Queue(transport.prefetch))
 
     filesystem, root = files.resolve(target)
 

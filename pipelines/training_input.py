@@ -9,7 +9,8 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+import uuid
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,16 @@ from mail.training.input import TrainingInput
 from mail.training.step import TrainingBatch
 
 TASK_BYTES = 24 * 2**20  # about what a task makes: large enough to hide Ray's cost per task, small enough to start soon
+BLOCK_BYTES = 6 * 2**20  # batches of a task travel together, so many bytes: each block costs the trainer milliseconds
+TASK_BLOCKS = 64  # blocks that a task may make before the loop has looked; with Ray's own 2 the loop sets the speed
 TASKS_PER_PIPELINE = 256  # steps are listed in pipelines of at most so many tasks
 STORE_BYTES = 256 * 2**20  # object store memory in use per worker
-LOOP_SECONDS = 0.05  # between two looks of Ray Data's scheduler at what its tasks have done
+# between two looks of Ray Data's scheduler at what its tasks have done: while batches wait, and while the trainer does
+LOOP_SECONDS, HURRIED_LOOP_SECONDS = 0.05, 0.005
 
 _LAYOUT = pa.schema([("head", pa.string()), ("data", pa.large_binary())])
 _inputs: dict[Any, tuple[TrainingInput, EpochPlan]] = {}  # per task process: open files and tokenizer live on
+_waiting: dict[str, queue.Queue] = {}  # per trainer process: the batches of each stream that wait for the trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +74,32 @@ def ray_batches(
     transport = transport or Transport()
     source, plan = ray.get(shared)
     per_task = transport.steps_per_task or _steps_per_task(source, plan, world)
+    waiting: queue.Queue = queue.Queue(transport.prefetch)
+    stream = uuid.uuid4().hex
+    _waiting[stream] = waiting
 
     def pipelines() -> Generator[TrainingBatch, None, None]:
         segment = per_task * TASKS_PER_PIPELINE
         for first in range(start, stop, segment):
             last = min(first + segment, stop)
-            yield from _pipeline(shared, first, last, per_task, rank, world, micro, transport)
+            yield from _pipeline(shared, first, last, per_task, rank, world, micro, transport, stream)
 
-    yield from ahead(pipelines, transport.prefetch)
+    try:
+        yield from ahead(pipelines, waiting)
+    finally:
+        del _waiting[stream]
 
 
 def _pipeline(
-    shared: Any, start: int, stop: int, per_task: int, rank: int, world: int, micro: int | None, transport: Transport
+    shared: Any,
+    start: int,
+    stop: int,
+    per_task: int,
+    rank: int,
+    world: int,
+    micro: int | None,
+    transport: Transport,
+    stream: str,
 ) -> Generator[TrainingBatch, None, None]:
     import ray
     from ray.data import DataContext, ExecutionResources
@@ -89,7 +108,8 @@ def _pipeline(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     cpus = None if transport.cpus is None else max(transport.cpus, 0.1)
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _unhurried(cpus)]
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _unhurried(stream, cpus)]
+    context._max_num_blocks_in_streaming_gen_buffer = TASK_BLOCKS
     context.execution_options.resource_limits = ExecutionResources.for_limits(
         cpu=cpus, object_store_memory=transport.store_bytes
     )
@@ -116,11 +136,12 @@ def _pipeline(
             yield unpack(block["head"][row].as_py(), block["data"][row].as_buffer())
 
 
-def _unhurried(cpus: float | None) -> type:
+def _unhurried(stream: str, cpus: float | None) -> type:
     """A callback that slows Ray Data's scheduling loop down, and gives the worker's input the CPUs that are its own.
 
     The loop runs in the trainer's own process. While the batches that wait are not taken, which is how it should be,
     the loop has nothing to wait for and turns without a pause: half a core that the training step then lacks.
+    It pauses, and only shortly while the trainer of `stream` waits.
 
     Ray would share what the trainers leave of each node between the inputs of all workers, in whole CPUs: with more
     workers than a node has free CPUs, or with half a CPU free, nothing is left. An input that owns nothing builds one
@@ -149,13 +170,19 @@ def _unhurried(cpus: float | None) -> type:
                 executor._cluster_autoscaler = OwnShare()
 
         def on_execution_step(self, executor: Any) -> None:
-            time.sleep(LOOP_SECONDS)
+            _pause(stream)
 
     return Unhurried
 
 
+def _pause(stream: str) -> None:
+    # by name, for the callback travels to the tasks with its context, and a queue cannot
+    waiting = _waiting.get(stream)
+    time.sleep(HURRIED_LOOP_SECONDS if waiting is not None and waiting.empty() else LOOP_SECONDS)
+
+
 def _build(shared: Any, first: int, last: int, rank: int, world: int, micro: int | None) -> Iterator[pa.Table]:
-    """Runs in a task: one row per batch."""
+    """Runs in a task: one row per batch, blocks of `BLOCK_BYTES` or of one batch that is larger."""
     import ray
 
     torch.set_num_threads(1)  # a task has one CPU
@@ -164,9 +191,19 @@ def _build(shared: Any, first: int, last: int, rank: int, world: int, micro: int
         _inputs.clear()
         _inputs[key] = ray.get(shared)
     source, plan = _inputs[key]
+    packed: list[tuple[str, bytes]] = []
     for batch in source.build(list(plan.batches(first, last, rank, world, micro))):
-        head, data = pack(batch)
-        yield pa.table({"head": [head], "data": pa.array([data], pa.large_binary())}, _LAYOUT)
+        packed.append(pack(batch))
+        if sum(len(data) for _, data in packed) >= BLOCK_BYTES:
+            yield _block(packed)
+            packed = []
+    if packed:
+        yield _block(packed)
+
+
+def _block(packed: Sequence[tuple[str, bytes]]) -> pa.Table:
+    heads, data = zip(*packed, strict=True)
+    return pa.table({"head": heads, "data": pa.array(data, pa.large_binary())}, _LAYOUT)
 
 
 def pack(batch: TrainingBatch) -> tuple[str, bytes]:
@@ -201,9 +238,8 @@ def _steps_per_task(source: TrainingInput, plan: EpochPlan, world: int) -> int:
     return max(1, min(16, int(TASK_BYTES / step)))
 
 
-def ahead(make: Callable[[], Iterator[TrainingBatch]], size: int) -> Generator[TrainingBatch, None, None]:
-    """Runs an iterator in a thread, `size` items ahead; an error comes out where the next item would."""
-    waiting: queue.Queue = queue.Queue(size)
+def ahead(make: Callable[[], Iterator[TrainingBatch]], waiting: queue.Queue) -> Generator[TrainingBatch, None, None]:
+    """Runs an iterator in a thread, as far ahead as `waiting` holds; an error comes out where the next item would."""
     ended = threading.Event()
 
     def put(item: Any) -> bool:

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import ray
@@ -57,7 +58,7 @@ def test_an_error_in_the_thread_comes_out_where_the_batch_would():
         yield "first"
         raise ValueError("an image is gone")
 
-    stream = ahead(broken, 2)
+    stream = ahead(broken, Queue(2))
     assert next(stream) == "first"
     with pytest.raises(ValueError, match="an image is gone"):
         next(stream)
@@ -69,7 +70,7 @@ def test_closing_the_stream_ends_its_thread():
             yield 0
 
     before = threading.active_count()
-    stream = ahead(endless, 2)
+    stream = ahead(endless, Queue(2))
     next(stream)
     stream.close()
     assert threading.active_count() == before
