@@ -52,9 +52,11 @@ BARE = {
     "selection": False,
     "direct": False,
     "pixel_share": 0.0,
+    "loss_selection": 1.0,
     "proposal_dropout": 0.1,  # of the training, not of the network
 }
 SELECTS = BARE | {"selection": True, "direct": True}
+HALF = {"pixel_share": 0.5, "loss_selection": 1.0}  # and no proposal is withheld any more
 DESIGNS: dict[str, dict[str, Any]] = {
     "no masks": BARE | {"mask_modality": "none"},
     "masks as channels of the patches": BARE | {"mask_modality": "channels"},
@@ -67,9 +69,10 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "the same, coverage bias": SELECTS | {"coverage_bias": True},
     "the same, boxes without Fourier features": SELECTS | {"geometry_frequencies": 0},
     "the same, one-way attention": SELECTS | {"attention": "one_way"},
-    # no proposal is withheld any more
-    "the same, one-way attention, pixels trained alone": {"geometry_frequencies": 6},
-    "and boxes without Fourier features": {},  # as in the presets
+    "the same, one-way attention, pixels trained alone": HALF | {"geometry_frequencies": 6},
+    "and boxes without Fourier features": HALF,
+    "and a lighter selection loss": {},  # as in the presets
+    "no masks, boxes without Fourier features": {"mask_modality": "none"},  # as `--model.mask-modality none` gives
 }
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, n - 1 degrees of freedom
 Find = Callable[[str, tuple[int, int]], Proposals]

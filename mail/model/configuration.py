@@ -77,7 +77,7 @@ class MailConfig(PretrainedConfig):
     paste: bool = False
     selection: bool = True
     direct: bool = True
-    pixel_share: float = 0.5
+    pixel_share: float = 0.75
 
     decoder_stride: int = 4
     decoder_dim: int = 128
@@ -85,13 +85,17 @@ class MailConfig(PretrainedConfig):
 
     loss_mask_bce: float = 1.0
     loss_mask_dice: float = 1.0
-    loss_selection: float = 0.5
+    loss_selection: float = 0.25
     loss_no_target: float = 0.1
     selection_min_iou: float = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self._check()
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """All its own fields, not only those that differ: a saved network stays as it is when a default changes."""
+        return super().to_diff_dict() | {name: getattr(self, name) for name in MailConfig.__annotations__}
 
     def _check(self) -> None:
         if self.mask_modality not in ("none", "channels", "tokens"):

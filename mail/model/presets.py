@@ -58,7 +58,6 @@ def tiny() -> MailConfig:
         decoder_dim=24,
         stem_dim=32,
         initializer_range=0.09,
-        loss_selection=1.0,
     )
 
 

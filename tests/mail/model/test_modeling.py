@@ -1,5 +1,7 @@
 """The network: invariances, robustness, and what it saves."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -196,6 +198,13 @@ def test_left_out_padding_changes_nothing(monkeypatch, attention, coverage_bias)
         assert torch.allclose(a, b, atol=1e-4)
     whole, order = lengths[0]
     assert order.shape[1] < whole
+
+
+def test_a_saved_network_does_not_change_when_a_default_does(tmp_path):
+    MailConfig().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    of_now = {name: getattr(MailConfig(), name) for name in MailConfig.__annotations__}
+    assert json.loads(json.dumps(of_now)).items() <= saved.items()
 
 
 def test_saved_network_and_processor_come_back_the_same(tmp_path):
