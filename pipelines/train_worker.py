@@ -256,8 +256,7 @@ def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport,
 
     def input_from(start: int) -> Batches:
         micro = job.micro_batch_size
-        made = lambda: batches(source, plan, start, job.settings.steps, micro=micro)  # noqa: E731
-        return ahead(made, Queue(transport.prefetch))
+        return ahead(lambda: batches(source, plan, start, job.settings.steps, micro=micro), Queue(transport.prefetch))
 
     filesystem, root = files.resolve(target)
 

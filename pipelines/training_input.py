@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +182,7 @@ def _pause(stream: str) -> None:
 
 
 def _build(shared: Any, first: int, last: int, rank: int, world: int, micro: int | None) -> Iterator[pa.Table]:
-    """Runs in a task: one row per batch, blocks of `BLOCK_BYTES` or of one batch that is larger."""
+    """Runs in a task: one row per batch."""
     import ray
 
     torch.set_num_threads(1)  # a task has one CPU
@@ -191,19 +191,24 @@ def _build(shared: Any, first: int, last: int, rank: int, world: int, micro: int
         _inputs.clear()
         _inputs[key] = ray.get(shared)
     source, plan = _inputs[key]
-    packed: list[tuple[str, bytes]] = []
-    for batch in source.build(list(plan.batches(first, last, rank, world, micro))):
-        packed.append(pack(batch))
-        if sum(len(data) for _, data in packed) >= BLOCK_BYTES:
-            yield _block(packed)
-            packed = []
-    if packed:
-        yield _block(packed)
+    yield from in_blocks(map(pack, source.build(list(plan.batches(first, last, rank, world, micro)))))
 
 
-def _block(packed: Sequence[tuple[str, bytes]]) -> pa.Table:
-    heads, data = zip(*packed, strict=True)
-    return pa.table({"head": heads, "data": pa.array(data, pa.large_binary())}, _LAYOUT)
+def in_blocks(packed: Iterable[tuple[str, bytes]], size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
+    """Tables of packed batches, in order, one row per batch; a table ends with the batch that fills `size` bytes."""
+    rows: list[tuple[str, bytes]] = []
+
+    def table() -> pa.Table:
+        heads, data = zip(*rows, strict=True)
+        return pa.table({"head": heads, "data": pa.array(data, pa.large_binary())}, _LAYOUT)
+
+    for row in packed:
+        rows.append(row)
+        if sum(len(data) for _, data in rows) >= size:
+            yield table()
+            rows.clear()
+    if rows:
+        yield table()
 
 
 def pack(batch: TrainingBatch) -> tuple[str, bytes]:

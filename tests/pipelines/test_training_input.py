@@ -15,7 +15,7 @@ from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, batches, texts, training_input, unusable_images
 from pipelines.tracking import connect
-from pipelines.training_input import Transport, ahead, pack, ray_batches, unpack
+from pipelines.training_input import Transport, ahead, in_blocks, pack, ray_batches, unpack
 from tests.boxes import Boxes, make_boxes, micro_config
 from tests.pipelines.test_train import MICRO, weights
 
@@ -51,6 +51,13 @@ def test_a_packed_batch_comes_out_as_it_went_in(made):
     for batch in batches(*made, 0, 3, micro=5):
         head, data = pack(batch)
         assert_same(unpack(head, pa.py_buffer(data)), batch)
+
+
+def test_batches_travel_together_in_blocks_of_the_size():
+    packed = [(str(n), bytes([n]) * length) for n, length in enumerate((3, 3, 3, 9, 2))]
+    blocks = list(in_blocks(packed, 6))
+    assert [block["head"].to_pylist() for block in blocks] == [["0", "1"], ["2", "3"], ["4"]]
+    assert [data for block in blocks for data in block["data"].to_pylist()] == [data for _, data in packed]
 
 
 def test_an_error_in_the_thread_comes_out_where_the_batch_would():

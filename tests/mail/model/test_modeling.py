@@ -20,12 +20,8 @@ def network(**changes) -> tuple[MailForReferringSegmentation, MailProcessor]:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     sizes |= {"image_size": 64, "patch_size": 16, "position_grid": 4, "max_instances": 100, "max_text_length": 12}
     sizes |= {"decoder_dim": 8, "stem_dim": 8, "geometry_init": "normal", "mask_stride": 2}
-    sizes |= {
-        "attention": "joint",
-        "coverage_bias": True,
-        "paste": True,
-        "geometry_frequencies": 6,
-    }  # with every path there is
+    # with every path there is
+    sizes |= {"attention": "joint", "coverage_bias": True, "paste": True, "geometry_frequencies": 6}
     config = MailConfig(**{**sizes, "vocab_size": len(tokenizer), **changes})
     model = MailForReferringSegmentation(config).eval()
     with torch.no_grad():
