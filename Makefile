@@ -1,13 +1,13 @@
-# Everything starts here and needs Python 3.11 or 3.12, make and a package index; `.venv` is made on the first use.
+# Everything starts here and needs Python 3.11, 3.12 or 3.13, make and a package index; `.venv` is made on the first use.
 #   make demo       the whole chain on generated data, with pictures, in minutes
 #   make test       format, lint, types and all tests, including a real local Ray cluster
 #   make test-fast  the tests that start no processes, under a minute
 #   make soak       the long tests: processes killed at random moments until the work ends all the same
 #   make setup      only the environment;  make lock  writes requirements.lock anew
 
-# The first of these that is Python 3.11 or 3.12 (`make PYTHON=... setup` to choose). A pyenv shim may exist and not run.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
+# The first of these that is Python 3.11, 3.12 or 3.13 (`make PYTHON=... setup` to choose). A pyenv shim may exist and not run.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -27,7 +27,7 @@ setup: $(STAMP)
 # uv comes from the lock as well, so that nothing is installed whose hash nobody wrote down. Where Python has no ensurepip
 # (Debian without python3-venv), the machine's own pip or uv fills the environment.
 $(STAMP): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11 or 3.12: install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11, 3.12 or 3.13: install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -c '' 2>/dev/null || \
 		{ rm -rf $(VENV); $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV); }; }
 	@$(BIN)/python -c 'import re; t = open("requirements.lock").read(); print(re.search(r"(?ms)^uv==.*?(?=^\S)", t)[0])' > $(VENV)/uv.txt
