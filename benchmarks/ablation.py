@@ -40,7 +40,7 @@ from mail.training.input import batches
 from mail.training.optimizer import make_optimizer
 from mail.training.run_plan import RunPlan
 from mail.training.step import by_step, train_step
-from pipelines.train import Train
+from pipelines.stages.train import Train
 
 SPLIT = "val"
 SHIFT, MISSING = 0.15, 0.2
@@ -90,9 +90,9 @@ class Changes:
 
 def prepare(folder: Path, images: int) -> None:
     """Scenes, store, proposer and mask table in `folder`; what is there stays."""
-    from pipelines.precompute import Precompute
-    from pipelines.prepare import PrepareSynthetic
-    from pipelines.train_proposer import TrainProposer
+    from pipelines.stages.precompute import Precompute
+    from pipelines.stages.prepare import PrepareSynthetic
+    from pipelines.stages.train_proposer import TrainProposer
 
     scenes, store, proposer, masks = (str(folder / name) for name in ("scenes", "store", "proposer", "masks"))
     if not (folder / "store" / "store.json").exists():

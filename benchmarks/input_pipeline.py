@@ -26,9 +26,9 @@ from mail.data.epoch_plan import EpochPlan
 from mail.training.input import TrainingInput
 from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
-from pipelines import training_input
-from pipelines.train import Train
-from pipelines.training_input import Transport, ray_batches
+from pipelines.stages.train import Train
+from pipelines.training import input as training_input
+from pipelines.training.input import Transport, ray_batches
 
 Stream = Callable[[int, int], Generator[TrainingBatch, None, None]]
 
@@ -131,7 +131,7 @@ def busy_trainer(stream: Stream, steps: int, step_seconds: float) -> float:
 
 def waiting_share(folder: Path, store: str, masks: str, steps: int) -> dict[str, float]:
     """Of a training on one worker: share of the time from step 10 on, and of all of it, spent waiting for data."""
-    from pipelines.tracking import connect
+    from pipelines.registry.tracking import connect
 
     result = Train(
         preset="tiny",
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the data is made, and kept")
     parser.add_argument("--only", choices=["throughput", "memory", "busy", "training"], help="one measurement alone")
     args = parser.parse_args()
-    from pipelines.ray_session import connect
+    from pipelines.cluster_session.session import connect
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)

@@ -99,7 +99,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 
 
 def make_store(store: Path, images: int) -> None:
-    from pipelines.prepare import PrepareSynthetic
+    from pipelines.stages.prepare import PrepareSynthetic
 
     if not (store / "store.json").exists():
         PrepareSynthetic(out=str(store), images=images).run()
@@ -107,7 +107,7 @@ def make_store(store: Path, images: int) -> None:
 
 def make_proposer(folder: Path, steps: int) -> str:
     from mail.data.scenes import write_published_layout
-    from pipelines.train_proposer import TrainProposer
+    from pipelines.stages.train_proposer import TrainProposer
 
     out = folder / f"proposer-{steps}"
     if not (out / "proposer.json").exists():
@@ -122,7 +122,7 @@ def make_proposer(folder: Path, steps: int) -> str:
 
 
 def run_stage(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines.precompute import Precompute
+    from pipelines.stages.precompute import Precompute
 
     stage = Precompute(data=options.data, proposer=options.proposer, masks=options.masks, batch_size=options.batch_size)
     return stage.run()

@@ -25,8 +25,8 @@ GPUS = (8, 64)
 
 def train(folder: Path, store: str, masks: str, workers: int, steps: int) -> tuple[list[float], float]:
     """Losses by step, and expressions a second from step 10 on."""
-    from pipelines.tracking import connect
-    from pipelines.train import Train
+    from pipelines.registry.tracking import connect
+    from pipelines.stages.train import Train
 
     result = Train(
         preset="tiny",
@@ -52,7 +52,7 @@ def train(folder: Path, store: str, masks: str, workers: int, steps: int) -> tup
 
 
 def measure(images: int, steps: int) -> dict[str, Any]:
-    from pipelines.ray_session import connect
+    from pipelines.cluster_session.session import connect
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

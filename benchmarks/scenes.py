@@ -18,7 +18,7 @@ PROPOSER = {"id": "truth-000000000000", "name": "truth", "trained_on": {"count":
 
 def make_scenes(folder: Path, images: int) -> tuple[str, str]:
     """Addresses of a data store of `images` scenes and of its mask table; kept, if they are there already."""
-    from pipelines.prepare import PrepareSynthetic
+    from pipelines.stages.prepare import PrepareSynthetic
 
     store_uri, masks_uri = str(folder / "store"), str(folder / "masks")
     if not (folder / "masks" / "_commits").exists():

@@ -31,22 +31,36 @@ class Entry:
 
 
 STAGES = {
-    "demo": Entry("pipelines.demo", "Demo", "The whole chain on a generated data set, in minutes, on a CPU."),
-    "prepare": Entry("pipelines.prepare", "PREPARE", "A published data set's own files -> a data store."),
+    "demo": Entry("pipelines.stages.demo", "Demo", "The whole chain on a generated data set, in minutes, on a CPU."),
+    "prepare": Entry("pipelines.stages.prepare", "PREPARE", "A published data set's own files -> a data store."),
     "train-proposer": Entry(
-        "pipelines.train_proposer", "TrainProposer", "COCO-format instances -> a Mask R-CNN that proposes masks."
+        "pipelines.stages.train_proposer", "TrainProposer", "COCO-format instances -> a Mask R-CNN that proposes masks."
     ),
     "import-proposer": Entry(
-        "pipelines.import_proposer", "ImportProposer", "Published Mask R-CNN or Mask2Former weights -> a proposer."
+        "pipelines.stages.import_proposer",
+        "ImportProposer",
+        "Published Mask R-CNN or Mask2Former weights -> a proposer.",
     ),
-    "precompute": Entry("pipelines.precompute", "Precompute", "Data store + proposer -> rows in the mask table."),
-    "masks": Entry("pipelines.masks", "MASKS", "Looks after the mask table."),
-    "train": Entry("pipelines.train", "Train", "Data store + mask table + preset -> checkpoints and an MLflow run."),
-    "tune": Entry("pipelines.tune", "Tune", "Trains many times, over ranges of any option; poor trials end early."),
-    "evaluate": Entry("pipelines.evaluate", "Evaluate", "Model + data store + split -> predictions, metrics, gallery."),
-    "score": Entry("pipelines.score", "Score", "Anyone's predictions file + data store + split -> the same metrics."),
-    "predict": Entry("pipelines.predict", "Predict", "One image + one expression -> the mask of what it names."),
-    "models": Entry("pipelines.models", "MODELS", "Registered models: what there is, which one is the champion."),
+    "precompute": Entry(
+        "pipelines.stages.precompute", "Precompute", "Data store + proposer -> rows in the mask table."
+    ),
+    "masks": Entry("pipelines.stages.masks", "MASKS", "Looks after the mask table."),
+    "train": Entry(
+        "pipelines.stages.train", "Train", "Data store + mask table + preset -> checkpoints and an MLflow run."
+    ),
+    "tune": Entry(
+        "pipelines.stages.tune", "Tune", "Trains many times, over ranges of any option; poor trials end early."
+    ),
+    "evaluate": Entry(
+        "pipelines.stages.evaluate", "Evaluate", "Model + data store + split -> predictions, metrics, gallery."
+    ),
+    "score": Entry(
+        "pipelines.stages.score", "Score", "Anyone's predictions file + data store + split -> the same metrics."
+    ),
+    "predict": Entry("pipelines.stages.predict", "Predict", "One image + one expression -> the mask of what it names."),
+    "models": Entry(
+        "pipelines.stages.models", "MODELS", "Registered models: what there is, which one is the champion."
+    ),
 }
 
 

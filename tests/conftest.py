@@ -29,7 +29,7 @@ def _tracking_store_of_its_own() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with 2 CPUs, shared by every test that needs one (starting it takes 8 s)."""
-    from pipelines.ray_session import connect
+    from pipelines.cluster_session.session import connect
 
     with connect(num_cpus=2):
         yield

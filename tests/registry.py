@@ -20,9 +20,9 @@ from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_fr
 from mail.proposers.folder import NetworkConfig, SelectionConfig, write_proposer
 from mail.proposers.maskrcnn import build_network
 from mail.training.checkpoint import save_model
-from pipelines import tracking
-from pipelines.run_log import start_run
-from pipelines.tracking import register_model
+from pipelines.registry import tracking
+from pipelines.registry.run_log import start_run
+from pipelines.registry.tracking import register_model
 from tests.boxes import Boxes, micro_config
 
 TEXTS = ["the red box", "green one", "the blue box", "red one", "blue one", "the green box"]
@@ -88,7 +88,7 @@ def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
 
 RIVAL = """
 import json, pathlib, sys, time
-from pipelines.champions import Champions
+from pipelines.registry.champions import Champions
 name, version, rounds, gate = sys.argv[1:]
 champions = Champions(name)
 champions.current()  # connected: now wait for the others

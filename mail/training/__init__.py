@@ -1,1 +1,1 @@
-"""Training without a cluster: input, optimizer, schedule, one step, checkpoints. `pipelines.train` runs it on Ray."""
+"""Training without a cluster: input, optimizer, schedule, one step, checkpoints; on Ray, `pipelines.training`."""

@@ -22,7 +22,7 @@ CHARACTERS = 200
 
 
 class Options(Protocol):
-    """The options that decide what is computed (see `pipelines.train.Train`, which explains each)."""
+    """The options that decide what is computed (see `pipelines.stages.train.Train`, which explains each)."""
 
     preset: str
     data: str

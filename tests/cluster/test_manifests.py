@@ -224,7 +224,7 @@ def test_the_image_without_cuda_keeps_every_other_package_and_its_hashes() -> No
 
 
 def test_the_dashboard_draws_what_training_exports() -> None:
-    from pipelines.train_metrics import COUNTERS, GAUGES
+    from pipelines.training.prometheus import COUNTERS, GAUGES
 
     exported = {f"ray_mail_train_{key.lower()}" for key in GAUGES} | {f"ray_{name}" for name in COUNTERS}
     dashboard = json.loads((CLUSTER / "grafana/mail-training.json").read_text())

@@ -9,13 +9,13 @@ from mail.data.coco import CocoInstances
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
-from pipelines.evaluate import Evaluate
-from pipelines.precompute import Precompute
-from pipelines.train import ModelOverrides, Train
+from pipelines.stages.evaluate import Evaluate
+from pipelines.stages.precompute import Precompute
+from pipelines.stages.train import ModelOverrides, Train
 from tests.mail.test_inference import make_model
 from tests.mask_rows import mask_rows
 from tests.noise import make_proposer
-from tests.pipelines.test_train import MICRO
+from tests.pipelines.stages.test_train import MICRO
 from tests.published_lists import SPLITS, refcoco_lists, write_lists
 
 COUNTS = {"val": 1500, "testA": 750, "testB": 750}

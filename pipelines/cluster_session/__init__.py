@@ -1,0 +1,1 @@
+"""All of joining and starting Ray: `session.connect` is the one way in which anything here gets a cluster."""

@@ -1,0 +1,216 @@
+"""The one way in which a stage gets a Ray cluster: joins the running one, or starts a quiet local one.
+
+    with connect():
+        ...
+
+joins the cluster that `RAY_ADDRESS` names (Ray sets it inside a submitted job), does nothing where this process
+already is connected, and otherwise starts a local Ray whose processes end with this one. The local one has no dashboard
+and no open job port, its own access token, a bounded object store, and keeps its chatter in log files;
+`MAIL_RAY_LOGS=1` shows it on the terminal.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mail.errors import UserError
+from pipelines.cluster_session.private_folder import PrivateFolder
+
+# Ray reads these when it is imported, so they are set when a stage module is, before Ray can have been.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run mail-ris` must not rebuild a venv per worker
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leaves CUDA_VISIBLE_DEVICES alone; else it warns
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "180")  # its API server starts even without a dashboard
+# A loading task that waits for those it feeds would find its process ended after 1 s, and start another: 3 s of a core
+# and 150 MiB.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+if os.environ.get("MAIL_RAY_LOGS") != "1":
+    # Ray's C++ part writes to the terminal, past every Python logger, also of what Ray Data does in every run (an actor
+    # whose arguments lie in the object store)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+METRICS = "RAY_enable_metrics_collection"
+OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
+START_ATTEMPTS = 5
+LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
+
+
+class Session:
+    """A connection to Ray. Leaving its `with` block ends the cluster if, and only if, this connection started it."""
+
+    def __init__(self, folder: PrivateFolder | None = None):
+        self._folder = folder
+
+    @property
+    def started_here(self) -> bool:
+        return self._folder is not None
+
+    def close(self, keep_logs: bool = False) -> None:
+        """Ends the local cluster that this connection started; joined clusters are left alone. May be called twice."""
+        if self._folder is None:
+            return
+        import ray
+
+        ray.shutdown()
+        if os.environ.get("RAY_AUTH_TOKEN_PATH") == str(_token_file(self._folder.path)):
+            del os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_AUTH_MODE"]
+        self._folder.close(keep=keep_logs)
+        self._folder = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        unexpected = error is not None and not isinstance(error, UserError | KeyboardInterrupt | SystemExit)
+        if unexpected and self._folder is not None:
+            hint = "MAIL_RAY_LOGS=1 shows and keeps more"
+            print(f"Ray's logs are in {self._folder.path} ({hint})", file=sys.stderr)
+        self.close(keep_logs=unexpected)
+
+
+def connect(num_cpus: int | None = None, metrics: bool = True) -> Session:
+    """Connects this process to Ray; use it as a context manager, or call it and let the process's end close it.
+
+    Args:
+        num_cpus: logical CPUs of a local cluster, where one is started; all of the machine's by default, at least 2
+            (a pool of actors on the only CPU would starve the tasks that feed it).
+        metrics: a local cluster's processes offer theirs. Without a reader, Ray Data's statistics actor grows by some
+            8 to 11 MiB a minute with them.
+
+    Raises:
+        UserError: `RAY_ADDRESS` names a cluster that cannot be reached, or refuses our token.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return Session()
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address)
+        return Session()
+    return _start_local(num_cpus, metrics)
+
+
+def _join(address: str) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        ray.init(logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+        raise UserError(f"the Ray cluster at {address} refuses this process's token: {hint}") from error
+    except ConnectionError as error:
+        hint = "start it, or unset RAY_ADDRESS to run on this machine"
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {hint}") from error
+    _quiet_data()
+
+
+def _start_local(num_cpus: int | None, metrics: bool) -> Session:
+    # Workers inherit the environment of the process that starts them. They must find `pipelines` and `mail` also where
+    # those are imported from a checkout, without a runtime_env, which would give up the workers that Ray prestarts.
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    # torch's threads must not spin while they wait: trainer, input tasks and Ray itself share the same few cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for attempt in range(1, START_ATTEMPTS + 1):
+        folder = PrivateFolder()  # of the token, sockets and logs
+        session = Session(folder)
+        try:
+            _start_in(folder.path, num_cpus or max(2, _usable_cpus()), metrics)
+            break
+        except BaseException as error:
+            # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
+            last = attempt == START_ATTEMPTS or "timed out" not in str(error)
+            session.close(keep_logs=last and isinstance(error, Exception))
+            if last:
+                print(f"Ray did not start; its logs are in {folder.path}", file=sys.stderr)
+                raise
+    atexit.register(session.close)
+    return session
+
+
+def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
+    import ray
+
+    verbose = os.environ.get("MAIL_RAY_LOGS") == "1"
+    _use_private_token(folder)
+    settings: dict[str, Any] = {
+        "address": "local",  # never some other cluster that happens to run here
+        "num_cpus": num_cpus,
+        "include_dashboard": False,
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "_temp_dir": str(folder / "ray"),
+    }
+    if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < LARGE_MACHINE_BYTES:
+        settings["object_store_memory"] = OBJECT_STORE_BYTES
+    with contextlib.ExitStack() as stack:
+        if not verbose:
+            stack.enter_context(_stderr_to(folder / "start.log"))
+        if not metrics and METRICS not in os.environ:
+            os.environ[METRICS] = "0"  # what is started now inherits it
+            stack.callback(os.environ.pop, METRICS)
+        ray.init(**settings)
+    if not verbose:
+        _quiet_data()
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Also what the C++ part of Ray writes: while it starts, it tells the terminal that it will be quiet."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _usable_cpus() -> int:
+    from ray._private.utils import get_num_cpus  # knows the limits of a container, unlike os.cpu_count
+
+    return int(get_num_cpus())
+
+
+def _token_file(folder: Path) -> Path:
+    return folder / "token"
+
+
+def _use_private_token(folder: Path) -> None:
+    """Gives the local cluster a token of its own, so that neither other users nor other clusters' tokens matter."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return  # whoever set it has arranged for a token as well
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
+
+    token = _token_file(folder)
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    Config.initialize("")  # Ray caches both at its import
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _quiet_data() -> None:
+    """No progress bars and no start-up notes of Ray Data: stages say themselves how far they are."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler).__name__ == "PlainRayHandler":  # its console; its log file goes on
+            handler.setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that there are no progress bars

@@ -1,0 +1,80 @@
+"""The gallery of an evaluation: answers, ground truth and masks brought together for `mail.report.gallery`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mail.evaluation import ImageAnswer
+from mail.metrics import MetricsReport, read_per_expression, read_predictions
+from mail.metrics.measure import Measures, iou, measure
+from mail.report.gallery import GalleryAnswer, GalleryEntry, GalleryImage, write_gallery
+from pipelines.evaluating.tables import COLUMNS, points
+
+IMAGES_PER_READ = 256
+
+
+def write_evaluation_gallery(
+    path: Path,
+    job: Any,
+    report: MetricsReport,
+    answers: Mapping[str, ImageAnswer],
+    slices: Mapping[str, Mapping[str, str]],
+    compare: Path | None = None,
+) -> int:
+    """Writes the page of an evaluation, beside another one's if `compare` names its folder."""
+    counts = report.accumulator.counts
+    others, other_counts = {}, {}
+    if compare is not None:
+        others = read_predictions(compare / "predictions.jsonl").masks
+        other_counts = read_per_expression(compare / "per_expression.jsonl").counts
+    expressions = job.plan.expressions
+    rows = {r["expr_id"]: r for r in expressions.select(["expr_id", "text", "target"]).to_pylist()}
+    entries, images = [], {}
+    for start in range(0, len(job.plan.images), IMAGES_PER_READ):
+        part = job.plan.images[start : start + IMAGES_PER_READ]
+        proposals = job.snapshot.proposals([i.image_id for i in part]) if job.snapshot is not None else {}
+        for image in part:
+            answer = answers[image.image_id]
+            height, width = image.size
+            images[image.image_id] = GalleryImage(height, width, answer.thumbnail)
+            found = proposals[image.image_id].rles if image.image_id in proposals else []
+            for expr_id in image.expr_ids:
+                own = answer.predictions[expr_id]
+                chosen = [found[i] for i in own.selection if i < len(found)]
+                shown = [GalleryAnswer(own.rle, iou(counts[expr_id], report.protocol), own.score, chosen)]
+                if expr_id in others:
+                    other, value = others[expr_id], iou(other_counts[expr_id], report.protocol)
+                    shown.append(GalleryAnswer(other.rle, value, other.score))
+                row = rows[expr_id]
+                values = {name: by_id[expr_id] for name, by_id in slices.items()}
+                entries.append(GalleryEntry(expr_id, image.image_id, row["text"], row["target"], shown, values))
+    names = [_name(job.stage.model, job.stage.out), *([_name(str(compare), compare)] if compare is not None else [])]
+    figures = [["", *COLUMNS], [names[0], *_figures(report.measures)]]
+    if compare is not None:
+        figures.append([names[1], *_figures(measure(other_counts, report.protocol))])
+    store = report.data_store
+    facts = [
+        f"protocol {report.protocol.name}: {report.protocol.description}",
+        f"{report.measures.expressions} expressions on {len(images)} images",
+        f"data store {store['name']} {store['digest'][:12]}",
+        f"masks of {job.snapshot.proposer_id}" if job.snapshot is not None else "no instance masks",
+        *(["LEAKY: images of this split were seen in training, or nobody knows"] if job.leaky else []),
+    ]
+    title = f"{store['name']} / {report.split}: {names[0]}"
+    return write_gallery(path, title=title, models=names, images=images, entries=entries, facts=facts, figures=figures)
+
+
+def _name(address: str, folder: Path) -> str:
+    """A model's name on the page: its registry address, or the last part of a path that says something."""
+    if address.startswith("models:/"):
+        return address.removeprefix("models:/")
+    return Path(address).name if Path(address).name not in ("", "model") else folder.name
+
+
+def _figures(measures: Measures) -> list[str]:
+    return [
+        str(measures.expressions),
+        points(measures.oIoU),
+        points(measures.mIoU),
+        *map(points, measures.prec.values()),
+    ]

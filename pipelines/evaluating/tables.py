@@ -1,0 +1,107 @@
+"""Metrics on the screen: one table that says what was counted, one for the slices."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from mail.metrics import Difference, Measures, MetricsReport
+
+if TYPE_CHECKING:
+    from pipelines.evaluating.comparison import Comparison
+
+COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
+
+
+def print_report(report: MetricsReport, slices: bool = True) -> None:
+    """Prints the figures in points (percent), on standard output."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    table = Table(
+        title=of_what(report),
+        title_justify="left",
+        caption=report.protocol.description,
+        caption_justify="left",
+    )
+    grefcoco = report.measures.no_target > 0
+    for name in (*COLUMNS, *(("gIoU", "cIoU", "N-acc", "T-acc", "no target") if grefcoco else ())):
+        table.add_column(name, justify="right")
+    m = report.measures
+    extra = (*map(points, (m.gIoU, m.cIoU, m.n_acc, m.t_acc)), str(m.no_target)) if grefcoco else ()
+    table.add_row(*_row(m), *extra)
+    console.print(table)
+    if slices and report.slices:
+        console.print(_slice_table(report))
+
+
+def of_what(report: MetricsReport) -> str:
+    """What every table says above its numbers; the numbers of expressions are in its rows."""
+    return _of_what(report.data_store, report.split, report.protocol.name)
+
+
+def _of_what(store: Mapping[str, str], split: str, protocol: str) -> str:
+    return f"{store['name']} / {split}, protocol {protocol}, data store {store['digest'][:12]}"
+
+
+def print_differences(differences: dict[str, Difference], other: str, what: str) -> None:
+    """Prints a paired bootstrap, in points; `what` as `of_what` gives it."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    first = next(iter(differences.values()))
+    drawn = f"{first.resamples} resamples of {first.expressions} expressions"
+    table = Table(title=f"{what}\nagainst {other}: paired bootstrap, {drawn}", title_justify="left")
+    for name in ("", "this", "other", "difference", f"{first.confidence:.0%} interval", "better in"):
+        table.add_column(name, justify="right")
+    for name, d in differences.items():
+        interval = f"{100 * d.lower:+.2f} .. {100 * d.upper:+.2f}"
+        share = f"{d.positive:.1%} of resamples"
+        table.add_row(name, points(d.candidate), points(d.baseline), f"{100 * d.difference:+.2f}", interval, share)
+    console.print(table)
+
+
+def print_comparison(comparison: "Comparison", candidate: str, champion: str | None) -> None:
+    """Prints what a promotion was decided by: both versions' figures, or the candidate's where there is no champion."""
+    ours, theirs = comparison.candidate.figures, comparison.champion and comparison.champion.figures
+    console = Console(highlight=False, width=max(Console().width, 110))
+    what = _of_what(ours["data_store"], comparison.split, comparison.protocol)
+    table = Table(title=what, title_justify="left")
+    for column in ("version", *COLUMNS):
+        table.add_column(column, justify="right")
+    for number, m in ((candidate, ours), (champion, theirs)):
+        if m:
+            figures = (points(v) for v in (m["oIoU"], m["mIoU"], *m["prec"].values()))
+            table.add_row(str(number), str(m["expressions"]), *figures)
+    console.print(table)
+    if comparison.differences:
+        print_differences(comparison.differences, f"version {champion}", what)
+
+
+def points(value: float | None) -> str:
+    """A fraction as points with two decimals, `-` where there is none."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def summary(report: MetricsReport) -> str:
+    """One line for a stage's summary."""
+    m = report.measures
+    return (
+        f"{report.split}: oIoU {points(m.oIoU)}, mIoU {points(m.mIoU)}, Prec@.5 {points(m.prec['0.5'])} "
+        f"({m.expressions} expressions, protocol {report.protocol.name}, "
+        f"data store {report.data_store['digest'][:12]})"
+    )
+
+
+def _slice_table(report: MetricsReport) -> Table:
+    table = Table(title=f"slices of {of_what(report)}", title_justify="left")
+    table.add_column("slice", no_wrap=True)
+    table.add_column("value", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, groups in report.slices.items():
+        shown = list(groups.items())[:12]
+        for number, (value, measures) in enumerate(shown):
+            table.add_row(name if number == 0 else "", value, *_row(measures), end_section=number == len(shown) - 1)
+    return table
+
+
+def _row(m: Measures) -> tuple[str, ...]:
+    return (str(m.expressions), points(m.oIoU), points(m.mIoU), *(points(v) for v in m.prec.values()))

@@ -1,0 +1,222 @@
+"""Whether a version may become the champion: the gates, the decision, and its record on the version.
+
+| gate | passes if |
+|---|---|
+| `lineage` | every link of the chain was recorded and still leads where it did |
+| `label` | neither the model nor its evaluations are leaky, or a reason to allow it is given |
+| `comparison` | per split, the lower bound of the paired bootstrap against the champion is above the least gain |
+| `smoke test` | a fresh process loads the registered model and segments a photo with it, nothing else at hand |
+
+The first champion has nobody to be compared with; the other gates are the same. Every decision, refusals too, becomes a
+tag `promotion.TIME` of the version with all of its figures.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mail import lineage
+from mail.errors import UserError
+from pipelines.evaluating.comparison import Comparer, Comparison, NotEvaluated
+from pipelines.registry import tracking
+from pipelines.registry.champions import Champions, Reign
+from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.stage import say
+
+TAG = "promotion."
+NOT_TRIED = "not tried"
+PASSED = "passed"
+SMOKE_SECONDS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is asked of a candidate.
+
+    Attributes:
+        splits: compared on, all of them must pass.
+        figures: of `mIoU` and `oIoU`, those whose difference must be above `min_gain`.
+        min_gain: points (percent), for the lower bound of the difference's interval.
+        allow_leaky: why a leaky model may be promoted; None refuses it.
+    """
+
+    splits: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ("mIoU", "oIoU")
+    min_gain: float = -0.5
+    allow_leaky: str | None = None
+
+
+@dataclass(kw_only=True)
+class Decision:
+    """What came out, gate by gate."""
+
+    version: tracking.Version
+    against: str | None
+    terms: Terms
+    protocol: str
+    gates: dict[str, str] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    smoke: dict[str, Any] | None = None
+    promoted: bool = False
+
+    def gate(self, name: str, problems: list[str]) -> None:
+        self.gates[name] = "; ".join(problems) or PASSED
+        self.reasons += [f"{name}: {problem}" for problem in problems]
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "decision": "promoted" if self.promoted else "refused",
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": self.version.version,
+            "against": self.against,
+            "gates": self.gates,
+            "reasons": self.reasons,
+            "protocol": self.protocol,
+            "figures": list(self.terms.figures),
+            "min_gain": self.terms.min_gain,
+            "allow_leaky": self.terms.allow_leaky,
+            "splits": {c.split: c.record() for c in self.comparisons},
+            "smoke_test": self.smoke,
+            "code_version": lineage.code_version(),
+        }
+
+
+def promote(version: tracking.Version, terms: Terms, comparer: Comparer) -> Decision:
+    """Puts a version through the gates and, if it passes, makes it the champion.
+
+    Returns:
+        The decision, recorded on the version; `promoted` says which.
+
+    Raises:
+        UserError: no decision can be taken: nothing to compare with was named or found.
+    """
+    champions = Champions(version.name)
+    reign = champions.current()
+    champion = _champion(version.name, reign)
+    if champion is not None and not terms.splits:
+        raise UserError(
+            f"version {champion.version} is the {tracking.CHAMPION}: name the splits to compare on, as "
+            "--split testA testB"
+        )
+    against = champion.version if champion else None
+    decision = Decision(version=version, against=against, terms=terms, protocol=comparer.protocol)
+    with tracking.answers():
+        _judge(decision, champion, comparer)
+        if not decision.reasons:
+            decision.promoted = True
+            history = (*reign.history, against) if against else reign.history
+            if champions.append(reign, version.version, history, decision=decision.record()) is None:
+                decision.promoted = False
+                now = champions.current().champion
+                decision.gate(
+                    "sequence", [f"version {now} became {tracking.CHAMPION} meanwhile: compare with that one"]
+                )
+        _record(decision)
+    return decision
+
+
+def _judge(decision: Decision, champion: tracking.Version | None, comparer: Comparer) -> None:
+    """The gates, cheap ones first; what costs minutes is not tried on a version that is refused already."""
+    version = decision.version
+    folder = tracking.download(version)
+    origin = lineage.read(folder)
+    broken = tracking.broken_links(origin, folder)
+    missing = [f"{name} was not recorded" for name in lineage.gaps(origin)]
+    decision.gate("lineage", missing + [f"{name}: {problem}" for name, problem in broken.items()])
+    leaky = bool(origin.get("leaky")) or version.tags.get("leaky") == "true"
+    decision.gate("label", [])
+    if leaky:
+        _leaky(decision, "the model")
+    decision.gates |= {"comparison": NOT_TRIED, "smoke test": NOT_TRIED}
+    if decision.reasons:
+        return
+    _compare(decision, champion, comparer)
+    if decision.reasons:
+        return
+    say("smoke test: a fresh process loads the registered model")
+    decision.smoke, problems = smoke_test(version, folder)
+    decision.gate("smoke test", problems)
+
+
+def _compare(decision: Decision, champion: tracking.Version | None, comparer: Comparer) -> None:
+    terms, problems = decision.terms, []
+    for split in terms.splits:
+        try:
+            found = comparer.compare(decision.version, champion, split)
+        except NotEvaluated:
+            raise
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        decision.comparisons.append(found)
+        if found.candidate.figures.get("leaky"):
+            _leaky(decision, f"the evaluation on {split}")
+        for name in terms.figures if champion else ():
+            lower = 100 * found.differences[name].lower
+            if not lower > terms.min_gain:
+                problems.append(
+                    f"{name} on {split} may be {lower:+.2f} points from version {decision.against} "
+                    f"(lower bound of the {found.differences[name].confidence:.0%} interval), "
+                    f"more than {terms.min_gain:+g} is asked"
+                )
+    decision.gate("comparison", problems)
+    if champion is None and not problems:
+        decision.gates["comparison"] = "no champion to compare with"
+
+
+def _leaky(decision: Decision, what: str) -> None:
+    said = f"{what} is leaky: evaluation images were seen in training, or nobody knows"
+    if decision.terms.allow_leaky:
+        decision.gates["label"] = f"{said}; allowed: {decision.terms.allow_leaky}"
+    else:
+        decision.gate("label", [f"{said} (--allow-leaky REASON)"])
+
+
+def smoke_test(version: tracking.Version, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Lets a fresh process load and use the registered model.
+
+    Returns:
+        What it answered, and what is wrong (nothing: empty).
+    """
+    from mail.inference import BUNDLED_PROPOSER
+    from mail.model import MailConfig
+
+    if MailConfig.from_pretrained(folder).uses_instances and not (folder / BUNDLED_PROPOSER).is_dir():
+        return None, ["no proposer is bundled with the model, so that a photo alone is not enough (train --proposer)"]
+    script = Path(__file__).with_name("smoke_test.py")
+    address = f"{tracking.SCHEME}{version.name}/{version.version}"
+    command = [sys.executable, "-I", str(script), tracking.tracking_uri(), address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMOKE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None, [f"no answer within {SMOKE_SECONDS} s"]
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return None, [f"the process ended with {done.returncode}: {said[-1][:300] if said else 'no message'}"]
+    return json.loads(done.stdout.splitlines()[-1]), []
+
+
+def _champion(name: str, reign: Reign) -> tracking.Version | None:
+    return None if reign.champion is None else tracking.find_version(f"{name}/{reign.champion}")
+
+
+def _record(decision: Decision) -> None:
+    now = time.time()
+    key = f"{TAG}{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}Z"
+    version = decision.version
+    value = json.dumps(decision.record(), separators=(",", ":"))
+    tracking.connect().set_model_version_tag(version.name, version.version, key, value)
+    for comparison in decision.comparisons:
+        found, address = comparison.candidate, f"{tracking.SCHEME}{version.name}/{version.version}"
+        log_evaluation(address, found.figures, folder=found.folder)
+
+
+def decisions(version: tracking.Version) -> list[dict[str, Any]]:
+    """All decisions about a version, oldest first."""
+    return [json.loads(value) for key, value in sorted(version.tags.items()) if key.startswith(TAG)]

@@ -1,0 +1,211 @@
+"""One MLflow run per training: created by the driver, written from a thread that waits for a server that is away.
+
+Logging never holds up or ends a training: what the server does not take is tried again, as often as it takes. A metric
+keeps the time at which it was measured, so that what is sent twice is stored once; and steps that are computed, or told
+(`mail.training.curves`), once more after a resume are left out where the run has them.
+"""
+
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.registry.tracking import answers, connect, tracking_uri
+
+EXPERIMENT = "mail-ris"
+RETRY_SECONDS = 5.0
+KEY_TAG = "mail.key"
+
+# This log tries again by itself, and a person who begins a run should not wait for MLflow's own seven tries of 120 s.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+def start_run(
+    name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None = None, key: str | None = None
+) -> str:
+    """Creates a run, or finds one that was interrupted, and returns its id.
+
+    Args:
+        params: nested config; logged flat (`model.num_hidden_layers`).
+        tags: digests of what is read, labels.
+        run_id: of the interrupted one. key: a unique word for it, where its id may have been lost.
+    """
+    from mlflow.entities import Param
+
+    with answers():
+        client = connect()
+        if run_id is not None and _known(client, run_id):
+            return run_id
+        where = experiment(client)
+        found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
+        if found:
+            run_id = found[0].info.run_id
+        else:
+            tags = {**tags, KEY_TAG: key} if key else dict(tags)
+            run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
+        flat = [Param(k, str(v)[:6000]) for k, v in flatten(params).items()]
+        for start in range(0, len(flat), 100):
+            client.log_batch(run_id, params=flat[start : start + 100])
+    return run_id
+
+
+def _known(client: Any, run_id: str) -> bool:
+    """Whether this tracking store has the run (it may have been begun in another one); believed while it is away."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        return error.error_code != "RESOURCE_DOES_NOT_EXIST"
+    return True
+
+
+def experiment(client: Any) -> str:
+    """Id of the experiment that holds all runs; made when it is needed first."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        uri, location = tracking_uri(), None
+        if uri.startswith("sqlite:///"):  # beside the database, not in whatever directory a process happens to be
+            location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=location)
+        except MlflowException:  # another process made it in between
+            found = client.get_experiment_by_name(EXPERIMENT)
+    return found.experiment_id
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class RunLog:
+    """Writes to a run from a thread of its own. Nothing here raises; what MLflow does not take is tried again.
+
+    Args:
+        run_id: of a run that `start_run` made.
+        say: tells the person, once, when the server went away and when it is back.
+    """
+
+    def __init__(self, run_id: str, say: Callable[[str], None] = lambda _: None):
+        self.run_id, self._say = run_id, say
+        self._client = connect()
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._deadline = float("inf")
+        self._logged: dict[str, int] = {}
+        self._images: set[tuple[str, int]] | None = None  # key and step; None: to be looked up
+        self._queue.put(self._reopen)
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def metrics(self, records: Sequence[Mapping[str, float]], prefix: str = "train/") -> None:
+        """Curves: each record has `step`, perhaps `time` (seconds since 1970), and any metrics.
+
+        Steps that the run has already of a metric are left out.
+        """
+        now = time.time()
+        rows = [(int(r["step"]), int(1000 * r.get("time", now)), r) for r in records]
+        self._queue.put(lambda: self._metrics(rows, prefix))
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        self._queue.put(lambda: [self._client.set_tag(self.run_id, k, str(v)) for k, v in values.items()])
+
+    def image(self, read: Callable[[], np.ndarray], key: str, step: int) -> None:
+        """An RGB image (H, W, 3) uint8 of a step, read once it is its turn; left out if the run has it already."""
+        self._queue.put(lambda: self._image(read, key, step))
+
+    def text(self, text: str, path: str) -> None:
+        self._queue.put(lambda: self._client.log_text(self.run_id, text, path))
+
+    def close(self, status: str = "FINISHED", timeout: float = 60.0) -> bool:
+        """Ends the run once everything is written, or gives up after `timeout` seconds; whether all was written."""
+        self._queue.put(lambda: self._client.set_terminated(self.run_id, status))
+        self._deadline = time.monotonic() + timeout
+        self._queue.put(None)
+        self._thread.join(timeout + 30)
+        return self._ended.is_set()
+
+    def _work(self) -> None:
+        away = False
+        while (call := self._queue.get()) is not None:
+            while True:
+                try:
+                    call()
+                    if away:
+                        self._say("MLflow is back: the run's record is complete again")
+                    away = False
+                    break
+                except Exception as error:
+                    if not away:
+                        self._say(f"MLflow does not answer ({_first_line(error)}); the training goes on, I try again")
+                    away = True
+                    if time.monotonic() > self._deadline or _is_refusal(error):
+                        away = False
+                        break
+                    time.sleep(RETRY_SECONDS)
+        if time.monotonic() <= self._deadline:
+            self._ended.set()
+
+    def _metrics(self, rows: list[tuple[int, int, Mapping[str, float]]], prefix: str) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(prefix + key, float(value), milliseconds, step)
+            for step, milliseconds, record in rows
+            for key, value in record.items()
+            if key not in ("step", "time") and value is not None and step > self._logged.get(prefix + key, -1)
+        ]
+        for start in range(0, len(metrics), 900):
+            some = metrics[start : start + 900]
+            self._client.log_batch(self.run_id, metrics=some)
+            for metric in some:
+                self._logged[metric.key] = max(metric.step, self._logged.get(metric.key, -1))
+
+    def _image(self, read: Callable[[], np.ndarray], key: str, step: int) -> None:
+        if self._images is None:
+            names = [Path(f.path).name for f in self._client.list_artifacts(self.run_id, "images")]
+            whole = [n for n in names if n.endswith(".webp")]  # the smaller copy, which MLflow writes last
+            self._images = {(m[1], int(m[2])) for n in whole if (m := re.match(r"(.+?)[+%]step[+%](\d+)[+%]", n))}
+        if (key, step) in self._images:
+            return
+        known, self._images = self._images, None  # if it fails half-way, only the server knows what it has
+        self._client.log_image(self.run_id, read(), key=key, step=step)
+        self._images = known | {(key, step)}
+
+    def _reopen(self) -> None:
+        """Marks the run as running, and looks up the last step of each curve that an interrupted run has already."""
+        self._client.update_run(self.run_id, status="RUNNING")
+        for key in self._client.get_run(self.run_id).data.metrics:
+            self._logged[key] = max(m.step for m in self._client.get_metric_history(self.run_id, key))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """An answer that will not change, such as a parameter that is too long, or a picture that was deleted."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    refused = isinstance(error, MlflowException) and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+    return (
+        refused
+        or isinstance(error, FileNotFoundError)
+        or (isinstance(error, RestException) and error.get_http_status_code() in (400, 404))
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,282 @@
+"""MLflow: where it is, and the registry of models. Addresses of models become local folders here.
+
+MLflow is at `MLFLOW_TRACKING_URI`, or in `mlflow.db` (SQLite) with `mlruns/` beside it in the working directory. A
+registered model is a pyfunc model whose code is source files and whose weights are safetensors: nothing is unpickled.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import mail
+from mail import lineage
+from mail.errors import UserError
+
+MODEL_NAME = "mail-ris"
+CHAMPION = "champion"
+# what a registered model needs to predict, in the versions that it was trained with
+REQUIREMENTS = ("torch", "torchvision", "transformers", "safetensors", "pycocotools", "numpy", "pillow", "pyarrow")
+SCHEME = "models:/"
+
+
+def tracking_uri() -> str:
+    """Where runs and models are recorded."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def connect() -> Any:
+    """An `MlflowClient` of `tracking_uri()`, which also becomes MLflow's own default in this process."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
+        logging.getLogger(chatter).setLevel(logging.ERROR)
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+@contextlib.contextmanager
+def answers() -> Iterator[None]:
+    """What MLflow refuses or cannot answer becomes one clear line for the person who waits for it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = str(error).splitlines()[0][:300]
+        raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
+
+
+def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name: str = MODEL_NAME) -> int:
+    """Logs a MODEL folder, with the proposer bundled in it, as a pyfunc model and registers it.
+
+    Args:
+        run_id: the training run; None, or a run of another tracking store, logs it in a run of its own.
+
+    Returns:
+        The new version's number.
+
+    Raises:
+        UserError: the folder is no model, or MLflow cannot be reached.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    folder, origin = Path(model_dir), lineage.read(model_dir)
+    with answers(), tempfile.TemporaryDirectory() as temporary:
+        client = connect()
+        source = Path(temporary) / "mail"
+        shutil.copytree(Path(mail.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        with _run(client, run_id, folder.resolve().parent.name), _quiet("mlflow"):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={"model": str(folder.resolve())},
+                code_paths=[str(source)],
+                signature=signature(),
+                pip_requirements=[f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIREMENTS],
+            )
+            with contextlib.suppress(MlflowException):  # it is there already
+                client.create_registered_model(name)
+            version = client.create_model_version(
+                name, info.model_uri, run_id=info.run_id, tags=_tags(origin), model_id=info.model_id
+            )
+    return int(version.version)
+
+
+def signature() -> Any:
+    """Image bytes and text in; RLE, score and the probability that the text names nothing out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    inputs: list[Any] = [ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "text")]
+    outputs: list[Any] = [
+        ColSpec(Array(DataType.long), "size"),
+        ColSpec(DataType.string, "counts"),
+        ColSpec(DataType.double, "score"),
+        ColSpec(DataType.double, "no_target_probability"),
+    ]
+    return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+@contextlib.contextmanager
+def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
+    """An active run: the given one if this store has it, else a new one."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.registry.run_log import experiment
+
+    if run_id is not None:
+        try:
+            client.get_run(run_id)
+        except MlflowException:
+            run_id = None
+    with mlflow.start_run(run_id, experiment_id=None if run_id else experiment(client), run_name=name):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    level = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        # advice about type hints and examples: the signature is given. Recorded, for MLflow sets filters of its own
+        with warnings.catch_warnings(record=True):
+            yield
+    finally:
+        logging.getLogger(logger).setLevel(level)
+
+
+def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
+    store, masks = origin.get("data_store") or {}, origin.get("mask_table") or {}
+    return {
+        "leaky": str(bool(origin.get("leaky"))).lower(),
+        "data_store": str(store.get("name", "")),
+        "data_store_digest": str(store.get("digest", "")),
+        "mask_table_digest": str(masks.get("digest", "")),
+        "code_version": str(origin.get("code_version", "")),
+    }
+
+
+def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:
+    """`lineage.broken_links`, and whether the training run is still in this tracking store."""
+    from mlflow.exceptions import MlflowException
+
+    found = lineage.broken_links(dict(origin), model_dir)
+    if run_id := origin.get("run_id"):
+        try:
+            connect().get_run(run_id)
+        except MlflowException as error:
+            found = {"training run": f"not at {tracking_uri()} ({str(error).splitlines()[0][:120]})"} | found
+    return found
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version."""
+
+    name: str
+    version: str
+    run_id: str | None
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    created: float  # seconds since 1970
+
+
+def find_version(address: str) -> Version:
+    """The version of `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, `NAME@ALIAS` or `NAME/NUMBER`.
+
+    Raises:
+        UserError: there is none; the message says what there is.
+    """
+    from mlflow.exceptions import MlflowException
+
+    text = address.removeprefix(SCHEME)
+    client = connect()
+    try:
+        if "@" in text:
+            name, alias = text.split("@", 1)
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, number = text.partition("/")
+            if not number.isdigit():
+                raise UserError(f"{address!r} is no model address: write models:/{name}@{CHAMPION} or models:/{name}/1")
+            found = client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            raise
+        there = [f"{v.version}{''.join('@' + a for a in v.aliases)}" for v in versions(name)]
+        hint = f"there are versions {', '.join(there)}" if there else f"no model {name!r} is registered"
+        raise UserError(f"no model {address} at {tracking_uri()}: {hint}") from None
+    return _version(found)
+
+
+def versions(name: str = MODEL_NAME) -> list[Version]:
+    """All versions of a model, newest first; empty if there is no such model."""
+    client = connect()
+    with answers():
+        found = client.search_model_versions(f"name = '{name}'", max_results=1000)
+    # the search leaves aliases out
+    aliases: dict[str, list[str]] = {}
+    if found:
+        for alias, version in client.get_registered_model(name).aliases.items():
+            aliases.setdefault(str(version), []).append(alias)
+    listed = [_version(v, tuple(aliases.get(str(v.version), ()))) for v in found]
+    return sorted(listed, key=lambda v: -int(v.version))
+
+
+def _version(found: Any, aliases: tuple[str, ...] | None = None) -> Version:
+    own = tuple(found.aliases or ()) if aliases is None else aliases
+    created = found.creation_timestamp / 1000
+    return Version(found.name, str(found.version), found.run_id or None, dict(found.tags or {}), own, created)
+
+
+def resolve_model(address: str | os.PathLike) -> Path:
+    """The local MODEL folder of an address: `models:/NAME@ALIAS`, `models:/NAME/3`, a model, checkpoint or run folder.
+
+    Models of a remote store are downloaded once and kept below `$XDG_CACHE_HOME/mail-ris`.
+
+    Raises:
+        UserError: there is no model.
+    """
+    text = os.fspath(address)
+    if text.startswith(SCHEME):
+        with answers():
+            return download(find_version(text))
+    folder = Path(text).expanduser()
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    why = "it has no config.json" if folder.is_dir() else "there is no such folder"
+    raise UserError(
+        f"{text} is no model: {why} (give a folder that `mail-ris train` wrote, or {SCHEME}{MODEL_NAME}@{CHAMPION})"
+    )
+
+
+def download(version: Version) -> Path:
+    import mlflow
+
+    uri = connect().get_model_version_download_uri(version.name, version.version)
+    if uri.startswith(SCHEME):  # a version names a logged model, which names the files
+        uri = mlflow.get_logged_model(uri.removeprefix(SCHEME)).artifact_location
+    parsed = urlparse(uri)
+    if parsed.scheme in ("", "file"):
+        local = Path(parsed.path)
+        if not local.is_dir():
+            raise UserError(f"the files of {version.name} version {version.version} are gone from {local}")
+        return _inside(local, version)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mail-ris" / "models"
+    # the time keeps apart registries that number their versions alike
+    target = cache / f"{version.name}-{version.version}-{int(version.created * 1000)}"
+    if not target.is_dir():
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(partial))
+        with contextlib.suppress(OSError):  # another process was quicker
+            partial.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)
+    return _inside(target, version)
+
+
+def _inside(folder: Path, version: Version) -> Path:
+    """The MODEL folder inside a pyfunc model."""
+    found = sorted(p.parent for p in folder.glob("**/artifacts/*/config.json"))
+    if not found:
+        raise UserError(f"{version.name} version {version.version} holds no MaIL model (looked below {folder})")
+    return found[0]

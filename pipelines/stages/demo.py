@@ -1,0 +1,307 @@
+"""`mail-ris demo [--out runs/demo]`: the whole chain on generated scenes, with and without instance masks.
+
+    OUT/scenes, OUT/store        the generated data set as published, and as a data store
+    OUT/proposer, OUT/masks      a Mask R-CNN that never saw the evaluation images, and its instance masks
+    OUT/runs, OUT/evaluations    two trainings and what came out of them on testA and testB
+    OUT/promotions               evaluations for the gate, where there is a champion to compare with
+    OUT/mlflow.db                runs and the registered model, unless MLFLOW_TRACKING_URI names another place
+    OUT/report.html, report.json the figures, with pictures
+
+Each step skips what is there already, so the same command continues an interrupted demo; `--fresh` starts anew. The
+steps are the very stages that `mail-ris` offers, called with the arguments that the command line would give them.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mail.errors import UserError
+from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
+from pipelines.stage import Stage, console, say
+
+STATE = "demo.json"
+FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "promotions", "mlruns")
+MADE = (*FOLDERS, STATE, "report.html", "report.json", "mlflow.db", "prediction.png")
+FEWEST_IMAGES = 40  # with fewer, a split may be empty
+
+
+@dataclass(kw_only=True)
+class Demo(Stage):
+    """The whole chain on a generated data set: masks, training with and without them, evaluation, champion."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything that the demo makes."""
+
+    fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Delete an earlier demo in --out first; otherwise it is continued."""
+
+    images: int = 3000
+    """Generated scenes, evaluation splits included."""
+
+    seed: int = 0
+    """Seed of scenes, proposer and networks."""
+
+    preset: str = "tiny"
+    """Network and recipe."""
+
+    steps: int | None = None
+    """Training steps of each of the two networks (default: the preset's)."""
+
+    proposer_steps: int | None = None
+    """Training steps of the Mask R-CNN (default: its preset's)."""
+
+    pictures: int = 8
+    """Expressions with pictures in the report, chosen at random, and half as many where the model fails most."""
+
+    def plan(self) -> dict[str, Any]:
+        record = self._record()
+        steps = [name for name, _ in self._steps(record)]
+        return {
+            "steps": steps,
+            "done_already": [name for name in steps if record.is_done(name)],
+            "mlflow": _tracking_uri(self.out),
+            "report": str(self.out / "report.html"),
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is not done yet and writes the report; returns what `report.json` holds."""
+        from pipelines.cluster_session.session import connect
+
+        begun = time.monotonic()
+        record = self._record()
+        if self.fresh:
+            self._clear()
+        steps = self._steps(record)
+        connected = False
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
+            for number, (name, step) in enumerate(steps, start=1):
+                heading = f"[{number}/{len(steps)}] {name}"
+                if record.is_done(name):
+                    say(f"{heading}: is there already ({record.seconds[name]:.0f} s)")
+                    continue
+                console.print(f"[bold]{heading}[/bold]")
+                if name != "prepare" and not connected:
+                    stack.enter_context(connect())  # one Ray for all that follows
+                    connected = True
+                record.run(name, step)
+                say(f"{heading}: {record.seconds[name]:.0f} s")
+            facts = {
+                "seconds": record.seconds,
+                "continued": record.continued,
+                "settings": record.settings,
+                "steps": record.results["train with masks"]["steps"],
+                "model_version": record.results["train with masks"]["version"],
+                "prediction": record.results["predict"],
+            }
+            runs = {name: record.results[f"train {name.replace('-', ' ')}"]["run_id"] for name in NETWORKS}
+            report = write_report(self.out, facts, runs, self.pictures)
+        print_table(report)
+        say(f"{time.monotonic() - begun:.0f} s in all; pictures are in {self.out / 'report.html'}")
+        print(f"wrote {self.out / 'report.html'} and {self.out / 'report.json'}", flush=True)
+        return report
+
+    def _record(self) -> "Record":
+        if self.images < FEWEST_IMAGES:
+            raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
+        settings = self._settings()
+        return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
+
+    def _settings(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
+
+    def _clear(self) -> None:
+        """Deletes what a demo makes, and nothing else that may lie in the folder."""
+        if self.out.exists() and any(self.out.iterdir()) and not (self.out / STATE).exists():
+            raise UserError(f"{self.out} holds something else than a demo: choose another --out")
+        for name in MADE:
+            path = self.out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _steps(self, record: "Record") -> list[tuple[str, Callable[[], Any]]]:
+        return [
+            ("prepare", self._prepare),
+            ("train-proposer", self._train_proposer),
+            ("precompute", self._precompute),
+            ("train with masks", lambda: self._train("with-masks")),
+            ("train without masks", lambda: self._train("without-masks")),
+            ("evaluate", self._evaluate),
+            ("promote", lambda: self._promote(record)),
+            ("predict", self._predict),
+        ]
+
+    def _prepare(self) -> None:
+        from pipelines.stages.prepare import PrepareSynthetic
+
+        for name in ("scenes", "store"):  # a store is complete or nothing
+            shutil.rmtree(self.out / name, ignore_errors=True)
+        PrepareSynthetic(
+            out=str(self.out / "store"), root=str(self.out / "scenes"), images=self.images, seed=self.seed
+        ).run()
+
+    def _train_proposer(self) -> None:
+        from pipelines.stages.train_proposer import TrainProposer
+
+        if (self.out / "proposer" / "proposer.json").exists():  # killed after it was finished
+            return
+        TrainProposer(
+            instances=str(self.out / "scenes" / "synthetic" / "instances.json"),
+            images=str(self.out / "scenes" / "images" / "train2014"),
+            out=str(self.out / "proposer"),
+            exclude_store=str(self.out / "store"),
+            steps=self.proposer_steps,
+            seed=self.seed,
+        ).run()
+
+    def _precompute(self) -> None:
+        from pipelines.stages.precompute import Precompute
+
+        Precompute(
+            data=str(self.out / "store"), proposer=str(self.out / "proposer"), masks=str(self.out / "masks")
+        ).run()
+
+    def _train(self, network: str) -> dict[str, Any]:
+        from pipelines.stages.train import Train
+
+        masks = network == "with-masks"
+        result = Train(
+            preset=self.preset,
+            data=str(self.out / "store"),
+            masks=str(self.out / "masks") if masks else None,
+            proposals="table" if masks else "none",
+            proposer=str(self.out / "proposer") if masks else None,
+            name=network,
+            out=str(self.out / "runs" / network),
+            resume=True,
+            steps=self.steps,
+            seed=self.seed,
+            register=masks,
+        ).run()
+        return {key: result[key] for key in ("version", "run_id", "steps")}
+
+    def _evaluate(self) -> None:
+        from pipelines.stages.evaluate import Evaluate
+
+        for network in NETWORKS:
+            for split in SPLITS:
+                folder = self.out / "evaluations" / network / split
+                if (folder / "metrics.json").exists():
+                    continue
+                Evaluate(
+                    model=str(self.out / "runs" / network / "model"),
+                    data=str(self.out / "store"),
+                    masks=str(self.out / "masks") if network == "with-masks" else None,
+                    split=split,
+                    out=folder,
+                    workers=0,  # some hundred small images: in this process before actors have started
+                ).run()
+
+    def _promote(self, record: "Record") -> None:
+        from pipelines.stages.models import Promote
+
+        version = record.results["train with masks"]["version"]
+        if version is None:
+            raise UserError("the model is not registered (see above): mend MLflow, then `mail-ris demo --fresh`")
+        # compared where an MLflow server of one's own has a champion; the first one has nothing to be compared with
+        Promote(
+            model=str(version),
+            split=SPLITS,
+            data=str(self.out / "store"),
+            masks=str(self.out / "masks"),
+            evaluations=(self.out / "evaluations",),
+            out=self.out / "promotions",
+            workers=0,
+        ).run()
+
+    def _predict(self) -> dict[str, Any]:
+        """The champion on the first photo of testA, from the file, proposer included."""
+        from mail.data.store import DataStore
+        from pipelines.stages.predict import Predict
+
+        store = DataStore(self.out / "store")
+        chosen = store.expressions(["testA"], ["image_id", "text"]).slice(0, 1).to_pylist()[0]
+        number = int(chosen["image_id"].rpartition("/")[2])
+        photo = self.out / "scenes" / "images" / "train2014" / f"synthetic_{number:012d}.jpg"
+        Predict(
+            model="models:/mail-ris@champion",
+            image=(photo,),
+            text=chosen["text"],
+            out=self.out / "prediction.png",
+            overlay=True,
+        ).run()
+        return {"image": str(photo), "text": chosen["text"]}
+
+
+class Record:
+    """What of a demo is done, how long it took and what came out, kept in a file so that a killed demo can go on."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path, self.settings = path, settings
+        self.seconds: dict[str, float] = {}
+        self.results: dict[str, Any] = {}
+        self.begun: list[str] = []
+        self.continued: list[str] = []  # killed once: their seconds are those of the last start
+
+    @classmethod
+    def open(cls, path: Path, settings: dict[str, Any]) -> "Record":
+        """The record in the file, a new one if there is none.
+
+        Raises:
+            UserError: the file is of a demo with other settings.
+        """
+        record = cls(path, settings)
+        if path.exists():
+            values = json.loads(path.read_text())
+            before = values["settings"]
+            if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
+                names = ", ".join(f"--{k.replace('_', '-')}" for k in changed)
+                raise UserError(
+                    f"{path.parent} holds a demo with other {names}: start anew with --fresh, or choose another --out"
+                )
+            record.__dict__ |= values
+        return record
+
+    def is_done(self, name: str) -> bool:
+        return name in self.seconds
+
+    def run(self, name: str, step: Callable[[], Any]) -> None:
+        """Runs a step and notes that it is done; one that was begun before is noted as continued."""
+        if name in self.begun and name not in self.continued:
+            self.continued.append(name)
+        if name not in self.begun:
+            self.begun.append(name)
+        self._write()
+        started = time.monotonic()
+        self.results[name] = step()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({k: v for k, v in vars(self).items() if k != "path"}, indent=2))
+        partial.replace(self.path)
+
+
+def _tracking_uri(out: Path) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve() / 'mlflow.db'}"
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables for the length of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

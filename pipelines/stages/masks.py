@@ -1,0 +1,266 @@
+"""`mail-ris masks status|verify|retry|compact|gc --masks TABLE`: looks after the mask table."""
+
+import dataclasses
+import json as json_format
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mail.errors import UserError
+from pipelines.stage import Stage, done, say
+from pipelines.stages.precompute import Precompute
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mail.data.mask_table import MaskTable
+    from mail.data.store import DataStore
+    from mail.proposers.folder import ProposerFolder
+
+SHOWN_PROBLEMS = 10
+
+
+@dataclasses.dataclass(kw_only=True)
+class MasksStatus(Stage):
+    """What a mask table holds, and how good it is for a data store."""
+
+    masks: str
+    """The mask table (local or s3://)."""
+
+    proposer_id: str | None = None
+    """Only this proposer's rows (needed with --data and --against if there are several)."""
+
+    data: str | None = None
+    """A data store: says how many of its images are still pending."""
+
+    against: str | None = None
+    """A data store: measures how many of its referents the masks cover (reads all masks of its splits), and writes the
+    figures to MLflow."""
+
+    splits: tuple[str, ...] = ()
+    """Splits that --against measures (default: all)."""
+
+    json: str | None = None
+    """Also write the report to this file."""
+
+    def plan(self) -> dict[str, Any]:
+        return {"commit": _open(self.masks).head().number}
+
+    def run(self) -> dict[str, Any]:
+        from mail.data.mask_table import status
+        from mail.data.mask_upkeep import problems, reasons, seconds_per_image
+
+        table = _open(self.masks)
+        head = table.head()
+        report: dict[str, Any] = {"masks": self.masks, "commit": head.number, "digest": head.digest, "proposers": {}}
+        for entry in status(head):
+            if self.proposer_id not in (None, entry.proposer_id):
+                continue
+            seconds = seconds_per_image(table, entry.proposer_id)
+            report["proposers"][entry.proposer_id] = {**dataclasses.asdict(entry), "seconds_per_image": seconds}
+            counts = ", ".join(f"{n} {s}" for s, n in entry.statuses.items())
+            label = ", leaky" if entry.proposer.get("leaky") else ""
+            say(
+                f"{entry.proposer_id}: {entry.rows} images ({counts}), {entry.files} files, "
+                f"{entry.bytes:,} bytes{label}" + (f", {seconds * 1000:.1f} ms an image" if seconds else "")
+            )
+            counted = reasons(problems(table, entry.proposer_id))
+            for reason in counted[:SHOWN_PROBLEMS]:
+                say(f"  {reason.status}: {reason.count} x {reason.error}, first {reason.first}")
+            report["proposers"][entry.proposer_id]["reasons"] = {
+                status: {r.error: r.count for r in counted if r.status == status}
+                for status in {r.status for r in counted}
+            }
+        if self.data or self.against:
+            snapshot = table.snapshot(self.proposer_id)
+        if self.data:
+            from mail.data.store import DataStore
+
+            ids = DataStore(self.data).image_index["image_id"]
+            report["pending"] = len(table.pending(ids, snapshot.proposer_id))
+            say(f"{report['pending']} of {len(ids)} images of {self.data} are pending for {snapshot.proposer_id}")
+        if self.against:
+            from mail.data.store import DataStore
+            from mail.proposers.quality import proposal_quality
+
+            report["quality"] = quality = proposal_quality(DataStore(self.against), snapshot, self.splits or None)
+            for name, numbers in [*quality["splits"].items(), ("all", quality)]:
+                say(
+                    f"{name}: recall@.5 {numbers['proposal_recall_50']:.3f}, @.75 {numbers['proposal_recall_75']:.3f}, "
+                    f"oracle mIoU {numbers['oracle_mIoU']:.3f} of {numbers['expressions']} expressions"
+                )
+            say(f"{quality['proposals_per_image']:.1f} proposals an image")
+        _write_json(self.json, report)
+        if self.against:
+            quality["seconds_per_image"] = report["proposers"][snapshot.proposer_id]["seconds_per_image"]
+            run_id = _log_quality(quality, {"masks": snapshot.lineage, "data": DataStore(self.against).digest})
+            say(f"MLflow run {run_id} has these figures")
+        done(f"{self.masks}: commit {head.number}, {sum(f.rows for f in head.files.values())} rows")
+        return report
+
+
+@dataclasses.dataclass(kw_only=True)
+class MasksVerify(Stage):
+    """Reads every data file and checks digests, schema, uniqueness, masks, boxes and sizes."""
+
+    masks: str
+    """The mask table (local or s3://)."""
+
+    data: str | None = None
+    """A data store: also compares sizes and digests of its images with the rows'."""
+
+    json: str | None = None
+    """Also write what was found to this file."""
+
+    def plan(self) -> dict[str, Any]:
+        head = _open(self.masks).head()
+        return {"commit": head.number, "files": len(head.files), "bytes": sum(f.bytes for f in head.files.values())}
+
+    def run(self) -> list[str]:
+        from mail.data.mask_upkeep import verify
+        from mail.data.store import DataStore
+
+        table = _open(self.masks)
+        found = []
+        for wrong in verify(table, DataStore(self.data) if self.data else None):
+            found.append(wrong)
+            if len(found) <= 20:
+                say(wrong)
+        head = table.head()
+        rows = sum(f.rows for f in head.files.values())
+        _write_json(self.json, {"masks": self.masks, "commit": head.number, "rows": rows, "wrong": found})
+        if found:
+            raise UserError(f"{self.masks}: {len(found)} things are wrong in {rows} rows, first: {found[0]}")
+        done(f"{self.masks}: commit {head.number}, {rows} rows in {len(head.files)} files, all right")
+        return found
+
+
+@dataclasses.dataclass(kw_only=True)
+class MasksRetry(Precompute):
+    """Computes images again that could not be used; their new rows replace the old ones."""
+
+    status: str = "decode_error"
+    """Which rows, by status, separated by commas: decode_error, too_large, proposer_error."""
+
+    max_error_rate: float = 1.0
+    """If more than this share of the images still cannot be used, the run fails, after committing everything."""
+
+    replaces: ClassVar[bool] = True
+
+    def _pending(self, folder: "ProposerFolder", store: "DataStore", table: "MaskTable") -> tuple[Any, "pa.Array"]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from mail.data.mask_upkeep import STATUSES, problems
+
+        wanted = set(self.status.split(","))
+        if unknown := wanted - set(STATUSES):
+            raise UserError(f"there is no status {', '.join(sorted(unknown))}: there are {', '.join(STATUSES)}")
+        head = table.head()
+        ids = pa.array([p.image_id for p in problems(table, folder.proposer_id, wanted)], pa.string())
+        return head, ids.filter(pc.is_in(ids, value_set=store.image_index["image_id"]))
+
+
+@dataclasses.dataclass(kw_only=True)
+class MasksCompact(Stage):
+    """Merges small data files into larger ones; snapshots that were taken before stay readable until `gc`."""
+
+    masks: str
+    """The mask table (local or s3://)."""
+
+    target_mb: int = 64
+    """Size of the merged files."""
+
+    def plan(self) -> dict[str, Any]:
+        return dict(zip(("files", "merged_into"), self._compact(dry_run=True), strict=True))
+
+    def run(self) -> tuple[int, int]:
+        before, after = self._compact(dry_run=False)
+        done(f"{self.masks}: merged {before} files into {after}")
+        return before, after
+
+    def _compact(self, dry_run: bool) -> tuple[int, int]:
+        from mail.data.mask_upkeep import compact
+
+        return compact(_open(self.masks), self.target_mb * 2**20, dry_run)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MasksGc(Stage):
+    """Deletes data files that no commit within the age limit names. Only lists them unless --delete is given."""
+
+    masks: str
+    """The mask table (local or s3://)."""
+
+    older_than: float = 7.0
+    """Age limit in days: what was readable within it, or written within it, stays."""
+
+    delete: bool = False
+    """Really delete."""
+
+    def plan(self) -> dict[str, Any]:
+        chosen = self._unneeded()
+        return {"files": len(chosen), "bytes": sum(size for _, size in chosen)}
+
+    def run(self) -> list[str]:
+        chosen = self._unneeded()
+        table = _open(self.masks)
+        for path, size in chosen:
+            say(f"{'deleting' if self.delete else 'would delete'} {path} ({size:,} bytes)")
+            if self.delete:
+                table.log.objects.delete(path)
+        total = sum(size for _, size in chosen)
+        verb = "deleted" if self.delete else "--delete would delete"
+        done(f"{self.masks}: {verb} {len(chosen)} files, {total:,} bytes")
+        return [path for path, _ in chosen]
+
+    def _unneeded(self) -> list[tuple[str, int]]:
+        from mail.data.mask_upkeep import unneeded
+
+        if self.older_than < 0:
+            raise UserError("--older-than is a number of days, 0 or more")
+        return unneeded(_open(self.masks), timedelta(days=self.older_than))
+
+
+MASKS: dict[str, type[Stage]] = {
+    "status": MasksStatus,
+    "verify": MasksVerify,
+    "retry": MasksRetry,
+    "compact": MasksCompact,
+    "gc": MasksGc,
+}
+
+
+def _open(uri: str) -> "MaskTable":
+    from mail.data.mask_table import MaskTable
+
+    table = MaskTable(uri)
+    if table.head().number == 0:
+        raise UserError(f"{uri} is not a mask table: it has no commits (run `mail-ris precompute` first)")
+    return table
+
+
+def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
+    """Records the figures as an MLflow run of its own, with what they were measured on; returns its id."""
+    from mlflow.entities import Metric
+
+    from pipelines.registry.run_log import flatten, start_run
+    from pipelines.registry.tracking import answers, connect
+
+    proposer_id = origin["masks"]["proposer_id"]
+    tags = {"stage": "masks status", "leaky": str(origin["masks"]["leaky"]).lower(), "proposer_id": proposer_id}
+    run_id = start_run(f"masks {proposer_id}", origin, tags)
+    figures = {k.replace(".", "/"): v for k, v in flatten(quality).items() if v is not None}
+    now = int(time.time() * 1000)
+    with answers():
+        client = connect()
+        client.log_batch(run_id, metrics=[Metric(k, float(v), now, 0) for k, v in figures.items()])
+        client.set_terminated(run_id)
+    return run_id
+
+
+def _write_json(path: str | None, report: dict[str, Any]) -> None:
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json_format.dumps(report, indent=2))

@@ -1,0 +1,112 @@
+"""`mail-ris predict`: any photos and one expression -> mask PNG, overlay, or RLE."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mail.errors import UserError
+from pipelines.stage import Stage, done, say
+
+
+@dataclass(kw_only=True)
+class Predict(Stage):
+    """Segment what an expression names in a photo, at the photo's own resolution (after EXIF rotation)."""
+
+    model: str
+    """MODEL: a folder, a checkpoint, or a registry address such as models:/mail-ris@champion."""
+
+    image: tuple[Path, ...]
+    """Photo file, or several."""
+
+    text: str
+    """The referring expression, for example "woman in red on the left"."""
+
+    out: Path
+    """PNG for the mask (0 and 255); with several photos a folder, for one PNG named after each."""
+
+    proposer: str | None = None
+    """PROPOSER folder that finds the instance masks (default: the one bundled with the model)."""
+
+    overlay: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the photo with the mask drawn on it instead of the mask itself."""
+
+    rle: Path | None = None
+    """File for the masks as JSON lines as well: image, text, score and COCO run lengths."""
+
+    device: str | None = None
+    """cpu or cuda (default: the GPU if there is one)."""
+
+    def __post_init__(self) -> None:
+        # callers in Python may name one photo, and give names as text
+        given = (self.image,) if isinstance(self.image, str | Path) else self.image
+        self.image, self.out = tuple(Path(p) for p in given), Path(self.out)
+
+    def plan(self) -> dict[str, Any]:
+        from mail.inference import BUNDLED_PROPOSER, check_model_folder
+        from pipelines.registry.tracking import resolve_model
+
+        folder = check_model_folder(resolve_model(self.model))
+        bundled = folder / BUNDLED_PROPOSER
+        return {
+            "model": str(folder),
+            "proposer": self.proposer or (str(bundled) if bundled.is_dir() else None),
+            "files": {str(image): str(target) for image, target in self._targets().items()},
+        }
+
+    def run(self) -> Any:
+        from PIL import Image
+
+        from mail import rle
+        from mail.inference import Predictor, load_image
+        from mail.report import overlay
+        from pipelines.registry.tracking import resolve_model
+
+        if not self.text.strip():
+            raise UserError('--text is empty: say what to segment, for example --text "the left cup"')
+        targets = self._targets()
+        photos = {path: load_image(path) for path in targets} if len(targets) == 1 else {}
+        predictor = Predictor.from_pretrained(resolve_model(self.model), self.proposer, self.device)
+        if predictor.model.config.uses_instances and predictor.proposer is None:
+            say("no proposer is bundled with the model: predicting without instance masks (name one with --proposer)")
+        lines, answers = [], []
+        for path, target in targets.items():
+            pixels = photos[path] if path in photos else load_image(path)
+            answer = predictor.predict(pixels, self.text)[0]
+            answers.append(answer)
+            picture = overlay(pixels, answer.mask) if self.overlay else Image.fromarray(answer.mask).convert("L")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(target, "PNG")
+            mask = rle.encode(answer.mask)
+            size, counts = [int(v) for v in mask["size"]], mask["counts"].decode("ascii")
+            row = {"image": str(path), "text": self.text, "score": round(answer.score, 6)}
+            lines.append(json.dumps({**row, "rle": {"size": size, "counts": counts}}))
+            share = answer.mask.mean()
+            found = f"{share:.1%} of the image, score {answer.score:.2f}" if share else "nothing that the words name"
+            done(f"{path}: {found} -> {target}")
+        if self.rle is not None:
+            self.rle.parent.mkdir(parents=True, exist_ok=True)
+            self.rle.write_text("".join(line + "\n" for line in lines))
+        return answers
+
+    def _targets(self) -> dict[Path, Path]:
+        """Where the picture of each photo goes."""
+        if missing := [p for p in self.image if not p.is_file()]:
+            raise UserError(f"there is no file {missing[0]}" + (f" ({len(missing)} missing)" if missing[1:] else ""))
+        if len(set(self.image)) == 1:
+            if self.out.is_dir():
+                return {self.image[0]: self.out / f"{self.image[0].stem}.png"}
+            if self.out.suffix.lower() != ".png":
+                raise UserError(f"--out {self.out} must end in .png (masks are written without loss), or be a folder")
+            return {self.image[0]: self.out}
+        if self.out.suffix.lower() == ".png":
+            raise UserError(f"--out {self.out} must be a folder, for there are {len(set(self.image))} photos")
+        targets: dict[Path, Path] = {}
+        for path in dict.fromkeys(self.image):
+            target = self.out / f"{path.stem}.png"
+            if target in targets.values():
+                raise UserError(f"two photos are called {path.stem}: predict them one by one")
+            targets[path] = target
+        return targets

@@ -1,0 +1,201 @@
+"""From the workers to the person, to MLflow and to Prometheus: what happened in training, told by the driver.
+
+Rank 0 sends to an actor on the driver's node, without waiting for it; a thread of the driver takes from there. (Ray
+Train's own `report` is a barrier that the controller looks at every two seconds: it is kept for checkpoints.)
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from mail.training.curves import Curves, Record
+from pipelines.registry.run_log import RunLog
+from pipelines.stage import say
+from pipelines.training.prometheus import Gauges
+
+SAY_SECONDS = 5.0
+
+
+class Mailbox:
+    """Holds events until the driver takes them; an actor, or an object where there is no Ray."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple] = deque()
+
+    def begun(self, step: int, world: int, curves: Curves) -> None:
+        self._events.append(("begun", step, world, curves))
+
+    def steps(self, records: list[Record], lap: Record) -> None:
+        self._events.append(("steps", records, lap))
+
+    def validation(self, scores: Record) -> None:
+        self._events.append(("validation", scores))
+
+    def overlays(self, step: int) -> None:
+        self._events.append(("overlays", step))
+
+    def saved(self, step: int) -> None:
+        self._events.append(("saved", step))
+
+    def lost(self, reasons: dict[str, str]) -> None:
+        self._events.append(("lost", reasons))
+
+    def take(self) -> list[tuple]:
+        return [self._events.popleft() for _ in range(len(self._events))]
+
+
+class RemoteLog:
+    """The same methods for a worker elsewhere; it does not wait for the actor. Figures also go to Prometheus."""
+
+    def __init__(self, actor: Any, run: str):
+        self._actor, self._gauges = actor, Gauges(run)
+
+    def begun(self, step: int, world: int, curves: Curves) -> None:
+        self._actor.begun.remote(step, world, curves)
+
+    def steps(self, records: list[Record], lap: Record) -> None:
+        self._actor.steps.remote(records, lap)
+        self._gauges.steps(records, lap)
+
+    def validation(self, scores: Record) -> None:
+        self._actor.validation.remote(scores)
+        self._gauges.validation(scores)
+
+    def overlays(self, step: int) -> None:
+        self._actor.overlays.remote(step)
+
+    def saved(self, step: int) -> None:
+        self._actor.saved.remote(step)
+
+
+def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
+    """A mailbox actor, beside the driver so that it lives as long as the driver does, and how to take from it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(Mailbox)
+    actor = remote.options(num_cpus=0, scheduling_strategy=here).remote()
+    return actor, lambda: ray.get(actor.take.remote(), timeout=20)
+
+
+class Progress:
+    """Takes events from the mailbox, says them every few seconds and logs all of them.
+
+    Args:
+        saved: is called after each checkpoint, validated with each validation's record, drawn with the step of new
+            pictures, in the thread of the progress.
+
+    Attributes:
+        last: the newest step's record. scores: the newest validation's.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], list[tuple]],
+        log: RunLog | None,
+        steps: int,
+        saved: Callable[[], Any] = lambda: None,
+        validated: Callable[[Record], None] | None = None,
+        drawn: Callable[[int], None] = lambda _: None,
+    ):
+        self._take, self._log, self._steps = take, log, steps
+        self._saved, self._validated, self._drawn = saved, validated, drawn
+        self.last: Record = {}
+        self.scores: Record = {}
+        self._said = 0.0
+        self._begun: tuple[float, float] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def _work(self) -> None:
+        while True:
+            ending = self._stop.is_set()  # what was sent before the end is still taken
+            try:
+                events = self._take()
+            except Exception:
+                events = []  # Ray is going down: the training itself says why
+            for kind, *values in events:
+                getattr(self, f"_on_{kind}")(*values)
+            if ending:
+                return
+            self._stop.wait(0.5)
+
+    def _on_begun(self, step: int, world: int, curves: Curves) -> None:
+        for kind, records in curves.by_kind():  # what a driver that was killed, or a worker, did not get to say
+            if self._log is not None:
+                self._log.metrics(records, f"{kind}/")
+            if kind == "validation":
+                self.scores = figures(records[-1])
+            elif kind == "train":
+                self.last = figures(records[-1], "time")
+        self._said = 0.0  # the first step after it is told at once
+        say(f"{world} worker(s) train from step {step} on", event="begun", step=step, workers=world)
+
+    def _on_saved(self, step: int) -> None:
+        try:
+            self._saved()
+        except Exception as error:  # the store is away: the next checkpoint's turn
+            say(f"older checkpoints stay for now: {error}")
+
+    def _on_overlays(self, step: int) -> None:
+        self._drawn(step)
+
+    def _on_lost(self, reasons: dict[str, str]) -> None:
+        for rank, reason in reasons.items():
+            say(f"worker {rank} was lost: {reason}", event="lost", rank=rank, reason=reason)
+
+    def _on_steps(self, records: list[Record], lap: Record) -> None:
+        if self._log is not None:
+            self._log.metrics(records, "train/")
+            self._log.metrics([lap], "speed/")
+        self.last = figures(records[-1], "time")
+        now, step = time.monotonic(), self.last["step"]
+        if self._begun is None or step <= self._begun[1]:
+            self._begun = (now, step)
+        if now - self._said < SAY_SECONDS and step < self._steps:
+            return
+        self._said = now
+        pace = (now - self._begun[0]) / max(step - self._begun[1], 1)
+        left = f", {_minutes(pace * (self._steps - step))} left" if step > self._begun[1] and step < self._steps else ""
+        say(
+            f"step {step:.0f}/{self._steps}: loss {self.last['loss']:.3f}, {lap['images_per_second']:.0f} images/s, "
+            f"{lap['expressions_per_second']:.0f} expressions/s, {lap['waiting_for_data']:.0%} waiting for data{left}",
+            event="step",
+            **self.last,
+            **figures(lap),
+        )
+
+    def _on_validation(self, scores: Record) -> None:
+        self.scores = figures(scores)
+        if self._log is not None:
+            self._log.metrics([scores], "validation/")
+        if self._validated is not None:
+            self._validated(figures(scores, "time"))
+        say(
+            f"step {scores['step']}: validation oIoU {scores['oIoU']:.3f}, mIoU {scores['mIoU']:.3f} "
+            f"({scores['expressions']})",
+            event="validation",
+            step=scores["step"],
+            **self.scores,
+        )
+
+
+def figures(record: Record, *without: str) -> Record:
+    """A record without the keys that say what it belongs to, or without others."""
+    return {k: v for k, v in record.items() if k not in (without or ("step", "time"))}
+
+
+def _minutes(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d} h" if hours else f"{rest // 60}:{rest % 60:02d} min"

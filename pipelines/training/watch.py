@@ -1,0 +1,29 @@
+"""Sits beside Ray Train's controller, which outlives the workers, and tells why they were lost."""
+
+from typing import Any
+
+from ray.train import UserCallback
+
+
+class Watch(UserCallback):
+    """Tells the driver and Prometheus of lost workers.
+
+    Args:
+        run: name of the run. mailbox: the actor that the driver takes from.
+    """
+
+    def __init__(self, run: str, mailbox: Any):
+        self._run, self._mailbox = run, mailbox
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        from pipelines.training.prometheus import count_errors
+
+        reasons = {str(rank): reason(error) for rank, error in worker_exceptions.items()}
+        self._mailbox.lost.remote(reasons)
+        count_errors(self._run, reasons)
+
+
+def reason(error: BaseException) -> str:
+    """Kind and first line of what a worker ended with."""
+    own = getattr(error, "cause", None) or error  # Ray wraps what a worker raised
+    return f"{type(own).__name__}: {(str(own).splitlines() or [''])[0][:200]}"

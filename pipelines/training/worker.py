@@ -1,0 +1,346 @@
+"""The training loop, from the first batch to the last checkpoint, and the two places where it runs.
+
+`on_ray` is what Ray Train starts on 1 to N workers; `here` runs in the calling process without any Ray (`--workers 0`).
+All workers see the same global batches (`mail.data.epoch_plan`) and take the same steps; rank 0 writes.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers.utils.logging import disable_progress_bar
+
+from mail.data import files
+from mail.data.epoch_plan import EpochPlan
+from mail.errors import UserError
+from mail.model import MailConfig, MailForReferringSegmentation
+from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
+from mail.training.cost import estimate, peak_flops
+from mail.training.curves import Curves, Record
+from mail.training.input import TrainingInput, batches
+from mail.training.optimizer import make_optimizer
+from mail.training.settings import TrainingSettings
+from mail.training.step import TrainingBatch, by_step, records, train_step
+from mail.training.validation import Validation, sample_overlays, validate
+from pipelines.stage import say
+from pipelines.training.input import Transport, ahead, ray_batches
+from pipelines.training.overlays import Overlays
+
+Batches = Generator[TrainingBatch, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What there is to train, the same for every worker.
+
+    Attributes:
+        name: of the run.
+        settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
+        checkpoints: folder of the checkpoints of all starts; the newest complete one is where to go on.
+        validation: what to validate on, None to leave it out.
+        micro_batch_size: expressions in one forward pass at most.
+        bf16: autocast; None: where the GPU has it.
+        checkpoint_every, log_every: in steps. overlays: folder for pictures of answers. overlay_every: validations from
+            one set of them to the next, 0 for none. threads: torch threads of a worker without GPU.
+        compile: compiles the network (torch.compile). step_flops: of an expression, forward and backward.
+        config, lineage: saved with every checkpoint.
+    """
+
+    name: str
+    settings: TrainingSettings
+    network: dict[str, Any]
+    pretrained: str | None
+    checkpoints: str
+    validation: Validation | None
+    micro_batch_size: int | None
+    bf16: bool | None
+    checkpoint_every: int
+    log_every: int
+    overlays: str
+    overlay_every: int
+    threads: int
+    compile: bool
+    step_flops: float
+    config: dict[str, Any]
+    lineage: dict[str, Any]
+
+
+class Log(Protocol):
+    """Takes what is to be said and logged; does not keep its caller waiting."""
+
+    def begun(self, step: int, world: int, curves: Curves) -> None: ...
+    def steps(self, records: list[Record], lap: Record) -> None: ...
+    def validation(self, scores: Record) -> None: ...
+    def overlays(self, step: int) -> None: ...
+    def saved(self, step: int) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Where the loop runs, as one of `world` workers.
+
+    Attributes:
+        checkpoint: folder to go on from, None for the beginning.
+        wrap: makes the network's gradients those of all workers.
+        batches: the worker's input from a step on.
+        report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
+        leaving: whether a machine of the run has been told that it goes soon, the same on all ranks; they meet.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device
+    checkpoint: Path | None
+    wrap: Callable[[nn.Module], nn.Module]
+    batches: Callable[[int], Batches]
+    report: Callable[[int, Path | None], None]
+    leaving: Callable[[], bool] = lambda: False
+    log: Log
+
+
+def train(job: Job, source: TrainingInput, place: Place) -> None:
+    """Trains to the last step of the recipe."""
+    disable_progress_bar()  # of loading and saving weights
+    settings, rank, world, device = job.settings, place.rank, place.world, place.device
+    if device.type == "cpu":
+        torch.set_num_threads(job.threads)
+    bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    model, optimizer, start = _begin(job, place)
+    curves = Curves.load(place.checkpoint)
+    if rank == 0:
+        place.log.begun(start, world, curves)
+    network: Any = torch.compile(model) if job.compile else model
+    wrapped = place.wrap(network).train()
+    clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
+    with contextlib.closing(place.batches(start)) as stream:
+        for parts in clock.waits(by_step(stream)):
+            done = parts[0].plan.step + 1
+            with memory_advice(model.config, parts, bf16):
+                results.append(
+                    train_step(wrapped, optimizer, parts, settings, rank=rank, world=world, device=device, bf16=bf16)
+                )
+            clock.count(parts)
+            ends = done == settings.steps
+            saves = done % job.checkpoint_every == 0 or ends
+            if saves or done % job.log_every == 0 or done == start + 1:
+                found = records(done - len(results), results, settings, world)
+                results = []
+                lap = {"step": done, "time": time.time(), **clock.lap(device, world)}
+                curves.add("train", [{**r, "time": lap["time"]} for r in found])
+                curves.add("speed", [lap])
+                if rank == 0:
+                    place.log.steps([{**r, "time": lap["time"]} for r in found], lap)
+                if not warned and not ends and place.leaving():  # a checkpoint before the machine goes
+                    warned = saves = True
+            if saves:
+                scores = None
+                if job.validation is not None:
+                    scores = validate(model, source, job.validation, rank, world, device)
+                    record = {"step": done, "time": time.time(), **scores}
+                    curves.add("validation", [record])
+                    if rank == 0:
+                        place.log.validation(record)
+                        if _shows(job, done):
+                            _show(job, model, source, done, place)
+                folder = None
+                if rank == 0:
+                    folder = Path(tempfile.mkdtemp(prefix="mail-checkpoint-"))
+                    save_checkpoint(
+                        *(folder, done, model, source.processor, optimizer, job.config, job.lineage),
+                        curves=curves,
+                        scores=scores,
+                    )
+                place.report(done, folder)
+                if rank == 0:
+                    place.log.saved(done)
+                clock.skip()
+
+
+def _shows(job: Job, step: int) -> bool:
+    """Whether a step's validation is one of those with pictures; the last one is."""
+    if not job.overlay_every:
+        return False
+    return step % (job.checkpoint_every * job.overlay_every) == 0 or step == job.settings.steps
+
+
+def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: Place) -> None:
+    assert job.validation is not None
+    pictures = sample_overlays(model, source, job.validation, place.device)
+    try:
+        Overlays(job.overlays).save(step, pictures)
+    except OSError as error:  # pictures are not worth a training
+        say(f"no pictures of step {step}: {error}")
+    else:
+        place.log.overlays(step)
+
+
+def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
+    """Network, optimizer and first step."""
+    if place.checkpoint is not None:
+        model = MailForReferringSegmentation.from_pretrained(place.checkpoint)
+    else:
+        torch.manual_seed(job.settings.seed)
+        model = MailForReferringSegmentation(MailConfig(**job.network))
+        if job.pretrained is not None:
+            from mail.model.vilt_weights import load_vilt
+
+            load_vilt(model, job.pretrained)
+    model.to(place.device)  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, job.settings)
+    start = load_optimizer(place.checkpoint, model, optimizer) if place.checkpoint is not None else 0
+    return model, optimizer, start
+
+
+def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
+    """What a Ray Train worker runs.
+
+    Args:
+        job: object reference of (Job, Transport). shared: of (TrainingInput, EpochPlan).
+        mailbox: the actor that takes what is to be logged.
+    """
+    import ray
+    import ray.train
+    from ray.train import Checkpoint, CheckpointUploadMode
+    from ray.train.collective import broadcast_from_rank_zero
+    from ray.train.torch import get_device, prepare_model
+
+    from pipelines.training.progress import RemoteLog
+
+    job, transport = ray.get(job)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    source, _ = ray.get(shared)
+
+    def input_from(start: int) -> Batches:
+        return ray_batches(shared, start, job.settings.steps, rank, world, job.micro_batch_size, transport)
+
+    def report(step: int, folder: Path | None) -> None:
+        ray.train.report(
+            {"step": step},
+            Checkpoint.from_directory(folder) if folder is not None else None,
+            checkpoint_dir_name=f"step-{step:07d}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # training goes on meanwhile
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
+    # driver. One rank looks, so that all go on from the same step.
+    newest = find_latest(job.checkpoints) if rank == 0 else None
+    address = broadcast_from_rank_zero(newest.address if newest is not None else None)
+    with files.local_folder(address) if address is not None else contextlib.nullcontext() as folder:
+        place = Place(
+            rank=rank,
+            world=world,
+            device=get_device(),
+            checkpoint=folder,
+            # gradients live in the buckets that are sent: one copy and its memory less
+            wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
+            batches=input_from,
+            report=report,
+            leaving=lambda: ray.train.get_preemption_info() is not None,
+            log=RemoteLog(mailbox, job.name),
+        )
+        train(job, source, place)
+
+
+def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, log: Log, target: str) -> None:
+    """Trains in this process, without Ray; checkpoints go to the folder `target`."""
+
+    def input_from(start: int) -> Batches:
+        micro = job.micro_batch_size
+        return ahead(lambda: batches(source, plan, start, job.settings.steps, micro=micro), Queue(transport.prefetch))
+
+    filesystem, root = files.resolve(target)
+
+    def report(step: int, folder: Path | None) -> None:
+        assert folder is not None
+        files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
+        shutil.rmtree(folder)
+
+    newest = find_latest(job.checkpoints)
+    with files.local_folder(newest.address) if newest is not None else contextlib.nullcontext() as folder:
+        place = Place(
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            checkpoint=folder,
+            wrap=lambda model: model,
+            batches=input_from,
+            report=report,
+            log=log,
+        )
+        train(job, source, place)
+
+
+class Clock:
+    """Where the time of a worker goes.
+
+    Args:
+        step_flops: operations of the network for one expression, forward and backward. bf16: their precision.
+    """
+
+    def __init__(self, step_flops: float = 0.0, bf16: bool = False) -> None:
+        self._step_flops, self._bf16 = step_flops, bf16
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._images = self._expressions = 0
+
+    def waits(self, batches: Iterable[list[TrainingBatch]]) -> Iterator[list[TrainingBatch]]:
+        """Passes batches on and measures how long they are waited for."""
+        stream = iter(batches)
+        while True:
+            before = time.perf_counter()
+            parts = next(stream, None)
+            self._waited += time.perf_counter() - before
+            if parts is None:
+                return
+            yield parts
+
+    def count(self, parts: list[TrainingBatch]) -> None:
+        self._images += sum(len(p.tensors["pixel_values"]) for p in parts)
+        self._expressions += sum(len(p.plan.rows) for p in parts)
+
+    def skip(self) -> None:
+        """Leaves the time since the last lap out (validation, checkpoints)."""
+        self._start = time.perf_counter()
+
+    def lap(self, device: torch.device, world: int) -> dict[str, float]:
+        """Figures since the last lap, extrapolated to all workers."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        found = {
+            "seconds": seconds,
+            "expressions": self._expressions * world,
+            "images_per_second": self._images * world / seconds,
+            "expressions_per_second": self._expressions * world / seconds,
+            "waiting_for_data": self._waited / seconds,
+            "workers": world,
+            # of the network as it is, without what is computed twice or padded
+            "teraflops_per_worker": self._step_flops * self._expressions / seconds / 1e12,
+        }
+        if peak := peak_flops(device, self._bf16):
+            found["mfu"] = self._step_flops * self._expressions / seconds / peak
+        if device.type == "cuda":
+            found["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self._start, self._waited, self._images, self._expressions = time.perf_counter(), 0.0, 0, 0
+        return found
+
+
+@contextlib.contextmanager
+def memory_advice(config: Any, parts: list[TrainingBatch], bf16: bool) -> Iterator[None]:
+    """Says what a step needs and what to lower where the GPU's memory is too small for it (UserError)."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        most = max(len(p.plan.rows) for p in parts)
+        raise UserError(
+            f"the GPU's memory is too small for {most} expressions in one pass, which need about "
+            f"{estimate(config, most, bf16).total / 2**30:.1f} GiB ({estimate(config, 1, bf16).total / 2**30:.1f} GiB "
+            f"for one): lower --micro-batch-size (the result stays the same) or --model.max-instances. "
+            f"{str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,254 @@
+"""MLflow on a real SQLite store: runs, the registry, the champion."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from mail import lineage
+from mail.errors import UserError
+from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
+from mail.training.checkpoint import save_model
+from pipelines.registry import run_log, tracking
+from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.run_log import RunLog, flatten, start_run
+from pipelines.registry.tracking import find_version, register_model, resolve_model, versions
+from pipelines.stages.models import MODELS
+from tests.boxes import micro_config
+
+WHOLE = {
+    "run_id": "0123",
+    "code_version": "0.1.0 abcdef",
+    "config": {"preset": "tiny", "name": "micro", "proposals": "table"},
+    "data_store": {"uri": "store", "name": "boxes", "digest": "d" * 64, "sources": [{"path": "a", "sha256": "b"}]},
+    "mask_table": {"uri": "masks", "commit": 1, "digest": "m" * 64, "proposer_id": "p"},
+    "proposer": {"id": "p", "trained_on": {"count": 3, "digest": "t" * 64}},
+    "leaky": False,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def mlflow_here(store, monkeypatch) -> Path:
+    monkeypatch.chdir(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def model_dir(store) -> Path:
+    processor = MailProcessor.for_config(tokenizer_from_texts(["the red box"], 20), micro_config())
+    save_model(store / "model", MailForReferringSegmentation(micro_config()), processor, WHOLE)
+    return store / "model"
+
+
+@pytest.fixture
+def three(mlflow_here, model_dir) -> list[int]:
+    """At least three registered versions."""
+    found = [int(v.version) for v in versions()]
+    while len(found) < 3:
+        found.append(register_model(model_dir))
+    return sorted(found)
+
+
+def test_curves_are_logged_once_though_steps_come_again(mlflow_here):
+    run_id = start_run("again", {"recipe": {"steps": 4}}, {"leaky": "false"})
+    first = RunLog(run_id)
+    first.metrics([{"step": s, "loss": 1.0 / s} for s in (1, 2, 3)])
+    assert first.close()
+    assert start_run("again", {}, {}, run_id) == run_id
+    second = RunLog(run_id)
+    second.metrics([{"step": s, "loss": 1.0 / s} for s in (2, 3, 4)])
+    assert second.close()
+    client = tracking.connect()
+    assert [m.step for m in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4]
+    assert client.get_run(run_id).data.params["recipe.steps"] == "4"
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_whose_id_was_lost_is_found_by_its_key(mlflow_here):
+    first = start_run("lost", {"a": 1}, {}, key="0123")
+    assert start_run("lost", {"a": 1}, {}, key="0123") == first
+    assert start_run("lost", {"a": 1}, {}, key="4567") != first
+
+
+def test_what_is_sent_twice_is_stored_once(mlflow_here):
+    log = RunLog(start_run("twice", {}, {}))
+    record = {"step": 1, "time": 1700000000.5, "loss": 0.5}
+    log.metrics([record])
+    log._queue.put(log._logged.clear)  # the answer was lost: it does not know that the store has it
+    log.metrics([record])
+    assert log.close()
+    (point,) = tracking.connect().get_metric_history(log.run_id, "train/loss")
+    assert (point.step, point.timestamp) == (1, 1700000000500)
+
+
+def test_a_curve_that_lacks_its_last_step_gets_it(mlflow_here):
+    run_id = start_run("half", {}, {})
+    first = RunLog(run_id)
+    first.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}])
+    first.metrics([{"step": 2, "loss": 0.4}])  # cut off between two of the step's figures
+    first.close()
+    second = RunLog(run_id)
+    second.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}, {"step": 2, "loss": 0.4, "rate": 0.9}])
+    second.close()
+    for key in ("train/loss", "train/rate"):
+        assert [m.step for m in tracking.connect().get_metric_history(run_id, key)] == [1, 2]
+
+
+@pytest.mark.cluster
+def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, monkeypatch):
+    monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.1)
+    said: list[str] = []
+    log = RunLog(start_run("away", {}, {}), said.append)
+    log.metrics([{"step": 0, "loss": 0.7}])
+    while not tracking.connect().get_metric_history(log.run_id, "train/loss"):
+        time.sleep(0.1)
+    with sqlite3.connect(mlflow_here / "mlflow.db", isolation_level=None) as rival:
+        rival.execute("BEGIN EXCLUSIVE")  # nobody else can write, nor read
+        before = time.monotonic()
+        log.metrics([{"step": 1, "loss": 0.5}])
+        assert time.monotonic() - before < 0.05
+        while not said:
+            time.sleep(0.1)
+        rival.execute("ROLLBACK")
+    assert log.close()
+    assert [m.step for m in tracking.connect().get_metric_history(log.run_id, "train/loss")] == [0, 1]
+    assert ["does not answer" in said[0], "is back" in said[-1]] == [True, True]
+
+
+def test_a_registered_model_is_found_by_number_alias_and_folder(three, model_dir):
+    tracking.connect().set_registered_model_alias("mail-ris", tracking.CHAMPION, str(three[0]))
+    for address in (f"models:/mail-ris/{three[0]}", "models:/mail-ris@champion"):
+        folder = resolve_model(address)
+        assert (folder / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
+    assert resolve_model(model_dir) == model_dir
+
+
+def test_no_file_of_a_registered_model_is_a_pickle(three):
+    folder = resolve_model(f"models:/mail-ris/{three[0]}").parents[1]
+    names = {p.name for p in folder.rglob("*") if p.is_file()}
+    assert "pyfunc_model.py" in names
+    assert not {n for n in names if n.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))}
+
+
+def test_evaluations_are_noted_on_the_version(three, capsys):
+    figures = {"split": "testA", "protocol": "cris", "oIoU": 0.6123, "mIoU": 0.5, "prec": {"0.5": 1}, "expressions": 7}
+    log_evaluation(three[1], figures | {"data_store": {"name": "boxes", "digest": "d" * 64}})
+    MODELS["list"]().run()
+    # wherever it is read, the number says by which protocol, on which split and store, of how many expressions
+    assert "testA 61.23 (7 expressions, cris, dddddddddddd)" in capsys.readouterr().out
+    MODELS["show"](model=f"models:/mail-ris/{three[1]}").run()
+    assert "testA: oIoU 61.23, mIoU 50.00 (7 expressions, protocol cris, data store boxes dddddddddddd)" in (
+        capsys.readouterr().out
+    )
+    logged = tracking.connect().get_run(find_version(f"mail-ris/{three[1]}").run_id).data.metrics
+    assert logged["testA/cris/dddddddddddd/oIoU"] == 0.6123
+    assert logged["testA/cris/dddddddddddd/expressions"] == 7
+
+
+def test_show_prints_the_lineage(three, capsys):
+    address = f"models:/mail-ris/{three[0]}"
+    MODELS["show"](model=address).run()
+    text = capsys.readouterr().out
+    assert "training run 0123" in text
+    assert "trained on 3 images" in text
+    MODELS["show"](model=address, json=True).run()
+    assert json.loads(capsys.readouterr().out)["lineage"] == WHOLE
+
+
+@pytest.mark.parametrize("address", ["models:/mail-ris/99", "models:/mail-ris@nobody", "models:/other/1", "nowhere"])
+def test_an_address_without_a_model_is_a_clear_message(three, address):
+    with pytest.raises(UserError, match="no model"):
+        resolve_model(address)
+
+
+def test_a_broken_link_is_shown_as_broken():
+    broken = WHOLE | {"data_store": {}}
+    assert "BROKEN" in lineage.tree(broken)
+    assert lineage.gaps(broken) == ["data store", "source files of the data store"]
+    assert lineage.gaps(WHOLE) == []
+
+
+def test_a_network_without_masks_needs_no_proposer():
+    bare = WHOLE | {"mask_table": None, "proposer": None, "config": {"proposals": "none"}}
+    assert lineage.gaps(bare) == []
+
+
+def test_nested_config_is_flat():
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+@pytest.mark.cluster
+def test_a_registered_model_predicts_in_a_fresh_process_with_its_own_code(three, mlflow_here, boxes_image):
+    script = f"""
+import json, mlflow, pandas as pd
+mlflow.set_tracking_uri("sqlite:///{mlflow_here}/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/mail-ris/{three[0]}")
+image = open({str(boxes_image)!r}, "rb").read()
+print(model.predict(pd.DataFrame({{"image": [image, image], "text": ["the red box", "box"]}})).to_json())
+import mail
+print(mail.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd="/")
+    assert done.returncode == 0, done.stderr
+    answer, origin = done.stdout.splitlines()[-2:]
+    assert json.loads(answer)["size"] == {"0": [48, 64], "1": [48, 64]}
+    assert "mlruns" in origin
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+def test_mlflow_serves_a_registered_model(three, mlflow_here, boxes_image):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/mail-ris/{three[0]}"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{mlflow_here}/mlflow.db"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    row = {"image": base64.b64encode(boxes_image.read_bytes()).decode(), "text": "the red box"}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps({"dataframe_records": [row]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with open(mlflow_here / "serve.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/", start_new_session=True)
+    try:
+        until = time.monotonic() + 180
+        while True:
+            try:
+                answer = json.loads(urllib.request.urlopen(request, timeout=60).read())
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None, (mlflow_here / "serve.log").read_text()
+                assert time.monotonic() < until, (mlflow_here / "serve.log").read_text()
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    (found,) = answer["predictions"]
+    assert found["size"] == [48, 64]
+    assert 0 <= found["score"] <= 1
+
+
+@pytest.fixture
+def boxes_image(tmp_path) -> Path:
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "image.jpg")
+    return tmp_path / "image.jpg"

@@ -1,0 +1,133 @@
+"""precompute and masks: exactly one row an image, whatever is wrong with it, however often a run is killed."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mail.data.mask_table import MaskTable
+from mail.errors import UserError
+from mail.proposers.rows import plan_units
+from pipelines.stages.masks import MasksGc, MasksRetry, MasksStatus, MasksVerify
+from pipelines.stages.precompute import Pool, Precompute, proposals_of
+from tests.noise import TRUNCATED, make_proposer, write_store
+
+
+@pytest.fixture(scope="module")
+def proposer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_proposer(tmp_path_factory.mktemp("proposer")).path
+
+
+def rows(masks: Path, proposer_id: str | None = None) -> Counter[str]:
+    return Counter(r["image_id"] for r in MaskTable(masks).snapshot(proposer_id).rows(["image_id"]))
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("pipelines.cluster_session.session.connect", refuse)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_rerunning_computes_only_what_is_new(
+    tmp_path: Path, proposer: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_store(tmp_path / "store", range(20))
+    stage = Precompute(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks"), batch_size=2)
+    assert stage.plan()["pending"] == 20
+    first = stage.run()
+    assert first["statuses"] == {"ok": 19, "decode_error": 1}
+    assert set(rows(tmp_path / "masks").values()) == {1}
+    (bad,) = MaskTable(tmp_path / "masks").snapshot().read([f"coco/{TRUNCATED:04d}"]).to_pylist()
+    assert bad["status"] == "decode_error"
+    assert bad["error"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "pipelines.cluster_session.session.connect", lambda **_: pytest.fail("Ray was started for nothing")
+        )
+        again = stage.run()
+    assert (again["images"], again["digest"]) == (0, first["digest"])
+    assert "all 20 images have masks" in capsys.readouterr().out
+
+    more = write_store(tmp_path / "more", range(15, 30))
+    added = Precompute(data=more.uri, proposer=proposer, masks=str(tmp_path / "masks")).run()
+    assert added["images"] == 10
+    assert rows(tmp_path / "masks") == Counter(f"coco/{n:04d}" for n in range(30))
+
+    MasksVerify(masks=str(tmp_path / "masks"), data=store.uri).run()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    report = tmp_path / "status.json"
+    MasksStatus(masks=str(tmp_path / "masks"), data=more.uri, against=more.uri, json=str(report)).run()
+    content = json.loads(report.read_text())
+    assert content["pending"] == 0
+    entry = content["proposers"][first["proposer_id"]]
+    assert entry["statuses"] == {"decode_error": 1, "ok": 29}
+    assert 0 < entry["seconds_per_image"] < 60
+
+    retried = MasksRetry(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks")).run()
+    assert retried["images"] == 1
+    assert rows(tmp_path / "masks") == Counter(f"coco/{n:04d}" for n in range(30))
+    assert MasksGc(masks=str(tmp_path / "masks")).run() == []
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_other_thresholds_and_too_many_errors(tmp_path: Path, proposer: str) -> None:
+    store = write_store(tmp_path / "store", range(6))
+    masks = str(tmp_path / "masks")
+    stage = Precompute(data=store.uri, proposer=proposer, masks=masks, max_instances=1, max_error_rate=0.1)
+    with pytest.raises(UserError, match="1 of 6 images could not be used"):
+        stage.run()
+    assert len(rows(tmp_path / "masks")) == 6
+    found = MaskTable(masks).snapshot().rows()
+    assert max(len(r["instances"]) for r in found) == 1
+    assert Precompute(data=store.uri, proposer=proposer, masks=masks).plan()["pending"] == 6
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_pasting_in_tasks_of_its_own_gives_the_same_rows(tmp_path: Path, proposer: str) -> None:
+    """As beside a GPU, where the network's process does nothing else."""
+    store = write_store(tmp_path / "store", range(20))
+    stage = Precompute(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks"), max_instances=2)
+    units = list(plan_units(store, store.image_index["image_id"].combine_chunks(), 8))
+    pools = [Pool(1, 4, on_gpu=False, cpus_per_actor=0.5, apart=apart) for apart in (False, True)]
+    found = [pa.concat_tables(proposals_of(units, stage, pool)).sort_by("image_id") for pool in pools]
+    assert len(found[0]) == 20
+    assert found[1].drop_columns("instances").equals(found[0].drop_columns("instances"))
+    for one, other in zip(found[0]["instances"].to_pylist(), found[1]["instances"].to_pylist(), strict=True):
+        # which images share a batch is chance, and with it the last digits
+        assert [i["score"] for i in one] == pytest.approx([i["score"] for i in other], abs=1e-3)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_leaky_proposers_are_refused_before_anything_starts(tmp_path: Path, proposer: str) -> None:
+    store = write_store(tmp_path / "store", range(2))
+    folder = tmp_path / "proposer"
+    folder.mkdir()
+    for path in Path(proposer).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "images.json").write_text('["coco/0001"]')
+    with pytest.raises(UserError, match="1 of 2 of val"):
+        Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m")).run()
+    (folder / "images.json").write_text("null")
+    with pytest.raises(UserError, match="nobody knows"):
+        Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m")).plan()
+    allowed = Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m"), allow_leaky=True)
+    assert allowed.plan()["leaky"] is True
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, proposer: str) -> None:
+    with pytest.raises(UserError, match="is not a data store"):
+        Precompute(data=str(tmp_path), proposer=proposer, masks=str(tmp_path / "m")).plan()
+    with pytest.raises(UserError, match="is not a proposer"):
+        Precompute(data=str(tmp_path), proposer=str(tmp_path), masks=str(tmp_path / "m")).plan()
+    with pytest.raises(UserError, match="is not a mask table"):
+        MasksStatus(masks=str(tmp_path)).run()

@@ -1,0 +1,165 @@
+"""`prepare` as people start it: through the command line, in this process."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mail.data.store import DataStore
+from pipelines.__main__ import main
+from tests.published import Published
+
+MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
+
+
+def prepare(*arguments: object) -> int:
+    return main(["prepare", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split_by", "splits"),
+    [
+        ("refcoco", "unc", ("train", "val", "testA", "testB")),
+        ("refcoco", "google", ("train", "val", "test")),
+        ("refcoco+", "unc", ("train", "val", "testA", "testB")),
+        ("refcocog", "umd", ("train", "val", "test")),
+        ("refcocog", "google", ("train", "val")),
+        ("grefcoco", "unc", ("train", "val", "testA", "testB")),
+    ],
+)
+def test_every_published_set_becomes_a_store(tmp_path, capsys, dataset, split_by, splits):
+    Published(tmp_path, dataset=dataset, split_by=split_by, splits=splits).write()
+    assert prepare(dataset, "--split-by", split_by, "--root", tmp_path, "--out", tmp_path / "store") == 0
+    store = DataStore(tmp_path / "store")
+    assert store.name == f"{dataset}-{split_by}"
+    assert set(store.splits) == set(splits)
+    assert store.manifest["prepared_with"]["split_by"] == split_by
+    out, _ = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert f"{dataset}-{split_by}, {len(splits)} images" in out
+
+
+def test_counts_are_printed_beside_the_published_ones(tmp_path, capsys):
+    Published(tmp_path).write()
+    prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store")
+    err = capsys.readouterr().err
+    assert "1 / 3811" in err
+    assert "not what was published: train has 1 of 42404 refs, 2 of 120624 expressions, 1 of 16994 images; val" in err
+
+
+def test_strict_makes_a_difference_an_error_before_anything_is_written(tmp_path, capsys):
+    Published(tmp_path).write()
+    assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store", "--strict") == 2
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
+    Published(tmp_path).write()
+    assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store", "--dry-run") == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["name"] == "refcoco-unc"
+    assert plan["splits"]["val"] == {"refs": 1, "expressions": 2, "images": 1}
+    assert not (tmp_path / "store").exists()
+
+
+def test_finished_store_is_not_overwritten(tmp_path, capsys):
+    Published(tmp_path).write()
+    arguments = "refcoco", "--root", tmp_path, "--out", tmp_path / "store"
+    assert prepare(*arguments) == 0
+    assert prepare(*arguments) == 2
+    assert "already holds a data store" in capsys.readouterr().err
+
+
+def test_malicious_pickle_runs_nothing_and_says_so(tmp_path, capsys):
+    class Command:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    data = Published(tmp_path)
+    data.write()
+    data.refs_file.write_bytes(pickle.dumps([{**data.refs[0], "split": Command()}], protocol=2))
+    assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store") == 2
+    err = capsys.readouterr().err
+    assert "refs(unc).p is refused: it asks for" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_photos_are_one_line(tmp_path, capsys):
+    data = Published(tmp_path)
+    data.photos = dict(list(data.photos.items())[:1])
+    data.write()
+    assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "3 images are missing in" in error
+    assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store", "--skip-bad") == 0
+    assert "left out: 3 images are missing in" in capsys.readouterr().err
+
+
+def test_truncated_photo_is_kept_and_said(tmp_path, capsys):
+    data = Published(tmp_path)
+    data.photos = {name: photo[:300] for name, photo in data.photos.items()}
+    data.write()
+    assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store") == 0
+    assert "4 images cannot be decoded" in capsys.readouterr().err
+    assert DataStore(tmp_path / "store").manifest["image_count"] == 4
+
+
+@pytest.mark.parametrize("arguments", [("refcoco", "--split-by", "umd"), ("refcoco",), ("nonsense",)])
+def test_wrong_arguments_end_with_2(tmp_path, arguments):
+    try:
+        code = prepare(*arguments, *(["--out", tmp_path / "s", "--root", tmp_path] if len(arguments) == 3 else []))
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+
+
+def test_synthetic_is_deterministic_and_grows(tmp_path, capsys):
+    def digest(out: str, *more: object) -> DataStore:
+        assert prepare("synthetic", "--out", tmp_path / out, "--seed", 3, *more) == 0
+        return DataStore(tmp_path / out)
+
+    first = digest("a", "--images", 6)
+    assert digest("b", "--images", 6, "--root", tmp_path / "kept").digest == first.digest
+    assert (tmp_path / "kept/synthetic/refs(synthetic).p").exists()
+    more = digest("c", "--images", 8)
+    shared = zip(first.image_index.to_pylist(), more.image_index.to_pylist(), strict=False)
+    assert all(a == b for a, b in shared)
+    assert first.image_index["image_id"][0].as_py() == "synthetic/3/1"
+
+
+def test_scenes_that_look_different_have_other_image_ids(tmp_path):
+    prepare("synthetic", "--out", tmp_path / "s", "--images", 2, "--scene.min-side", 64, "--scene.max-side", 80)
+    first = DataStore(tmp_path / "s").image_index["image_id"][0].as_py()
+    assert first.startswith("synthetic/0-")
+
+
+def test_no_scenes_is_an_error(tmp_path, capsys):
+    assert prepare("synthetic", "--out", tmp_path / "s", "--images", 0) == 2
+    assert "--images is 0" in capsys.readouterr().err
+
+
+def test_coco_text_from_the_command_line(tmp_path):
+    data = Published(tmp_path).write()
+    files = "--instances", tmp_path / "refcoco/instances.json", "--images", data.images_folder
+    assert prepare("coco-text", *files, "--out", tmp_path / "store", "--text.max-expressions", 1) == 0
+    assert DataStore(tmp_path / "store").manifest["image_count"] == 4
+
+
+def test_custom_from_the_command_line(tmp_path):
+    data = Published(tmp_path).write()
+    line = {"expr_id": "1", "image": next(iter(data.photos)), "text": "thing", "split": "val"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps({**line, "polygons": [[1, 1, 9, 1, 9, 9]]}))
+    files = "--expressions", tmp_path / "mine.jsonl", "--images", data.images_folder
+    assert prepare("custom", *files, "--out", tmp_path / "store", "--name", "mine") == 0
+    assert DataStore(tmp_path / "store").splits == {"val": {"images": 1, "refs": 1, "expressions": 1}}
+
+
+@pytest.mark.skipif(not MINI.exists(), reason="needs shared/data/refcoco_mini beside the checkout")
+def test_real_refcoco_from_the_command_line(tmp_path, capsys):
+    assert prepare("refcoco", "--split-by", "unc", "--root", MINI, "--out", tmp_path / "store") == 0
+    assert "9 images, 24 refs, 71 expressions" in capsys.readouterr().out

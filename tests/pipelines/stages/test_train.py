@@ -1,0 +1,342 @@
+"""The train stage: it ends with a model, resumes exactly, and says what is wrong. `workers=0` runs without Ray."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mail.data.epoch_plan import Batch
+from mail.errors import UserError
+from mail.inference import Predictor
+from mail.training.step import TrainingBatch
+from pipelines.registry.tracking import connect
+from pipelines.stages.train import ModelOverrides, Train
+from pipelines.training.overlays import default_every
+from pipelines.training.run_state import RunState, differences
+from pipelines.training.shares import share_cluster, share_nodes, worker_range
+from pipelines.training.worker import Clock, memory_advice
+from tests.boxes import Boxes, make_boxes, micro_config
+
+MICRO = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "max_text_length": 8,
+    "mask_stride": 4,
+    "max_instances": 4,
+    "decoder_dim": 8,
+    "stem_dim": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory) -> Boxes:
+    return make_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture
+def train(boxes, tmp_path, monkeypatch):
+    """Makes a small train stage in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(**changes: object) -> Train:
+        values = {
+            "preset": "tiny",
+            "data": boxes.store_uri,
+            "masks": boxes.masks_uri,
+            "name": "micro",
+            "workers": 0,
+            "steps": 6,
+            "global_batch_size": 8,
+            "checkpoint_every": 3,
+            "log_every": 2,
+            "threads": 1,
+            "validation_expressions": 6,
+            "register": False,
+            "model": ModelOverrides(**MICRO),
+        }
+        return Train(**(values | changes))
+
+    return make
+
+
+def read(result: dict, name: str) -> dict:
+    return json.loads(Path(result["model"], name).read_text())
+
+
+def weights(folder: str) -> dict:
+    return {k: v.tolist() for k, v in load_file(f"{folder}/model.safetensors").items()}
+
+
+def test_it_ends_with_a_model_that_predicts(train, boxes):
+    result = train().run()
+    predictor = Predictor.from_pretrained(result["model"])
+    image = next(iter(boxes.store.images(["image"], 30)))["image"][4].as_py()
+    assert predictor.predict(image, "the red box")[0].mask.shape == (64, 40)
+    assert set(result["validation"]) == {"oIoU", "mIoU", "prec_50", "expressions"}
+    assert result["validation"]["expressions"] == 6
+
+
+def test_the_model_knows_where_it_comes_from(train, boxes):
+    result = train().run()
+    lineage = read(result, "lineage.json")
+    assert lineage["run_id"] == result["run_id"]
+    assert lineage["data_store"]["digest"] == boxes.store.digest
+    assert lineage["mask_table"]["digest"] == boxes.masks.digest
+    assert lineage["proposer"]["id"] == boxes.masks.proposer_id
+    assert lineage["config"]["recipe"]["steps"] == 6
+
+
+def test_a_run_killed_after_a_checkpoint_resumes_to_the_same_weights(train, tmp_path):
+    whole = train(name="whole").run()
+    train(name="cut").run()
+    # as a kill between the first checkpoint and the end would have left it
+    cut = tmp_path / "runs" / "cut"
+    shutil.rmtree(cut / "model")
+    shutil.rmtree(cut / "checkpoints" / "start-001" / "step-0000006")
+    state = json.loads((cut / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps(state | {"finished": False, "result": {}}))
+
+    resumed = train(name="cut", resume=True).run()
+    assert weights(resumed["model"]) == weights(whole["model"])
+    assert resumed["run_id"] == state["run_id"]
+    history = connect().get_metric_history(state["run_id"], "train/loss")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_curves_go_by_steps_and_by_expressions_seen(train):
+    run_id = train().run()["run_id"]
+    client = connect()
+    seen = client.get_metric_history(run_id, "train/expressions_seen")
+    assert [(m.step, m.value) for m in seen] == [(s, 8 * s) for s in range(1, 7)]
+    names = set(client.get_run(run_id).data.metrics)
+    wanted = {"loss", "gradient_norm", "learning_rate"}
+    assert {f"train/{n}" for n in wanted} | {"speed/teraflops_per_worker", "speed/waiting_for_data"} <= names
+    assert {"validation/oIoU", "validation/mIoU"} <= names
+
+
+def test_what_mlflow_was_away_for_is_told_after_the_end(train, monkeypatch):
+    from pipelines.registry.run_log import RunLog
+
+    monkeypatch.setattr("pipelines.stages.train.CLOSE_SECONDS", 0.0)
+    with monkeypatch.context() as away:
+        away.setattr(RunLog, "_metrics", lambda self, rows, prefix: 1 / 0)
+        away.setattr(RunLog, "_image", lambda self, read, key, step: 1 / 0)
+        away.setattr("pipelines.registry.run_log.RETRY_SECONDS", 0.01)
+        result = train().run()
+    assert result["recorded"] is False
+    assert connect().get_run(result["run_id"]).data.metrics == {}
+    assert not pictures(result["run_id"])
+    monkeypatch.undo()
+    monkeypatch.chdir(Path(result["model"]).parents[2])
+    train(resume=True).run()
+    history = connect().get_metric_history(result["run_id"], "train/loss")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+    assert pictures(result["run_id"]) == {(key, step): 1 for key in SAMPLES for step in (3, 6)}
+
+
+def test_progress_is_json_where_logs_are_collected(train, monkeypatch, capsys):
+    monkeypatch.setenv("MAIL_LOG_FORMAT", "json")
+    train().run()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    (last,) = [x for x in lines if x.get("event") == "step" and x["step"] == 6]
+    assert last["loss"] > 0
+    assert [x["step"] for x in lines if x.get("event") == "validation"] == [3, 6]
+
+
+def pictures(run_id: str) -> Counter[tuple[str, int]]:
+    """Key and step of the pictures that a run has in MLflow, with how often."""
+    names = [Path(f.path).name for f in connect().list_artifacts(run_id, "images") if f.path.endswith(".png")]
+    return Counter((name.split("+")[0], int(name.split("+step+")[1].split("+")[0])) for name in names)
+
+
+SAMPLES = [f"sample_{number}" for number in range(4)]
+
+
+def test_the_run_says_what_was_read(train, boxes):
+    run_id = train().run()["run_id"]
+    assert connect().get_run(run_id).data.tags["data_store_digest"] == boxes.store.digest
+
+
+def test_pictures_of_the_same_answers_go_along_the_curve(train, tmp_path):
+    run_id = train().run()["run_id"]
+    assert pictures(run_id) == {(key, step): 1 for key in SAMPLES for step in (3, 6)}
+    first, last = (np.asarray(Image.open(tmp_path / f"runs/micro/overlays/step-000000{step}/0.png")) for step in (3, 6))
+    assert first.shape == last.shape  # the same photo
+
+
+def test_pictures_come_every_few_validations_and_at_the_end(train):
+    run_id = train(steps=7, checkpoint_every=2, overlay_every=2).run()["run_id"]
+    assert {step for _, step in pictures(run_id)} == {4, 7}
+
+
+def test_a_long_run_has_about_ten_sets_of_pictures():
+    assert [default_every(6, 3), default_every(6000, 600), default_every(500_000, 1000)] == [1, 1, 50]
+
+
+def test_pictures_do_not_change_what_is_learnt(train):
+    shown, plain = train(name="shown").run(), train(name="plain", overlay_every=0).run()
+    assert weights(shown["model"]) == weights(plain["model"])
+    assert not pictures(plain["run_id"])
+
+
+def test_pictures_that_cannot_be_written_end_no_training(train, tmp_path, capsys):
+    (tmp_path / "runs" / "micro").mkdir(parents=True)
+    (tmp_path / "runs" / "micro" / "overlays").touch()  # a file where their folder would be
+    assert train().run()["last"]["step"] == 6
+    assert "no pictures of step 6" in capsys.readouterr().err
+
+
+def test_accumulation_does_not_change_the_result(train):
+    whole, parts = train(name="whole").run(), train(name="parts", micro_batch_size=3).run()
+    assert parts["last"]["loss"] == pytest.approx(whole["last"]["loss"], abs=1e-5)
+
+
+@pytest.mark.soak
+def test_a_compiled_network_computes_the_same(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    plain, compiled = train(name="plain").run(), train(name="compiled", compile=True).run()
+    assert compiled["last"]["loss"] == pytest.approx(plain["last"]["loss"], abs=1e-4)
+    assert weights(compiled["model"]).keys() == weights(plain["model"]).keys()
+
+
+def test_a_finished_run_is_not_trained_again(train, capsys):
+    train().run()
+    with pytest.raises(UserError, match=r"finished \(6 steps"):
+        train().run()
+    train(resume=True).run()
+    assert "is finished: 6 steps" in capsys.readouterr().out
+    longer = train(resume=True, steps=9).run()
+    assert longer["last"]["step"] == 9
+    kept = {p.name for p in Path(train().folder, "checkpoints").glob("*/step-*")}
+    assert kept == {"step-0000006", "step-0000009", Path(longer["best"]["checkpoint"]).name}
+
+
+def test_an_interrupted_run_wants_resume(train, tmp_path):
+    RunState.open("runs/micro", "micro").begin({"preset": "tiny"})
+    with pytest.raises(UserError, match="has 0 steps: go on with --resume"):
+        train().run()
+
+
+def test_a_run_does_not_go_on_with_another_config(train):
+    train().run()
+    with pytest.raises(UserError, match=r"recipe.learning_rate was .* is 0.5"):
+        train(resume=True, steps=9, learning_rate=0.5).run()
+
+
+def test_without_proposals_the_network_has_no_mask_modality(train):
+    result = train(proposals="none", masks=None).run()
+    config = read(result, "config.json")
+    assert config["mask_modality"] == "none"
+    assert read(result, "lineage.json")["mask_table"] is None
+
+
+def test_images_that_cannot_be_decoded_are_left_out_and_said(train):
+    stage = train()
+    lines = " ".join(stage._prepare().summary())
+    assert "left out: 1 images that cannot be decoded, with 6 expressions" in lines
+    assert stage.plan()["training"]["skipped_images"] == 1
+
+
+def test_the_dry_run_tells_the_cost(train):
+    plan = train().plan()
+    assert plan["network"]["parameters"] > 0
+    assert plan["training"]["steps_per_epoch"] == plan["training"]["expressions_per_epoch"] / 8
+    assert json.dumps(plan)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"preset": "huge"}, "no preset 'huge': choose one of tiny"),
+        ({"split": "trian"}, "no split 'trian'"),
+        ({"data": "nowhere"}, "not a data store"),
+        ({"masks": None}, "--masks is missing"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"model": ModelOverrides(image_size=100)}, "this network cannot be"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(train, wrong, message):
+    with pytest.raises(UserError, match=message):
+        train(**wrong).plan()
+
+
+def test_a_proposer_of_unknown_origin_is_refused(train, boxes, tmp_path):
+    table = tmp_path / "masks"
+    shutil.copytree(boxes.masks_uri, table)
+    shutil.rmtree(table / "proposers")
+    with pytest.raises(UserError, match="nobody knows which images"):
+        train(masks=str(table)).plan()
+    assert train(masks=str(table), allow_leaky=True).plan()["leaky"]
+
+
+def test_the_proposer_goes_along_with_the_model(train, tmp_path):
+    (tmp_path / "proposer").mkdir()
+    (tmp_path / "proposer" / "proposer.json").write_text("{}")
+    result = train(proposer=str(tmp_path / "proposer"), validation_expressions=0).run()
+    assert read(result, "proposer/proposer.json") == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("cpus", [1, 2, 4, 96])
+def test_workers_and_their_input_fit_into_the_cluster(cpus, workers):
+    shares = share_cluster([{"CPU": cpus}], workers)
+    assert workers * shares.worker_cpus + workers * min(shares.input_cpus, 1) <= max(cpus, 0.2 * workers) + 1e-6
+    assert shares.threads >= 1
+
+
+@pytest.mark.parametrize(("text", "meant"), [(1, (1, 1)), ("3", (3, 3)), ("1..4", (1, 4)), (0, (0, 0))])
+def test_workers_are_a_number_or_a_range(text, meant):
+    assert worker_range(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "many", "4..1", "0..2", "1..", "-1"])
+def test_other_workers_are_refused(train, text):
+    with pytest.raises(UserError, match=r"MIN\.\.MAX"):
+        train(workers=text).run()
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 96])
+def test_an_elastic_worker_and_its_input_fill_a_node(cpus):
+    shares = share_nodes([{"CPU": cpus}, {"CPU": cpus}], 4)
+    assert shares.worker_cpus + shares.input_cpus <= cpus + 1e-6
+    assert cpus // shares.worker_cpus == 1  # a second one never fits in
+
+
+def test_an_elastic_worker_takes_one_gpu():
+    shares = share_nodes([{"CPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}], 4)
+    assert (shares.gpu, shares.worker_cpus, shares.input_cpus) == (True, 1.0, 7.0)
+
+
+def test_what_may_change_between_two_starts_is_not_reported():
+    assert differences({"a": {"steps": 1, "x": 2}, "data": "p"}, {"a": {"steps": 5, "x": 3}, "data": "q"}) == [
+        "a.x was 2, is 3"
+    ]
+
+
+def test_the_clock_counts_waiting_apart():
+    def slow():
+        time.sleep(0.05)
+        yield []
+
+    clock = Clock()
+    for _ in clock.waits(slow()):
+        time.sleep(0.05)
+    assert 0.2 < clock.lap(torch.device("cpu"), 1)["waiting_for_data"] < 0.8
+
+
+def test_a_gpu_that_is_too_small_is_told_with_the_estimate_and_what_to_lower():
+    rows = np.arange(24)
+    parts = [TrainingBatch(Batch(0, 0, 1, 0, rows, rows, 24), {})]
+    message = r"24 expressions in one pass, which need about \d+\.\d GiB .*lower --micro-batch-size.*tried to allocate"
+    with pytest.raises(UserError, match=message), memory_advice(micro_config(), parts, bf16=True):
+        raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 2.00 GiB\nmore lines")

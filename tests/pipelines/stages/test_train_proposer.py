@@ -1,0 +1,136 @@
+"""train-proposer writes a proposer that precompute can use, and knows which images it saw."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mail.data.scenes.layout import write_published_layout
+from mail.errors import UserError
+from mail.proposers import load_proposer
+from mail.proposers.dataset import evaluation_images
+from mail.proposers.folder import ProposerFolder
+from pipelines.stages.train_proposer import TrainProposer
+from tests.pipelines.killing import Run, wait_for
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_published_layout(root, 30, seed=5)
+    return root
+
+
+def stage(root: Path, out: Path, **changes: object) -> TrainProposer:
+    values = {
+        "instances": str(root / "synthetic/instances.json"),
+        "images": str(root / "images/train2014"),
+        "out": str(out),
+        "steps": 2,
+        "batch_size": 2,
+        "workers": 0,
+        "exclude_eval_of": "synthetic",
+        "refs_root": str(root),
+        "namespace": "synthetic/0",
+        "holdout_fraction": 0.2,
+    }
+    return TrainProposer(**(values | changes))
+
+
+def test_a_trained_proposer_works_and_never_saw_evaluation_images(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = stage(root, tmp_path / "p").run()
+    proposer = load_proposer(str(tmp_path / "p"))
+    assert proposer.proposer_id == report["proposer_id"]
+    seen = set(json.loads((tmp_path / "p/images.json").read_text()))
+    assert seen
+    assert not seen & set.union(*evaluation_images(str(root), ["synthetic"], "synthetic/0").values())
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        "images.json",
+        "model.safetensors",
+        "proposer.json",
+    ]
+    assert f"wrote {tmp_path / 'p'}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="already holds a proposer"):
+        stage(root, tmp_path / "p").run()
+
+
+def test_weights_of_unknown_origin_make_it_leaky(root: Path, tmp_path: Path) -> None:
+    stage(root, tmp_path / "first").run()
+    weights = str(tmp_path / "first/model.safetensors")
+    stage(root, tmp_path / "unknown", weights=weights).run()
+    assert ProposerFolder.read(tmp_path / "unknown").image_ids is None
+    stage(root, tmp_path / "known", weights=weights, weights_images=str(tmp_path / "first/images.json")).run()
+    known = ProposerFolder.read(tmp_path / "known").image_ids
+    assert known is not None
+    assert set(known) == set(json.loads((tmp_path / "first/images.json").read_text()))
+
+
+def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None:
+    plan = stage(root, tmp_path / "p", steps=None, batch_size=None).plan()
+    assert plan["job"]["steps"] == 220
+    assert plan["images"] + plan["held_out"] + sum(plan["excluded"].values()) == 30
+    assert plan["image_ids"] == "synthetic/0/..."
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "each needs at least one"),
+        ({"workers": 3}, "each needs at least one"),
+        ({"refs_root": None}, "needs --refs-root"),
+        ({"exclude": "nowhere"}, "there is no file nowhere"),
+        ({"instances": "nowhere.json"}, "nowhere.json"),
+        ({"preset": "huge"}, "no proposer preset"),
+        ({"images": "nowhere"}, "has no file"),
+        ({"learning_rate": 1e12, "steps": 8}, "lower --learning-rate"),
+    ],
+)
+def test_wrong_input_is_named(root: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stage(root, tmp_path / "p", **changes).run()
+
+
+def test_another_training_in_the_same_folder_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lower --learning-rate"):
+        stage(root, tmp_path / "p", learning_rate=1e12, steps=8).run()
+    with pytest.raises(UserError, match="unfinished training with other settings"):
+        stage(root, tmp_path / "p").run()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_train_one_proposer(root: Path, tmp_path: Path) -> None:
+    report = stage(root, tmp_path / "p", workers=2).run()
+    assert report["instances"] > 0
+    assert load_proposer(str(tmp_path / "p")).proposer_id == report["proposer_id"]
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_a_killed_training_goes_on_from_its_checkpoint(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    command = ["train-proposer", "--instances", str(root / "synthetic/instances.json"), "--out", str(out)]
+    command += ["--images", str(root / "images/train2014"), "--namespace", "synthetic/0", "--workers", "2"]
+    command += ["--steps", "60", "--batch-size", "4", "--checkpoint-every", "10", "--holdout-fraction", "0.2"]
+    first = Run(*command)
+    try:
+        wait_for(lambda: any("step 20/60" in line for line in first.said), first)
+        first.kill("driver")
+        first.wait()
+    finally:
+        first.close()
+    assert not (out / "proposer.json").exists()
+    second = Run(*command)
+    try:
+        assert second.wait() == 0, second.said[-5:]
+    finally:
+        second.close()
+    assert f"continuing the unfinished training in {out}" in "\n".join(second.said)
+    steps = [int(m[1]) for line in second.said if (m := re.match(r"step (\d+)/60", line))]
+    assert min(steps) > 10, "it began anew"
+    assert load_proposer(str(out)).proposer_id
+    assert ProposerFolder.read(out).training["held_out"]["instances"] > 0
