@@ -131,7 +131,7 @@ def busy_trainer(stream: Stream, steps: int, step_seconds: float) -> float:
 
 def waiting_share(folder: Path, store: str, masks: str, steps: int) -> dict[str, float]:
     """Of a training on one worker: share of the time from step 10 on, and of all of it, spent waiting for data."""
-    from pipelines.registry.tracking import connect
+    from pipelines.registry.client import connect
 
     result = Train(
         preset="tiny",

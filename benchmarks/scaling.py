@@ -25,7 +25,7 @@ GPUS = (8, 64)
 
 def train(folder: Path, store: str, masks: str, workers: int, steps: int) -> tuple[list[float], float]:
     """Losses by step, and expressions a second from step 10 on."""
-    from pipelines.registry.tracking import connect
+    from pipelines.registry.client import connect
     from pipelines.stages.train import Train
 
     result = Train(

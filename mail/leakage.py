@@ -11,16 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers.folder import ProposerFolder
 
 Seen = ProposerFolder | MaskSnapshot | Mapping[str, Any] | Iterable[str] | None
-
-
-def is_evaluation_split(split: str) -> bool:
-    """val, test, testA, testB and their like; everything that is not train."""
-    return split != "train"
 
 
 def overlaps(seen: Iterable[str], store: DataStore, splits: Sequence[str] | None = None) -> dict[str, int]:
@@ -82,3 +78,47 @@ def _ids_of(seen: Seen) -> tuple[Iterable[str] | None, bool]:
     if isinstance(seen, Mapping):
         return seen.get("image_ids"), bool(seen.get("leaky"))
     return seen, False
+
+
+def check_model(
+    lineage: Mapping[str, Any] | None, store: DataStore, split: str, allow_leaky: bool = False
+) -> tuple[bool, str | None]:
+    """Whether a model is leaky on a split: it was trained on its images, is labelled so, or nobody can tell.
+
+    Args:
+        lineage: the model's (`mail.lineage`), None if it has none.
+
+    Returns:
+        The label, and why nobody can tell, where that is the reason (to follow the model's name).
+
+    Raises:
+        UserError: it was trained on images of the split and that is not allowed.
+    """
+    if not is_evaluation_split(split):
+        return False, None
+    if lineage is None:
+        return True, "has no lineage.json: nobody knows what it was trained on"
+    leaky, source = bool(lineage.get("leaky")), lineage.get("data_store") or {}
+    if source.get("digest") == store.digest:
+        return leaky, None
+    images = _training_images(source)
+    if images is None:
+        name, where = source.get("name") or "a data store", source.get("uri") or "a place that was not recorded"
+        return True, (
+            f"was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: nobody can tell "
+            "which images that were"
+        )
+    return check_leakage({"image_ids": images}, store, [split], allow_leaky, "the model") or leaky, None
+
+
+def _training_images(source: Mapping[str, Any]) -> set[str] | None:
+    """Ids of the images of the data store that a lineage names; None if it is gone or another one by now."""
+    if not source.get("uri"):
+        return None
+    try:
+        store = DataStore(source["uri"])
+    except UserError:
+        return None
+    if store.digest != source.get("digest"):
+        return None
+    return set(store.expressions(["train"], ["image_id"])["image_id"].to_pylist())

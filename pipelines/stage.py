@@ -7,16 +7,10 @@ works and one line about what it wrote. Ray, torch and MLflow are imported insid
 
 import abc
 import dataclasses
-import datetime
 import json
-import os
-import sys
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -32,7 +26,7 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def run(self) -> Any:
-        """Does it; the return value is for callers in Python (the demo), not printed."""
+        """Does it; the return value is for callers in Python, not printed."""
 
     def execute(self) -> None:
         if not self.dry_run:
@@ -40,20 +34,3 @@ class Stage(abc.ABC):
             return
         config = dataclasses.asdict(self)
         print(json.dumps({"stage": type(self).__name__, "config": config, "plan": self.plan()}, indent=2, default=str))
-
-
-def say(message: str, **fields: Any) -> None:
-    """A progress line for the person at the terminal (standard error).
-
-    With `MAIL_LOG_FORMAT=json` it is a JSON object instead, for whoever collects logs: `time`, `message`, and `fields`.
-    """
-    if os.environ.get("MAIL_LOG_FORMAT") == "json":
-        moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"time": moment, "message": message, **fields}, default=str), file=sys.stderr, flush=True)
-        return
-    console.print(message, markup=False)
-
-
-def done(message: str) -> None:
-    """The stage's one-line summary of what it wrote (standard output)."""
-    print(message, flush=True)

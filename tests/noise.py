@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from mail.data.store import DataStore, DataStoreWriter
-from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig, write_proposer
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.proposers.maskrcnn import build_network
 
 TRUNCATED = 3

@@ -17,12 +17,13 @@ import torch
 
 from mail import lineage
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
-from mail.proposers.folder import NetworkConfig, SelectionConfig, write_proposer
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import write_proposer
 from mail.proposers.maskrcnn import build_network
 from mail.training.checkpoint import save_model
-from pipelines.registry import tracking
+from pipelines.registry.client import tracking_uri
+from pipelines.registry.models import Version, find_version, register_model
 from pipelines.registry.run_log import start_run
-from pipelines.registry.tracking import register_model
 from tests.boxes import Boxes, micro_config
 
 TEXTS = ["the red box", "green one", "the blue box", "red one", "blue one", "the green box"]
@@ -30,7 +31,7 @@ TEXTS = ["the red box", "green one", "the blue box", "red one", "blue one", "the
 
 def make_registered(
     folder: Path, boxes: Boxes, name: str, seed: int = 0, finds: bool = True, proposer: bool = True, **origin: Any
-) -> tracking.Version:
+) -> Version:
     """A micro network with random weights, its proposer bundled, registered with the lineage of a run on `boxes`.
 
     Args:
@@ -48,7 +49,7 @@ def make_registered(
     save_model(folder, network, MailProcessor.for_config(tokenizer, config), whole | origin)
     if proposer:
         make_proposer(folder / "proposer")
-    return tracking.find_version(f"{name}/{register_model(folder, run_id, name)}")
+    return find_version(f"{name}/{register_model(folder, run_id, name)}")
 
 
 def make_proposer(folder: Path) -> None:
@@ -108,7 +109,7 @@ print(won)
 def rivals(name: str, versions: list[str], rounds: int, folder: Path, repository: Path) -> list[int]:
     """Processes that promote at the same time, one a version, as often as `rounds`; how often each of them won."""
     folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(repository), "MLFLOW_TRACKING_URI": tracking.tracking_uri()}
+    environment = os.environ | {"PYTHONPATH": str(repository), "MLFLOW_TRACKING_URI": tracking_uri()}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", RIVAL, name, version, str(rounds), str(folder)],

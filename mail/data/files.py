@@ -37,6 +37,12 @@ def resolve(uri: str | os.PathLike) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), str(Path(text.removeprefix("file://")).absolute())
 
 
+def absolute(uri: str | os.PathLike) -> str:
+    """The same address from any working directory."""
+    text = os.fspath(uri)
+    return text if text.startswith("s3://") else resolve(text)[1]
+
+
 def exists(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 

@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import Any
 
 from mail.data.ingest import Progress
+from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from mail.leakage import is_evaluation_split
 
 
 @dataclass

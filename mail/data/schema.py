@@ -56,3 +56,8 @@ STATUS_OK = "ok"
 STATUS_DECODE_ERROR = "decode_error"
 STATUS_TOO_LARGE = "too_large"
 STATUS_PROPOSER_ERROR = "proposer_error"
+
+
+def is_evaluation_split(split: str) -> bool:
+    """val, test, testA, testB and their like; everything that is not train."""
+    return split != "train"

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mail.proposals import Proposals
-from mail.proposers.folder import Mask2FormerNetwork, ProposerFolder
+from mail.proposers.config import Mask2FormerNetwork
+from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mail.data import refer
 from mail.data.coco import CocoInstances
+from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.leakage import is_evaluation_split
 
 
 @dataclass(frozen=True)

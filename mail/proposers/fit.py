@@ -17,7 +17,8 @@ from mail import rle
 from mail.data.coco import CocoInstances
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
-from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import ProposerFolder
 from mail.proposers.maskrcnn import MaskRCNNProposer, build_network, load_initial_weights
 from mail.proposers.quality import instance_recall
 from mail.proposers.training import InstanceImages, learning_rate, training_batches, training_step

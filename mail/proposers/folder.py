@@ -6,95 +6,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mail.data import files
 from mail.errors import UserError
-
-if TYPE_CHECKING:
-    from mail.proposals import Proposals
-    from mail.proposers.paste import Detections
+from mail.proposals import Proposals
+from mail.proposers.config import Mask2FormerNetwork, Network, NetworkConfig, SelectionConfig
+from mail.proposers.paste import Detections, select
 
 FORMAT_VERSION = 1
 OUTPUT_VERSION = 1  # raise it when the code changes what a proposer outputs for the same weights and settings
-ARCHITECTURES = ("tiny", "r50-fpn", "r50-fpn-v2")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """What the weights were trained for."""
-
-    architecture: str = "tiny"
-    categories: tuple[tuple[int, str], ...] = ((1, "thing"),)
-    """(id, name) of each foreground class, in the order of the network's outputs; one: class-agnostic."""
-
-    min_size: int = 128
-    """Images are resized so that the shorter side has this many pixels ..."""
-
-    max_size: int = 144
-    """... unless the longer one would have more than this."""
-
-    frozen_norm: bool = False
-    """Batch norm with fixed statistics in the ResNet (as in torchvision's published weights)."""
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise UserError(f"no proposer architecture {self.architecture!r}: there are {', '.join(ARCHITECTURES)}")
-
-    @property
-    def name(self) -> str:
-        """What proposers of this network are called."""
-        return f"maskrcnn-{self.architecture}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mask2FormerNetwork:
-    """A Mask2Former of transformers: everything but the weights that its checkpoint folder says."""
-
-    config: dict[str, Any]
-    """`config.json` of the checkpoint."""
-
-    processor: dict[str, Any]
-    """`preprocessor_config.json`: sizes, mean and standard deviation."""
-
-    categories: tuple[tuple[int, str], ...]
-    """(id, name) of each class but the last, "nothing", in the order of the network's outputs."""
-
-    architecture: str = "mask2former"
-
-    @property
-    def name(self) -> str:
-        backbone = (self.config.get("backbone_config") or {}).get("model_type", "backbone")
-        return f"mask2former-{backbone}"
-
-
-Network = NetworkConfig | Mask2FormerNetwork
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
-    """Which of the network's detections become proposals."""
-
-    score_threshold: float = 0.05
-    """Detections with score >= this are kept."""
-
-    max_instances: int = 24
-    """At most this many an image, best first, after duplicates were removed."""
-
-    box_nms: float = 0.7
-    """Of two boxes of a class that overlap with a larger IoU, the worse goes before masks are computed."""
-
-    duplicate_iou: float = 0.8
-    """Of two masks of any classes that overlap with a larger IoU, the worse goes."""
-
-    mask_threshold: float = 0.5
-    """A pixel belongs to the mask if its probability is >= this."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.score_threshold <= 1 or self.max_instances < 1:
-            raise UserError(
-                f"score threshold {self.score_threshold} must lie in 0..1, max instances {self.max_instances} above 0"
-            )
 
 
 @dataclass(frozen=True)
@@ -179,10 +100,8 @@ class ProposerFolder:
             "trained_on": trained_on,
         }
 
-    def select(self, found: "Detections", size: tuple[int, int]) -> "Proposals":
+    def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
         """Proposals of an image of `size` (H, W) from what the network found in it. Needs no network."""
-        from mail.proposers.paste import select
-
         return select(found, size, self.selection)
 
     def weights(self) -> bytes:

@@ -15,7 +15,8 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from mail.errors import UserError
 from mail.proposals import Proposals
-from mail.proposers.folder import Mask2FormerNetwork, ProposerFolder
+from mail.proposers.config import Mask2FormerNetwork
+from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections
 
 DETECTIONS_PER_PROPOSAL = 1.5  # queries whose masks are looked at, before duplicates are removed

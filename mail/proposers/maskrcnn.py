@@ -23,7 +23,8 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, misc
 from mail.data import files
 from mail.errors import UserError
 from mail.proposals import Proposals
-from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections
 
 OLDER_NAMES = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from mail import rle
 from mail.proposals import Proposals
-from mail.proposers.folder import SelectionConfig
+from mail.proposers.config import SelectionConfig
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mail.errors import UserError
-from mail.proposers.folder import NetworkConfig, SelectionConfig
+from mail.proposers.config import NetworkConfig, SelectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import safetensors.torch
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from mail.errors import UserError
-from mail.proposers.folder import NetworkConfig
+from mail.proposers.config import NetworkConfig
 from mail.proposers.maskrcnn import build_network, current_names, read_state_dict
 
 WEIGHTS: dict[str, Any] = {

@@ -95,7 +95,7 @@ def _figures(measures: "Measures") -> dict[str, float]:
 def _curves(runs: dict[str, str]) -> "list[Curve]":
     """Loss and validation curves of the runs, from MLflow."""
     from mail.report.demo_page import Curve
-    from pipelines.registry.tracking import connect
+    from pipelines.registry.client import connect
 
     client = connect()
     curves = []

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from mail.evaluation import ImageAnswer
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.evaluation import ImageAnswer, SplitPlan
 from mail.metrics import MetricsReport, read_per_expression, read_predictions
 from mail.metrics.measure import Measures, iou, measure
 from mail.report.gallery import GalleryAnswer, GalleryEntry, GalleryImage, write_gallery
@@ -15,24 +15,31 @@ IMAGES_PER_READ = 256
 
 def write_evaluation_gallery(
     path: Path,
-    job: Any,
-    report: MetricsReport,
+    *,
+    model: str,
+    plan: SplitPlan,
+    snapshot: MaskSnapshot | None,
     answers: Mapping[str, ImageAnswer],
+    report: MetricsReport,
     slices: Mapping[str, Mapping[str, str]],
     compare: Path | None = None,
 ) -> int:
-    """Writes the page of an evaluation, beside another one's if `compare` names its folder."""
+    """Writes the page of an evaluation, beside another one's if `compare` names its folder.
+
+    Args:
+        model: its address. answers: by image id. slices: by name, each expression's value.
+    """
     counts = report.accumulator.counts
     others, other_counts = {}, {}
     if compare is not None:
         others = read_predictions(compare / "predictions.jsonl").masks
         other_counts = read_per_expression(compare / "per_expression.jsonl").counts
-    expressions = job.plan.expressions
+    expressions = plan.expressions
     rows = {r["expr_id"]: r for r in expressions.select(["expr_id", "text", "target"]).to_pylist()}
     entries, images = [], {}
-    for start in range(0, len(job.plan.images), IMAGES_PER_READ):
-        part = job.plan.images[start : start + IMAGES_PER_READ]
-        proposals = job.snapshot.proposals([i.image_id for i in part]) if job.snapshot is not None else {}
+    for start in range(0, len(plan.images), IMAGES_PER_READ):
+        part = plan.images[start : start + IMAGES_PER_READ]
+        proposals = snapshot.proposals([i.image_id for i in part]) if snapshot is not None else {}
         for image in part:
             answer = answers[image.image_id]
             height, width = image.size
@@ -48,7 +55,7 @@ def write_evaluation_gallery(
                 row = rows[expr_id]
                 values = {name: by_id[expr_id] for name, by_id in slices.items()}
                 entries.append(GalleryEntry(expr_id, image.image_id, row["text"], row["target"], shown, values))
-    names = [_name(job.stage.model, job.stage.out), *([_name(str(compare), compare)] if compare is not None else [])]
+    names = [_name(model, path.parent), *([_name(str(compare), compare)] if compare is not None else [])]
     figures = [["", *COLUMNS], [names[0], *_figures(report.measures)]]
     if compare is not None:
         figures.append([names[1], *_figures(measure(other_counts, report.protocol))])
@@ -57,8 +64,8 @@ def write_evaluation_gallery(
         f"protocol {report.protocol.name}: {report.protocol.description}",
         f"{report.measures.expressions} expressions on {len(images)} images",
         f"data store {store['name']} {store['digest'][:12]}",
-        f"masks of {job.snapshot.proposer_id}" if job.snapshot is not None else "no instance masks",
-        *(["LEAKY: images of this split were seen in training, or nobody knows"] if job.leaky else []),
+        f"masks of {snapshot.proposer_id}" if snapshot is not None else "no instance masks",
+        *(["LEAKY: images of this split were seen in training, or nobody knows"] if report.extra.get("leaky") else []),
     ]
     title = f"{store['name']} / {report.split}: {names[0]}"
     return write_gallery(path, title=title, models=names, images=images, entries=entries, facts=facts, figures=figures)

@@ -1,15 +1,12 @@
 """Metrics on the screen: one table that says what was counted, one for the slices."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from mail.metrics import Difference, Measures, MetricsReport
-
-if TYPE_CHECKING:
-    from pipelines.evaluating.comparison import Comparison
+from pipelines.registry.comparison import Comparison
 
 COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
 
@@ -58,7 +55,7 @@ def print_differences(differences: dict[str, Difference], other: str, what: str)
     console.print(table)
 
 
-def print_comparison(comparison: "Comparison", candidate: str, champion: str | None) -> None:
+def print_comparison(comparison: Comparison, candidate: str, champion: str | None) -> None:
     """Prints what a promotion was decided by: both versions' figures, or the candidate's where there is no champion."""
     ours, theirs = comparison.candidate.figures, comparison.champion and comparison.champion.figures
     console = Console(highlight=False, width=max(Console().width, 110))

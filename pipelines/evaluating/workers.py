@@ -8,24 +8,29 @@ from typing import Any
 
 import pyarrow as pa
 
-from mail.errors import UserError
 from mail.evaluation import ImageAnswer, SplitInput, answer_batch, model_files
+from pipelines.cluster_session.errors import user_error
 from pipelines.cluster_session.session import connect
-from pipelines.stages.evaluate import READER_CPUS
 
+READER_CPUS = 0.5
 _CONTENT = pa.schema([("batch", pa.int64()), ("images", pa.list_(pa.large_binary())), ("masks", pa.large_binary())])
 _inputs: dict[str, SplitInput] = {}  # per task process: open files live on
 
 
-def predict(job: Any, pending: list[int], workers: int | None) -> Iterator[ImageAnswer]:
-    """Answers to the batches `pending` of the job's plan, in any order, image by image."""
+def predict(
+    split: SplitInput, model_folder: Path, pending: list[int], workers: int | None, threshold: float, side: int | None
+) -> Iterator[ImageAnswer]:
+    """Answers to the batches `pending` of a split, in any order, image by image.
+
+    Args:
+        workers: actors; default: one a GPU, else one for two CPUs.
+        threshold: probability from which a pixel belongs to the mask. side: of thumbnails, None for none.
+    """
     with connect():
         import ray
 
-        source = ray.put(SplitInput.of(job.store, job.plan, job.snapshot))
-        model = ray.put(model_files(job.folder))
-        pool = _pool(workers, len(pending))
-        yield from _stream(source, model, pending, pool, job.protocol.threshold, job.side)
+        source, model = ray.put(split), ray.put(model_files(model_folder))
+        yield from _stream(source, model, pending, _pool(workers, len(pending)), threshold, side)
 
 
 def _stream(
@@ -61,8 +66,8 @@ def _stream(
             for line in block["answer"].to_pylist():
                 yield ImageAnswer.from_line(line)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
+        if wrong := user_error(error):
+            raise wrong from None
         raise
 
 

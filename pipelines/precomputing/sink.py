@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.stage import say
+from pipelines.terminal import Advance
 
 if TYPE_CHECKING:
     from mail.data.commit_log import Commit, MaskFile
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
 FIRST_COMMIT_SECONDS = 5.0
-PROGRESS_SECONDS = 5.0
 
 
 def give_back_memory() -> None:
@@ -46,20 +45,31 @@ class MaskSink:
         self._waiting: list[pa.Table] = []
         self._written: list[MaskFile] = []
         self._commits = 0
-        self._first_at = self._committed_at = self._said_at = time.monotonic()
+        self._advance = Advance("images", images)
+        self._begun_at = self._first_at = self._committed_at = time.monotonic()
         self._first_rows = self._noted_rows = 0
         self._last_at = self._noted_at = self._first_at
 
+    def __enter__(self) -> "MaskSink":
+        self._advance.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._advance.__exit__(*error)
+
     @property
     def images_per_second(self) -> float:
-        """Of the time after the first rows came back, so without the start of the actors."""
-        return (self.rows - self._first_rows) / max(1e-9, self._last_at - self._first_at)
+        """Of the time after the first rows came back, so without the start of the actors; where all came back at once,
+        of the time from the beginning."""
+        if self.rows > self._first_rows:
+            return (self.rows - self._first_rows) / max(1e-9, self._last_at - self._first_at)
+        return self.rows / max(1e-9, self._last_at - self._begun_at)
 
     def add(self, rows: pa.Table) -> None:
         """Takes rows; writes and commits when it is time."""
         now = self._last_at = time.monotonic()
         if self.rows == 0:
-            self._first_at = self._committed_at = self._said_at = self._noted_at = now
+            self._first_at = self._committed_at = self._noted_at = now
             self._first_rows = self._noted_rows = len(rows)
         self.rows += len(rows)
         self.statuses.update(rows["status"].to_pylist())
@@ -68,9 +78,8 @@ class MaskSink:
             self._write()
         if now - self._committed_at >= min(self.every, FIRST_COMMIT_SECONDS * 2**self._commits):
             self.flush()
-        if now - self._said_at >= PROGRESS_SECONDS:
-            self._said_at = now
-            self._say()
+        errors = self.rows - self.statuses["ok"]
+        self._advance(self.rows, f"{errors} unusable so far" if errors else "", self.images_per_second)
 
     def flush(self) -> None:
         """Commits all rows that were taken."""
@@ -97,12 +106,3 @@ class MaskSink:
         if self._waiting:
             self._written.append(self.table.write(pa.concat_tables(self._waiting)))
             self._waiting = []
-
-    def _say(self) -> None:
-        rate = self.images_per_second
-        errors = self.rows - self.statuses["ok"]
-        left = f", about {(self.images - self.rows) / rate:.0f} s left" if rate > 0 else ""
-        say(
-            f"{self.rows}/{self.images} images, {rate:.1f} a second{left}"
-            + (f", {errors} unusable so far" if errors else "")
-        )

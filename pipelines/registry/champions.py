@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mail.errors import UserError
-from pipelines.registry import tracking
+from pipelines.registry.client import answers, connect, tracking_uri
+from pipelines.registry.models import CHAMPION, MODEL_NAME, SCHEME
 
 ATTEMPTS = 6
 MAX_HISTORY = 200
@@ -63,9 +64,9 @@ def _pause(attempt: int) -> None:
 class Champions:
     """The sequence of champions of a registered model."""
 
-    def __init__(self, name: str = tracking.MODEL_NAME):
+    def __init__(self, name: str = MODEL_NAME):
         self.name, self.log = name, f"{name}.champions"
-        self.client = tracking.connect()
+        self.client = connect()
 
     def current(self) -> Reign:
         """The state now, with the alias where it belongs. An alias that somebody moved by hand is respected.
@@ -73,7 +74,7 @@ class Champions:
         Raises:
             UserError: no model of this name is registered.
         """
-        with tracking.answers():
+        with answers():
             newest = self._counting()[-1]
             if not newest.settled:
                 return self.settle(newest)
@@ -98,7 +99,7 @@ class Champions:
             "token": token,
             **{key: json.dumps(value) for key, value in facts.items()},
         }
-        with tracking.answers():
+        with answers():
             if self._alias() != after.champion:
                 return None  # decided by others, or moved by hand
             self._ensure_log()
@@ -108,7 +109,7 @@ class Champions:
     def settle(self, reign: Reign) -> Reign:
         """Lets the alias follow a counting entry, or a newer one if there is; returns the newest."""
         while True:
-            _surely(self.client.set_registered_model_alias, self.name, tracking.CHAMPION, reign.champion)
+            _surely(self.client.set_registered_model_alias, self.name, CHAMPION, reign.champion)
             _surely(self.client.set_model_version_tag, self.log, str(reign.number), "settled", "true")
             newest = self._counting()[-1]
             if newest.number == reign.number:
@@ -121,7 +122,7 @@ class Champions:
 
         for attempt in range(ATTEMPTS):
             try:
-                self.client.create_model_version(self.log, f"{tracking.SCHEME}{self.name}/{version}", tags=tags)
+                self.client.create_model_version(self.log, f"{SCHEME}{self.name}/{version}", tags=tags)
                 break
             except MlflowException:
                 _pause(attempt)
@@ -154,11 +155,11 @@ class Champions:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self.client.get_registered_model(self.name).aliases.get(tracking.CHAMPION)
+            found = self.client.get_registered_model(self.name).aliases.get(CHAMPION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise UserError(f"no model {self.name!r} is registered at {tracking.tracking_uri()}") from None
+            raise UserError(f"no model {self.name!r} is registered at {tracking_uri()}") from None
         return None if found is None else str(found)
 
     def _ensure_log(self) -> None:

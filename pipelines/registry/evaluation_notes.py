@@ -6,11 +6,12 @@ So that whoever promotes next week, elsewhere, compares with the champion's coun
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.registry.tracking import MODEL_NAME, SCHEME, Version, answers, connect, find_version
+from pipelines.registry.client import answers, connect
+from pipelines.registry.models import MODEL_NAME, SCHEME, Version, find_version
 
 FOLDER = "evaluations"  # among the run's artifacts
 COUNTS = "per_expression.jsonl"
@@ -70,3 +71,31 @@ def logged_evaluations(version: Version) -> list[Path]:
         return [Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=FOLDER))]
     except MlflowException:  # the run is gone: nothing is kept with it
         return []
+
+
+def noted(version: Version) -> Iterator[dict[str, Any]]:
+    """The evaluations that were noted on the version."""
+    for key, value in sorted(version.tags.items()):
+        if key.startswith("metrics."):
+            yield json.loads(value)
+
+
+def scores_line(version: Version) -> str:
+    """ "testA 61.20 (1,975 expressions, original, 0123456789ab), ...": oIoU in points, and what it is of."""
+    return ", ".join(
+        f"{m['split']} {100 * m['oIoU']:.2f} ({m.get('expressions')} expressions, {m.get('protocol')}, "
+        f"{(m.get('data_store') or {}).get('digest', '')[:12]})"
+        for m in noted(version)
+        if m.get("oIoU") is not None
+    )
+
+
+def evaluation_lines(version: Version) -> Iterator[str]:
+    """The noted evaluations, each with what its numbers are of."""
+    for m in noted(version):
+        store = m.get("data_store") or {}
+        numbers = ", ".join(f"{k} {100 * m[k]:.2f}" for k in ("oIoU", "mIoU") if m.get(k) is not None)
+        yield (
+            f"{m['split']}: {numbers} ({m.get('expressions')} expressions, protocol {m.get('protocol')}, "
+            f"data store {store.get('name', '')} {store.get('digest', '')[:12]})"
+        )

@@ -22,11 +22,21 @@ from typing import Any
 
 from mail import lineage
 from mail.errors import UserError
-from pipelines.evaluating.comparison import Comparer, Comparison, NotEvaluated
-from pipelines.registry import tracking
 from pipelines.registry.champions import Champions, Reign
+from pipelines.registry.client import answers, connect, tracking_uri
+from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
 from pipelines.registry.evaluation_notes import log_evaluation
-from pipelines.stage import say
+from pipelines.registry.models import (
+    CHAMPION,
+    MODEL_NAME,
+    SCHEME,
+    Version,
+    broken_links,
+    download,
+    find_version,
+    versions,
+)
+from pipelines.terminal import say
 
 TAG = "promotion."
 NOT_TRIED = "not tried"
@@ -55,7 +65,7 @@ class Terms:
 class Decision:
     """What came out, gate by gate."""
 
-    version: tracking.Version
+    version: Version
     against: str | None
     terms: Terms
     protocol: str
@@ -87,7 +97,7 @@ class Decision:
         }
 
 
-def promote(version: tracking.Version, terms: Terms, comparer: Comparer) -> Decision:
+def promote(version: Version, terms: Terms, comparer: Comparer) -> Decision:
     """Puts a version through the gates and, if it passes, makes it the champion.
 
     Returns:
@@ -101,12 +111,11 @@ def promote(version: tracking.Version, terms: Terms, comparer: Comparer) -> Deci
     champion = _champion(version.name, reign)
     if champion is not None and not terms.splits:
         raise UserError(
-            f"version {champion.version} is the {tracking.CHAMPION}: name the splits to compare on, as "
-            "--split testA testB"
+            f"version {champion.version} is the {CHAMPION}: name the splits to compare on, as --split testA testB"
         )
     against = champion.version if champion else None
     decision = Decision(version=version, against=against, terms=terms, protocol=comparer.protocol)
-    with tracking.answers():
+    with answers():
         _judge(decision, champion, comparer)
         if not decision.reasons:
             decision.promoted = True
@@ -114,19 +123,17 @@ def promote(version: tracking.Version, terms: Terms, comparer: Comparer) -> Deci
             if champions.append(reign, version.version, history, decision=decision.record()) is None:
                 decision.promoted = False
                 now = champions.current().champion
-                decision.gate(
-                    "sequence", [f"version {now} became {tracking.CHAMPION} meanwhile: compare with that one"]
-                )
+                decision.gate("sequence", [f"version {now} became {CHAMPION} meanwhile: compare with that one"])
         _record(decision)
     return decision
 
 
-def _judge(decision: Decision, champion: tracking.Version | None, comparer: Comparer) -> None:
+def _judge(decision: Decision, champion: Version | None, comparer: Comparer) -> None:
     """The gates, cheap ones first; what costs minutes is not tried on a version that is refused already."""
     version = decision.version
-    folder = tracking.download(version)
+    folder = download(version)
     origin = lineage.read(folder)
-    broken = tracking.broken_links(origin, folder)
+    broken = broken_links(origin, folder)
     missing = [f"{name} was not recorded" for name in lineage.gaps(origin)]
     decision.gate("lineage", missing + [f"{name}: {problem}" for name, problem in broken.items()])
     leaky = bool(origin.get("leaky")) or version.tags.get("leaky") == "true"
@@ -144,7 +151,7 @@ def _judge(decision: Decision, champion: tracking.Version | None, comparer: Comp
     decision.gate("smoke test", problems)
 
 
-def _compare(decision: Decision, champion: tracking.Version | None, comparer: Comparer) -> None:
+def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -> None:
     terms, problems = decision.terms, []
     for split in terms.splits:
         try:
@@ -178,7 +185,7 @@ def _leaky(decision: Decision, what: str) -> None:
         decision.gate("label", [f"{said} (--allow-leaky REASON)"])
 
 
-def smoke_test(version: tracking.Version, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def smoke_test(version: Version, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Lets a fresh process load and use the registered model.
 
     Returns:
@@ -190,8 +197,8 @@ def smoke_test(version: tracking.Version, folder: Path) -> tuple[dict[str, Any] 
     if MailConfig.from_pretrained(folder).uses_instances and not (folder / BUNDLED_PROPOSER).is_dir():
         return None, ["no proposer is bundled with the model, so that a photo alone is not enough (train --proposer)"]
     script = Path(__file__).with_name("smoke_test.py")
-    address = f"{tracking.SCHEME}{version.name}/{version.version}"
-    command = [sys.executable, "-I", str(script), tracking.tracking_uri(), address]
+    address = f"{SCHEME}{version.name}/{version.version}"
+    command = [sys.executable, "-I", str(script), tracking_uri(), address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SMOKE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -202,8 +209,8 @@ def smoke_test(version: tracking.Version, folder: Path) -> tuple[dict[str, Any] 
     return json.loads(done.stdout.splitlines()[-1]), []
 
 
-def _champion(name: str, reign: Reign) -> tracking.Version | None:
-    return None if reign.champion is None else tracking.find_version(f"{name}/{reign.champion}")
+def _champion(name: str, reign: Reign) -> Version | None:
+    return None if reign.champion is None else find_version(f"{name}/{reign.champion}")
 
 
 def _record(decision: Decision) -> None:
@@ -211,12 +218,39 @@ def _record(decision: Decision) -> None:
     key = f"{TAG}{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}Z"
     version = decision.version
     value = json.dumps(decision.record(), separators=(",", ":"))
-    tracking.connect().set_model_version_tag(version.name, version.version, key, value)
+    connect().set_model_version_tag(version.name, version.version, key, value)
     for comparison in decision.comparisons:
-        found, address = comparison.candidate, f"{tracking.SCHEME}{version.name}/{version.version}"
+        found, address = comparison.candidate, f"{SCHEME}{version.name}/{version.version}"
         log_evaluation(address, found.figures, folder=found.folder)
 
 
-def decisions(version: tracking.Version) -> list[dict[str, Any]]:
+def decisions(version: Version) -> list[dict[str, Any]]:
     """All decisions about a version, oldest first."""
     return [json.loads(value) for key, value in sorted(version.tags.items()) if key.startswith(TAG)]
+
+
+def rollback(name: str = MODEL_NAME) -> tuple[Version, Version]:
+    """Makes the previous champion the champion again; returns (the one before the rollback, the one after).
+
+    Raises:
+        UserError: there is no champion, or none before it, or another decision came first.
+    """
+    champions = Champions(name)
+    reign = champions.current()
+    if reign.champion is None:
+        raise UserError(f"model {name!r} has no {CHAMPION}: promote one first")
+    now = find_version(f"{name}/{reign.champion}")
+    there = {v.version for v in versions(name)}
+    history = [v for v in reign.history if v in there]  # one that was deleted cannot come back
+    if not history:
+        raise UserError(f"{name} version {now.version} is the first {CHAMPION}: there is none to go back to")
+    target = find_version(f"{name}/{history[-1]}")
+    facts = {"decision": {"decision": "rolled back", "from": now.version}}
+    if champions.append(reign, target.version, tuple(history[:-1]), **facts) is None:
+        raise UserError(f"another decision about {name} came first: look at `mail-ris models list`, then decide again")
+    return now, target
+
+
+def champion(name: str = MODEL_NAME) -> Version | None:
+    """The champion, None if there is none."""
+    return next((v for v in versions(name) if CHAMPION in v.aliases), None)

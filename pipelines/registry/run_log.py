@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.registry.tracking import answers, connect, tracking_uri
+from pipelines.registry.client import answers, connect, experiment
 
-EXPERIMENT = "mail-ris"
 RETRY_SECONDS = 5.0
 KEY_TAG = "mail.key"
 
@@ -65,22 +64,6 @@ def _known(client: Any, run_id: str) -> bool:
     except MlflowException as error:
         return error.error_code != "RESOURCE_DOES_NOT_EXIST"
     return True
-
-
-def experiment(client: Any) -> str:
-    """Id of the experiment that holds all runs; made when it is needed first."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        uri, location = tracking_uri(), None
-        if uri.startswith("sqlite:///"):  # beside the database, not in whatever directory a process happens to be
-            location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
-        try:
-            return client.create_experiment(EXPERIMENT, artifact_location=location)
-        except MlflowException:  # another process made it in between
-            found = client.get_experiment_by_name(EXPERIMENT)
-    return found.experiment_id
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

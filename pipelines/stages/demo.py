@@ -12,7 +12,6 @@ steps are the very stages that `mail-ris` offers, called with the arguments that
 """
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -24,8 +23,10 @@ from typing import Annotated, Any
 import tyro
 
 from mail.errors import UserError
+from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
-from pipelines.stage import Stage, console, say
+from pipelines.stage import Stage
+from pipelines.terminal import console, say
 
 STATE = "demo.json"
 FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "promotions", "mlruns")
@@ -109,7 +110,7 @@ class Demo(Stage):
         print(f"wrote {self.out / 'report.html'} and {self.out / 'report.json'}", flush=True)
         return report
 
-    def _record(self) -> "Record":
+    def _record(self) -> Record:
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
         settings = self._settings()
@@ -126,7 +127,7 @@ class Demo(Stage):
             path = self.out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _steps(self, record: "Record") -> list[tuple[str, Callable[[], Any]]]:
+    def _steps(self, record: Record) -> list[tuple[str, Callable[[], Any]]]:
         return [
             ("prepare", self._prepare),
             ("train-proposer", self._train_proposer),
@@ -148,31 +149,35 @@ class Demo(Stage):
         ).run()
 
     def _train_proposer(self) -> None:
-        from pipelines.stages.train_proposer import TrainProposer
+        from pipelines.training.proposer import train_proposer
+        from pipelines.training.proposer_config import ProposerTrainingConfig
 
         if (self.out / "proposer" / "proposer.json").exists():  # killed after it was finished
             return
-        TrainProposer(
-            instances=str(self.out / "scenes" / "synthetic" / "instances.json"),
-            images=str(self.out / "scenes" / "images" / "train2014"),
-            out=str(self.out / "proposer"),
-            exclude_store=str(self.out / "store"),
-            steps=self.proposer_steps,
-            seed=self.seed,
-        ).run()
+        train_proposer(
+            ProposerTrainingConfig(
+                instances=str(self.out / "scenes" / "synthetic" / "instances.json"),
+                images=str(self.out / "scenes" / "images" / "train2014"),
+                out=str(self.out / "proposer"),
+                exclude_store=str(self.out / "store"),
+                steps=self.proposer_steps,
+                seed=self.seed,
+            )
+        )
 
     def _precompute(self) -> None:
-        from pipelines.stages.precompute import Precompute
+        from pipelines.precomputing.config import PrecomputeConfig
+        from pipelines.precomputing.precompute import Precomputation
 
-        Precompute(
-            data=str(self.out / "store"), proposer=str(self.out / "proposer"), masks=str(self.out / "masks")
-        ).run()
+        data, proposer, masks = (str(self.out / name) for name in ("store", "proposer", "masks"))
+        Precomputation.open(PrecomputeConfig(data=data, proposer=proposer, masks=masks)).run()
 
     def _train(self, network: str) -> dict[str, Any]:
-        from pipelines.stages.train import Train
+        from pipelines.training.config import TrainConfig
+        from pipelines.training.driver import train
 
         masks = network == "with-masks"
-        result = Train(
+        config = TrainConfig(
             preset=self.preset,
             data=str(self.out / "store"),
             masks=str(self.out / "masks") if masks else None,
@@ -184,27 +189,30 @@ class Demo(Stage):
             steps=self.steps,
             seed=self.seed,
             register=masks,
-        ).run()
+        )
+        result = train(config)
         return {key: result[key] for key in ("version", "run_id", "steps")}
 
     def _evaluate(self) -> None:
-        from pipelines.stages.evaluate import Evaluate
+        from pipelines.evaluating.config import EvaluationConfig
+        from pipelines.evaluating.evaluation import evaluate
 
         for network in NETWORKS:
             for split in SPLITS:
                 folder = self.out / "evaluations" / network / split
                 if (folder / "metrics.json").exists():
                     continue
-                Evaluate(
+                config = EvaluationConfig(
                     model=str(self.out / "runs" / network / "model"),
                     data=str(self.out / "store"),
                     masks=str(self.out / "masks") if network == "with-masks" else None,
                     split=split,
                     out=folder,
                     workers=0,  # some hundred small images: in this process before actors have started
-                ).run()
+                )
+                evaluate(config)
 
-    def _promote(self, record: "Record") -> None:
+    def _promote(self, record: Record) -> None:
         from pipelines.stages.models import Promote
 
         version = record.results["train with masks"]["version"]
@@ -238,57 +246,6 @@ class Demo(Stage):
             overlay=True,
         ).run()
         return {"image": str(photo), "text": chosen["text"]}
-
-
-class Record:
-    """What of a demo is done, how long it took and what came out, kept in a file so that a killed demo can go on."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path, self.settings = path, settings
-        self.seconds: dict[str, float] = {}
-        self.results: dict[str, Any] = {}
-        self.begun: list[str] = []
-        self.continued: list[str] = []  # killed once: their seconds are those of the last start
-
-    @classmethod
-    def open(cls, path: Path, settings: dict[str, Any]) -> "Record":
-        """The record in the file, a new one if there is none.
-
-        Raises:
-            UserError: the file is of a demo with other settings.
-        """
-        record = cls(path, settings)
-        if path.exists():
-            values = json.loads(path.read_text())
-            before = values["settings"]
-            if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
-                names = ", ".join(f"--{k.replace('_', '-')}" for k in changed)
-                raise UserError(
-                    f"{path.parent} holds a demo with other {names}: start anew with --fresh, or choose another --out"
-                )
-            record.__dict__ |= values
-        return record
-
-    def is_done(self, name: str) -> bool:
-        return name in self.seconds
-
-    def run(self, name: str, step: Callable[[], Any]) -> None:
-        """Runs a step and notes that it is done; one that was begun before is noted as continued."""
-        if name in self.begun and name not in self.continued:
-            self.continued.append(name)
-        if name not in self.begun:
-            self.begun.append(name)
-        self._write()
-        started = time.monotonic()
-        self.results[name] = step()
-        self.seconds[name] = round(time.monotonic() - started, 1)
-        self._write()
-
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({k: v for k, v in vars(self).items() if k != "path"}, indent=2))
-        partial.replace(self.path)
 
 
 def _tracking_uri(out: Path) -> str:

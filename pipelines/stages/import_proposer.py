@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mail.data import files
 from mail.errors import UserError
-from pipelines.stage import Stage, done, say
+from pipelines.stage import Stage
+from pipelines.terminal import done, say
 
 if TYPE_CHECKING:
-    from mail.proposers.folder import Network, SelectionConfig
+    from mail.proposers.config import Network, SelectionConfig
 
 COCO_V1 = "COCO_V1"
 
@@ -89,7 +90,7 @@ class ImportProposer(Stage):
         self._selection()
 
     def _selection(self) -> "SelectionConfig":
-        from mail.proposers.folder import SelectionConfig
+        from mail.proposers.config import SelectionConfig
 
         return SelectionConfig(
             score_threshold=self.score_threshold, max_instances=self.max_instances, box_nms=0.6, duplicate_iou=0.8

@@ -5,18 +5,18 @@ import json as json_format
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mail.errors import UserError
-from pipelines.stage import Stage, done, say
-from pipelines.stages.precompute import Precompute
+from pipelines.precomputing.config import PrecomputeConfig
+from pipelines.stage import Stage
+from pipelines.terminal import done, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from mail.data.mask_table import MaskTable
-    from mail.data.store import DataStore
-    from mail.proposers.folder import ProposerFolder
+    from pipelines.precomputing.precompute import Precomputation
 
 SHOWN_PROBLEMS = 10
 
@@ -137,7 +137,7 @@ class MasksVerify(Stage):
 
 
 @dataclasses.dataclass(kw_only=True)
-class MasksRetry(Precompute):
+class MasksRetry(PrecomputeConfig, Stage):
     """Computes images again that could not be used; their new rows replace the old ones."""
 
     status: str = "decode_error"
@@ -146,9 +146,18 @@ class MasksRetry(Precompute):
     max_error_rate: float = 1.0
     """If more than this share of the images still cannot be used, the run fails, after committing everything."""
 
-    replaces: ClassVar[bool] = True
+    def _precomputation(self) -> "Precomputation":
+        from pipelines.precomputing.precompute import Precomputation
 
-    def _pending(self, folder: "ProposerFolder", store: "DataStore", table: "MaskTable") -> tuple[Any, "pa.Array"]:
+        return Precomputation.open(self, self._chosen)
+
+    def plan(self) -> dict[str, Any]:
+        return self._precomputation().describe()
+
+    def run(self) -> dict[str, Any]:
+        return self._precomputation().run()
+
+    def _chosen(self, opened: "Precomputation") -> "pa.Array":
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -157,9 +166,9 @@ class MasksRetry(Precompute):
         wanted = set(self.status.split(","))
         if unknown := wanted - set(STATUSES):
             raise UserError(f"there is no status {', '.join(sorted(unknown))}: there are {', '.join(STATUSES)}")
-        head = table.head()
-        ids = pa.array([p.image_id for p in problems(table, folder.proposer_id, wanted)], pa.string())
-        return head, ids.filter(pc.is_in(ids, value_set=store.image_index["image_id"]))
+        found = problems(opened.table, opened.folder.proposer_id, wanted)
+        ids = pa.array([p.image_id for p in found], pa.string())
+        return ids.filter(pc.is_in(ids, value_set=opened.store.image_index["image_id"]))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -245,8 +254,8 @@ def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
     """Records the figures as an MLflow run of its own, with what they were measured on; returns its id."""
     from mlflow.entities import Metric
 
+    from pipelines.registry.client import answers, connect
     from pipelines.registry.run_log import flatten, start_run
-    from pipelines.registry.tracking import answers, connect
 
     proposer_id = origin["masks"]["proposer_id"]
     tags = {"stage": "masks status", "leaky": str(origin["masks"]["leaky"]).lower(), "proposer_id": proposer_id}

@@ -8,50 +8,63 @@ What a candidate must show is in `pipelines.registry.promotion`.
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from mail import lineage
 from mail.errors import UserError
-from pipelines.evaluating.comparison import Comparer
 from pipelines.evaluating.tables import print_comparison
-from pipelines.registry import tracking
 from pipelines.registry.champions import Champions
-from pipelines.registry.promotion import Terms, decisions, promote
-from pipelines.stage import Stage, done
+from pipelines.registry.client import tracking_uri
+from pipelines.registry.evaluation_notes import evaluation_lines, scores_line
+from pipelines.registry.models import (
+    CHAMPION,
+    MODEL_NAME,
+    SCHEME,
+    Version,
+    broken_links,
+    find_version,
+    resolve_model,
+    versions,
+)
+from pipelines.registry.promotion import Terms, champion, decisions, promote, rollback
+from pipelines.stage import Stage
+from pipelines.terminal import done
+
+if TYPE_CHECKING:
+    from pipelines.evaluating.comparer import EvaluationComparer
 
 
 @dataclass(kw_only=True)
 class ListModels(Stage):
     """Lists the versions of a registered model, newest first."""
 
-    name: str = tracking.MODEL_NAME
+    name: str = MODEL_NAME
     """The registered model."""
 
     json: bool = False
     """Print JSON instead of a table."""
 
     def plan(self) -> dict[str, Any]:
-        return {"tracking_uri": tracking.tracking_uri()}
+        return {"tracking_uri": tracking_uri()}
 
-    def run(self) -> list[tracking.Version]:
-        found = tracking.versions(self.name)
+    def run(self) -> list[Version]:
+        found = versions(self.name)
         if self.json:
             print(json.dumps([dataclasses.asdict(v) for v in found], indent=2))
             return found
         if not found:
-            done(f"no versions of {self.name} at {tracking.tracking_uri()}: `mail-ris train` registers them")
+            done(f"no versions of {self.name} at {tracking_uri()}: `mail-ris train` registers them")
             return found
         rows = [("version", "alias", "created", "label", "oIoU", "run")]
         for version in found:
             created = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created))
             label = "leaky" if version.tags.get("leaky") == "true" else "clean"
             alias = ", ".join(version.aliases) or "-"
-            rows.append((version.version, alias, created, label, _scores(version) or "-", version.run_id or "-"))
+            rows.append((version.version, alias, created, label, scores_line(version) or "-", version.run_id or "-"))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -62,20 +75,20 @@ class ListModels(Stage):
 class ShowModel(Stage):
     """Shows where a model comes from (run, masks, proposer, data, code) and what was decided about it."""
 
-    model: Annotated[str, tyro.conf.Positional] = f"{tracking.SCHEME}{tracking.MODEL_NAME}@{tracking.CHAMPION}"
+    model: Annotated[str, tyro.conf.Positional] = f"{SCHEME}{MODEL_NAME}@{CHAMPION}"
     """models:/NAME@ALIAS, models:/NAME/NUMBER, or a model folder."""
 
     json: bool = False
     """Print the whole lineage as JSON instead of a tree."""
 
     def plan(self) -> dict[str, Any]:
-        return {"model": str(tracking.resolve_model(self.model))}
+        return {"model": str(resolve_model(self.model))}
 
     def run(self) -> dict[str, Any]:
-        folder = tracking.resolve_model(self.model)
+        folder = resolve_model(self.model)
         origin = lineage.read(folder)
-        missing, broken = lineage.gaps(origin), tracking.broken_links(origin, folder)
-        version = tracking.find_version(self.model) if self.model.startswith(tracking.SCHEME) else None
+        missing, broken = lineage.gaps(origin), broken_links(origin, folder)
+        version = find_version(self.model) if self.model.startswith(SCHEME) else None
         decided = decisions(version) if version else []
         if self.json:
             found = {"model": self.model, "lineage": origin, "gaps": missing, "broken": broken, "decisions": decided}
@@ -85,7 +98,7 @@ class ShowModel(Stage):
         if version is not None:
             title = f"{version.name} version {version.version} {' '.join('@' + a for a in version.aliases)}".rstrip()
         print(lineage.tree(origin, title, broken))
-        for line in _evaluations(version) if version else ():
+        for line in evaluation_lines(version) if version else ():
             print(f"evaluated: {line}")
         for each in decided:
             against = f" against version {each['against']}" if each["against"] else ""
@@ -135,7 +148,7 @@ class Promote(Stage):
     workers: int | None = None
     """Actors of such evaluations (as `mail-ris evaluate --workers`)."""
 
-    name: str = tracking.MODEL_NAME
+    name: str = MODEL_NAME
     """The registered model that a bare number belongs to."""
 
     def __post_init__(self) -> None:
@@ -144,8 +157,8 @@ class Promote(Stage):
         given = (self.evaluations,) if isinstance(self.evaluations, str | Path) else self.evaluations
         self.evaluations, self.out = tuple(Path(p) for p in given), Path(self.out)
 
-    def _version(self) -> tracking.Version:
-        return tracking.find_version(f"{self.name}/{self.model}" if self.model.isdigit() else self.model)
+    def _version(self) -> Version:
+        return find_version(f"{self.name}/{self.model}" if self.model.isdigit() else self.model)
 
     def plan(self) -> dict[str, Any]:
         version, comparer = self._version(), self._comparer()
@@ -157,12 +170,12 @@ class Promote(Stage):
             "to_evaluate": [f"{v.version} on {s}" for s in self.split for v in sides if comparer.missing(v, s)],
         }
 
-    def run(self) -> tracking.Version:
+    def run(self) -> Version:
         if self.allow_leaky is not None and not self.allow_leaky.strip():
             raise UserError("--allow-leaky needs the reason, which is recorded with the decision")
         version = self._version()
-        if tracking.CHAMPION in version.aliases:
-            done(f"{version.name} version {version.version} is the {tracking.CHAMPION} already")
+        if CHAMPION in version.aliases:
+            done(f"{version.name} version {version.version} is the {CHAMPION} already")
             return version
         figures = ("mIoU", "oIoU") if self.figure == "both" else (self.figure,)
         terms = Terms(splits=self.split, figures=figures, min_gain=self.min_gain, allow_leaky=self.allow_leaky)
@@ -172,11 +185,13 @@ class Promote(Stage):
         if not decision.promoted:
             raise UserError(f"{version.name} version {version.version} is not promoted: {'; '.join(decision.reasons)}")
         replaced = f", it was version {decision.against}" if decision.against else ""
-        done(f"{version.name} version {version.version} is the {tracking.CHAMPION}{replaced}")
+        done(f"{version.name} version {version.version} is the {CHAMPION}{replaced}")
         return version
 
-    def _comparer(self) -> Comparer:
-        return Comparer(
+    def _comparer(self) -> "EvaluationComparer":
+        from pipelines.evaluating.comparer import EvaluationComparer
+
+        return EvaluationComparer(
             protocol=self.protocol,
             data=self.data,
             masks=self.masks,
@@ -191,72 +206,17 @@ class Promote(Stage):
 class Rollback(Stage):
     """Makes the previous champion the champion again."""
 
-    name: str = tracking.MODEL_NAME
+    name: str = MODEL_NAME
     """The registered model."""
 
     def plan(self) -> dict[str, Any]:
         now = Champions(self.name).current()
         return {"champion": now.champion, "back_to": now.history[-1] if now.history else None}
 
-    def run(self) -> tracking.Version:
+    def run(self) -> Version:
         before, after = rollback(self.name)
-        done(f"{self.name} version {after.version} is the {tracking.CHAMPION} again, it was version {before.version}")
+        done(f"{self.name} version {after.version} is the {CHAMPION} again, it was version {before.version}")
         return after
 
 
 MODELS: dict[str, type[Stage]] = {"list": ListModels, "show": ShowModel, "promote": Promote, "rollback": Rollback}
-
-
-def _noted(version: tracking.Version) -> Iterator[dict[str, Any]]:
-    """The evaluations that were noted on the version."""
-    for key, value in sorted(version.tags.items()):
-        if key.startswith("metrics."):
-            yield json.loads(value)
-
-
-def _scores(version: tracking.Version) -> str:
-    """ "testA 61.20 (1,975 expressions, original, 0123456789ab), ...": oIoU in points, and what it is of."""
-    return ", ".join(
-        f"{m['split']} {100 * m['oIoU']:.2f} ({m.get('expressions')} expressions, {m.get('protocol')}, "
-        f"{(m.get('data_store') or {}).get('digest', '')[:12]})"
-        for m in _noted(version)
-        if m.get("oIoU") is not None
-    )
-
-
-def _evaluations(version: tracking.Version) -> Iterator[str]:
-    """The noted evaluations, each with what its numbers are of."""
-    for m in _noted(version):
-        store = m.get("data_store") or {}
-        numbers = ", ".join(f"{k} {100 * m[k]:.2f}" for k in ("oIoU", "mIoU") if m.get(k) is not None)
-        yield (
-            f"{m['split']}: {numbers} ({m.get('expressions')} expressions, protocol {m.get('protocol')}, "
-            f"data store {store.get('name', '')} {store.get('digest', '')[:12]})"
-        )
-
-
-def rollback(name: str = tracking.MODEL_NAME) -> tuple[tracking.Version, tracking.Version]:
-    """Makes the previous champion the champion again; returns (the one before the rollback, the one after).
-
-    Raises:
-        UserError: there is no champion, or none before it, or another decision came first.
-    """
-    champions = Champions(name)
-    reign = champions.current()
-    if reign.champion is None:
-        raise UserError(f"model {name!r} has no {tracking.CHAMPION}: promote one first")
-    now = tracking.find_version(f"{name}/{reign.champion}")
-    there = {v.version for v in tracking.versions(name)}
-    history = [v for v in reign.history if v in there]  # one that was deleted cannot come back
-    if not history:
-        raise UserError(f"{name} version {now.version} is the first {tracking.CHAMPION}: there is none to go back to")
-    target = tracking.find_version(f"{name}/{history[-1]}")
-    facts = {"decision": {"decision": "rolled back", "from": now.version}}
-    if champions.append(reign, target.version, tuple(history[:-1]), **facts) is None:
-        raise UserError(f"another decision about {name} came first: look at `mail-ris models list`, then decide again")
-    return now, target
-
-
-def champion(name: str = tracking.MODEL_NAME) -> tracking.Version | None:
-    """The champion, None if there is none."""
-    return next((v for v in tracking.versions(name) if tracking.CHAMPION in v.aliases), None)

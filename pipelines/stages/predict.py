@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import tyro
 
 from mail.errors import UserError
-from pipelines.stage import Stage, done, say
+from pipelines.stage import Stage
+from pipelines.terminal import done, say
 
 
 @dataclass(kw_only=True)
@@ -46,7 +47,7 @@ class Predict(Stage):
 
     def plan(self) -> dict[str, Any]:
         from mail.inference import BUNDLED_PROPOSER, check_model_folder
-        from pipelines.registry.tracking import resolve_model
+        from pipelines.registry.models import resolve_model
 
         folder = check_model_folder(resolve_model(self.model))
         bundled = folder / BUNDLED_PROPOSER
@@ -62,7 +63,7 @@ class Predict(Stage):
         from mail import rle
         from mail.inference import Predictor, load_image
         from mail.report import overlay
-        from pipelines.registry.tracking import resolve_model
+        from pipelines.registry.models import resolve_model
 
         if not self.text.strip():
             raise UserError('--text is empty: say what to segment, for example --text "the left cup"')

@@ -9,7 +9,8 @@ import tyro
 
 from mail.data import files
 from mail.errors import UserError
-from pipelines.stage import Stage, done, say
+from pipelines.stage import Stage
+from pipelines.terminal import done, say
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from mail.data import files
 from pipelines.registry.run_log import RunLog
-from pipelines.stage import say
+from pipelines.terminal import say
 
 SETS = 10  # of pictures in a run, about, where nothing else is asked for
 

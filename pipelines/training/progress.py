@@ -12,7 +12,7 @@ from typing import Any
 
 from mail.training.curves import Curves, Record
 from pipelines.registry.run_log import RunLog
-from pipelines.stage import say
+from pipelines.terminal import say
 from pipelines.training.prometheus import Gauges
 
 SAY_SECONDS = 5.0

@@ -30,7 +30,7 @@ from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
-from pipelines.stage import say
+from pipelines.terminal import say
 from pipelines.training.input import Transport, ahead, ray_batches
 from pipelines.training.overlays import Overlays
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from mail.data.coco import CocoInstances
+from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.leakage import check_leakage, is_evaluation_split, overlaps
-from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig
+from mail.leakage import check_leakage, overlaps
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import ProposerFolder
 from tests.boxes import make_boxes
 from tests.published_lists import refcoco_lists, write_lists
 

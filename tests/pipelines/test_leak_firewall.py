@@ -11,7 +11,8 @@ from mail.data.store import DataStore
 from mail.errors import UserError
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.precompute import Precompute
-from pipelines.stages.train import ModelOverrides, Train
+from pipelines.stages.train import Train
+from pipelines.training.config import ModelOverrides
 from tests.mail.test_inference import make_model
 from tests.mask_rows import mask_rows
 from tests.noise import make_proposer

@@ -11,7 +11,8 @@ from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImagePr
 from mail import rle
 from mail.errors import UserError
 from mail.proposers import load_proposer
-from mail.proposers.folder import ProposerFolder, SelectionConfig, write_proposer
+from mail.proposers.config import SelectionConfig
+from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.proposers.mask2former import Mask2FormerProposer, read_checkpoint
 from tests.mail.proposers.checkpoints import save_mask2former
 

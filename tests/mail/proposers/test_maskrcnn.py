@@ -10,7 +10,8 @@ import torch
 
 from mail.errors import UserError
 from mail.proposers import load_proposer
-from mail.proposers.folder import NetworkConfig, ProposerFolder, SelectionConfig, write_proposer
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.proposers.maskrcnn import build_network, load_initial_weights
 
 SEEN = ["coco/9", "coco/25"]

@@ -6,7 +6,7 @@ import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from mail import rle
-from mail.proposers.folder import SelectionConfig
+from mail.proposers.config import SelectionConfig
 from mail.proposers.paste import Detections, paste, select
 
 

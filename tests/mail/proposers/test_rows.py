@@ -14,7 +14,8 @@ from mail.data import schema
 from mail.data.store import DataStore, DataStoreWriter
 from mail.proposals import Proposals
 from mail.proposers import load_proposer
-from mail.proposers.folder import NetworkConfig, SelectionConfig, write_proposer
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import write_proposer
 from mail.proposers.maskrcnn import build_network
 from mail.proposers.paste import Detections
 from mail.proposers.quality import proposal_quality

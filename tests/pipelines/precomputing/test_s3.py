@@ -14,7 +14,8 @@ from mail.data.mask_upkeep import verify
 from mail.data.store import DataStore
 from mail.proposers import load_proposer
 from mail.proposers.rows import WorkUnit, decode_unit, propose_rows
-from pipelines.stages.precompute import Pool, Precompute
+from pipelines.precomputing.proposals import Pool
+from pipelines.stages.precompute import Precompute
 from tests.noise import image_id, make_proposer, write_store
 from tests.pipelines.killing import computed_rows, precompute, rows
 from tests.s3 import BUCKET, s3_server, unreliable, use_endpoint
@@ -61,8 +62,8 @@ def proposals_of(units: Sequence[WorkUnit], config: Precompute, pool: Pool) -> I
 
 def test_a_failing_object_store_costs_no_image_and_nothing_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but Ray: planning, decoding, proposing, writing, committing, and planning again."""
-    monkeypatch.setattr("pipelines.cluster_session.session.connect", lambda **_: contextlib.nullcontext())
-    monkeypatch.setattr("pipelines.stages.precompute.proposals_of", proposals_of)
+    monkeypatch.setattr("pipelines.precomputing.precompute.connect", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr("pipelines.precomputing.precompute.proposals_of", proposals_of)
     monkeypatch.setattr(Pool, "for_cluster", classmethod(lambda cls, *_: cls(1, 2, False, 1.0)))
     monkeypatch.setattr("pipelines.precomputing.sink.FIRST_COMMIT_SECONDS", 0.0)
     with failing_server() as server:

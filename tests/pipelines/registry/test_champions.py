@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from mail.errors import UserError
-from pipelines.registry import tracking
 from pipelines.registry.champions import Champions, Reign
-from pipelines.stages.models import champion, rollback
+from pipelines.registry.client import connect
+from pipelines.registry.models import CHAMPION
+from pipelines.registry.promotion import champion, rollback
 from tests.registry import rivals
 
 
@@ -26,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def name(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A registered model with three versions (of which only the numbers matter here)."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-    client, name = tracking.connect(), f"model-{abs(hash(request.node.name))}"
+    client, name = connect(), f"model-{abs(hash(request.node.name))}"
     client.create_registered_model(name)
     for number in range(3):
         client.create_model_version(name, f"s3://bucket/{number}")
@@ -60,7 +61,7 @@ def test_of_two_entries_written_at_the_same_moment_the_second_does_not_count(nam
 def test_an_alias_moved_by_hand_during_the_comparison_is_a_decision_too(name: str):
     champions = Champions(name)
     state = champions.current()
-    tracking.connect().set_registered_model_alias(name, tracking.CHAMPION, "3")
+    connect().set_registered_model_alias(name, CHAMPION, "3")
     assert champions.append(state, "1", ()) is None
     assert alias(name) == "3"
 
@@ -113,7 +114,7 @@ def test_several_readers_may_finish_the_same_promotion_at_once(name: str):
 def test_an_alias_moved_by_hand_is_respected_and_can_be_rolled_back(name: str):
     champions = Champions(name)
     champions.append(champions.current(), "1", ())
-    tracking.connect().set_registered_model_alias(name, tracking.CHAMPION, "3")
+    connect().set_registered_model_alias(name, CHAMPION, "3")
     assert champions.current().champion == "3"
     before, after = rollback(name)
     assert (before.version, after.version, alias(name)) == ("3", "1", "1")
@@ -124,7 +125,7 @@ def test_rollback_goes_back_through_the_champions_that_are_still_there(name: str
     for version in ("1", "2", "3"):
         state = champions.current()
         champions.append(state, version, (*state.history, *([state.champion] if state.champion else [])))
-    tracking.connect().delete_model_version(name, "2")
+    connect().delete_model_version(name, "2")
     assert rollback(name)[1].version == "1"
     with pytest.raises(UserError, match="none to go back to"):
         rollback(name)

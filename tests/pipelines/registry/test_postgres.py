@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.registry import tracking
 from pipelines.registry.champions import Champions
-from pipelines.registry.promotion import decisions
-from pipelines.stages.models import MODELS, Promote, champion, rollback
+from pipelines.registry.client import connect
+from pipelines.registry.models import CHAMPION
+from pipelines.registry.promotion import champion, decisions, rollback
+from pipelines.stages.models import MODELS, Promote
 from tests.boxes import Boxes, make_boxes
 from tests.registry import make_registered, mlflow_server, rivals
 
@@ -42,7 +43,7 @@ def test_a_model_is_promoted_compared_and_rolled_back(
 ):
     first = make_registered(tmp_path / "blind" / "model", boxes, "mail-ris", finds=False)
     second = make_registered(tmp_path / "finds" / "model", boxes, "mail-ris")
-    tracking.connect().set_registered_model_alias("mail-ris", tracking.CHAMPION, first.version)
+    connect().set_registered_model_alias("mail-ris", CHAMPION, first.version)
     on_boxes = {"data": boxes.store_uri, "masks": boxes.masks_uri, "workers": 0, "out": tmp_path / "out"}
     Promote(model=second.version, split="val", min_gain=0.0, **on_boxes).run()
     now = champion()
@@ -57,7 +58,7 @@ def test_a_model_is_promoted_compared_and_rolled_back(
 
 
 def test_concurrent_processes_never_win_on_the_same_state(server: str, repository: Path, tmp_path: Path):
-    client = tracking.connect()
+    client = connect()
     client.create_registered_model("raced")
     for number in range(3):
         client.create_model_version("raced", f"s3://bucket/{number}")
@@ -65,4 +66,4 @@ def test_concurrent_processes_never_win_on_the_same_state(server: str, repositor
     champions = Champions("raced")
     counting = champions._counting()[1:]
     assert 0 < sum(won) == len(counting) < 12  # some decisions did collide
-    assert client.get_registered_model("raced").aliases[tracking.CHAMPION] == counting[-1].champion
+    assert client.get_registered_model("raced").aliases[CHAMPION] == counting[-1].champion

@@ -9,10 +9,11 @@ import pytest
 
 from mail.errors import UserError
 from pipelines.__main__ import main
-from pipelines.registry import tracking
-from pipelines.registry.promotion import decisions
+from pipelines.registry.client import connect
+from pipelines.registry.models import CHAMPION, Version, download, find_version
+from pipelines.registry.promotion import champion, decisions, rollback
 from pipelines.stages.evaluate import Evaluate
-from pipelines.stages.models import MODELS, Promote, champion, rollback
+from pipelines.stages.models import MODELS, Promote
 from tests.boxes import Boxes, make_boxes
 from tests.registry import make_registered
 
@@ -35,7 +36,7 @@ def mlflow_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def versions(folder: Path, boxes: Boxes) -> dict[str, tracking.Version]:
+def versions(folder: Path, boxes: Boxes) -> dict[str, Version]:
     """A model whose first version finds something and whose second one never does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
@@ -45,19 +46,19 @@ def versions(folder: Path, boxes: Boxes) -> dict[str, tracking.Version]:
         }
 
 
-def number(version: tracking.Version) -> str:
+def number(version: Version) -> str:
     return f"models:/{version.name}/{version.version}"
 
 
-def last_decision(version: tracking.Version) -> dict[str, Any]:
-    return decisions(tracking.find_version(number(version)))[-1]
+def last_decision(version: Version) -> dict[str, Any]:
+    return decisions(find_version(number(version)))[-1]
 
 
-def make_champion(version: tracking.Version) -> None:
-    tracking.connect().set_registered_model_alias(version.name, tracking.CHAMPION, version.version)
+def make_champion(version: Version) -> None:
+    connect().set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-def on_boxes(version: tracking.Version, boxes: Boxes, tmp_path: Path, **settings: Any) -> Promote:
+def on_boxes(version: Version, boxes: Boxes, tmp_path: Path, **settings: Any) -> Promote:
     given = {"split": ("val", "testA"), "data": boxes.store_uri, "masks": boxes.masks_uri, "workers": 0}
     return Promote(model=number(version), out=tmp_path / "promotions", **(given | settings))
 
@@ -80,7 +81,7 @@ def test_the_first_champion_passes_every_gate_but_the_comparison(mlflow_here, bo
     # it was the model's own code and proposer, in a process that knew no checkout
     assert "mlruns" in found["smoke_test"]["code"]
     assert [a["text"] for a in found["smoke_test"]["answers"]] == ["the red box on the left", "the circle"]
-    assert tracking.find_version(number(version)).tags["leaky"] == "true"
+    assert find_version(number(version)).tags["leaky"] == "true"
 
 
 def test_a_candidate_that_is_worse_is_refused_with_its_figures(mlflow_here, boxes: Boxes, versions, tmp_path: Path):
@@ -189,12 +190,12 @@ def test_an_evaluation_that_lost_expressions_is_refused(
 
 def test_without_anything_to_compare_with_nothing_is_decided(mlflow_here, versions, tmp_path: Path):
     make_champion(versions["finds"])
-    before = len(decisions(tracking.find_version(number(versions["blind"]))))
+    before = len(decisions(find_version(number(versions["blind"]))))
     with pytest.raises(UserError, match="name the splits to compare on"):
         Promote(model=number(versions["blind"])).run()
     with pytest.raises(UserError, match=r"no evaluation of mail-ris version 2 on val by protocol cris .* --data"):
         Promote(model=number(versions["blind"]), split="val", protocol="cris", out=tmp_path).run()
-    assert len(decisions(tracking.find_version(number(versions["blind"])))) == before
+    assert len(decisions(find_version(number(versions["blind"])))) == before
 
 
 def test_a_refusal_is_one_line_and_no_success(
@@ -259,7 +260,7 @@ def test_a_model_that_needs_more_than_a_photo_is_refused(mlflow_here, boxes: Box
 @pytest.mark.cluster
 def test_a_model_that_a_fresh_process_cannot_load_is_refused(mlflow_here, boxes: Boxes, folder: Path):
     version = make_registered(folder / "damaged" / "model", boxes, "damaged")
-    weights = tracking.download(version) / "model.safetensors"
+    weights = download(version) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="smoke test: the process ended with 1"):
         Promote(model=number(version)).run()

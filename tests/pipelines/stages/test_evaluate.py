@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from mail.errors import UserError
+from mail.evaluation import SplitInput
 from mail.metrics import read_per_expression, read_predictions
-from pipelines.stages.evaluate import Evaluate, _Job
+from pipelines.evaluating.evaluation import ANSWERS, Evaluation
+from pipelines.stages.evaluate import Evaluate
 from tests.boxes import Boxes, make_boxes
 from tests.mail.test_inference import make_model
 
@@ -86,11 +88,10 @@ def test_an_interrupted_evaluation_continues_and_ends_alike(stage):
     whole = stage("whole")
     whole.run()
     killed = stage("killed")
-    job = _Job.prepare(killed)
-    killed.out.mkdir()
-    killed._predict(job, [0, 2], {})
-    job.record.write_text(job.record.read_text() + '{"image_id": "cut in the mid')
-    answered = _Job.prepare(killed).read_answers()
+    Evaluation.prepare(killed).predict([0, 2])
+    record = killed.out / ANSWERS
+    record.write_text(record.read_text() + '{"image_id": "cut in the mid')
+    answered = Evaluation.prepare(killed).answers
     assert len(answered) == 16
     killed.run()
     for name in ("predictions.jsonl", "metrics.json", "gallery.html"):
@@ -100,13 +101,12 @@ def test_an_interrupted_evaluation_continues_and_ends_alike(stage):
 
 def test_answers_of_another_evaluation_are_not_used(stage):
     first = stage()
-    first.out.mkdir()
-    first._predict(_Job.prepare(first), [0], {})
-    assert len(_Job.prepare(first).read_answers()) == 8
-    assert _Job.prepare(stage(no_proposals=True, masks=None)).read_answers() == {}
-    assert _Job.prepare(stage(split="val")).read_answers() == {}
-    assert _Job.prepare(stage(protocol="cris")).read_answers() == {}
-    assert _Job.prepare(stage(batch_images=4)).read_answers() == {}
+    Evaluation.prepare(first).predict([0])
+    assert len(Evaluation.prepare(first).answers) == 8
+    assert Evaluation.prepare(stage(no_proposals=True, masks=None)).answers == {}
+    assert Evaluation.prepare(stage(split="val")).answers == {}
+    assert Evaluation.prepare(stage(protocol="cris")).answers == {}
+    assert Evaluation.prepare(stage(batch_images=4)).answers == {}
 
 
 def test_two_models_stand_side_by_side(stage):
@@ -187,9 +187,10 @@ def test_a_killed_worker_costs_no_answer_and_doubles_none(stage, ray_cluster: No
 
     expected = stage("expected", gallery=False, batch_images=2)
     expected.run()
-    job = _Job.prepare(stage("killed", gallery=False, batch_images=2))
+    job = Evaluation.prepare(stage("killed", gallery=False, batch_images=2))
     killed, answers = False, []
-    for answer in predict(job, list(range(len(job.plan))), workers=3):
+    source = SplitInput.of(job.store, job.plan, job.snapshot)
+    for answer in predict(source, job.folder, list(range(len(job.plan))), 3, job.protocol.threshold, None):
         answers.append(answer)
         if not killed:
             os.kill(predicting_actors()[0], signal.SIGKILL)

@@ -10,8 +10,9 @@ import pytest
 from mail.data.mask_table import MaskTable
 from mail.errors import UserError
 from mail.proposers.rows import plan_units
+from pipelines.precomputing.proposals import Pool, proposals_of
 from pipelines.stages.masks import MasksGc, MasksRetry, MasksStatus, MasksVerify
-from pipelines.stages.precompute import Pool, Precompute, proposals_of
+from pipelines.stages.precompute import Precompute
 from tests.noise import TRUNCATED, make_proposer, write_store
 
 
@@ -29,7 +30,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("pipelines.cluster_session.session.connect", refuse)
+    monkeypatch.setattr("pipelines.precomputing.precompute.connect", refuse)
 
 
 @pytest.mark.cluster
@@ -49,7 +50,7 @@ def test_rerunning_computes_only_what_is_new(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.cluster_session.session.connect", lambda **_: pytest.fail("Ray was started for nothing")
+            "pipelines.precomputing.precompute.connect", lambda **_: pytest.fail("Ray was started for nothing")
         )
         again = stage.run()
     assert (again["images"], again["digest"]) == (0, first["digest"])

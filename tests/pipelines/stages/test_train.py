@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.inference import Predictor
+from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
-from pipelines.registry.tracking import connect
-from pipelines.stages.train import ModelOverrides, Train
+from pipelines.registry.client import connect
+from pipelines.stages.train import Train
+from pipelines.training.config import ModelOverrides
 from pipelines.training.overlays import default_every
 from pipelines.training.run_state import RunState, differences
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
@@ -127,7 +129,7 @@ def test_curves_go_by_steps_and_by_expressions_seen(train):
 def test_what_mlflow_was_away_for_is_told_after_the_end(train, monkeypatch):
     from pipelines.registry.run_log import RunLog
 
-    monkeypatch.setattr("pipelines.stages.train.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.training.driver.CLOSE_SECONDS", 0.0)
     with monkeypatch.context() as away:
         away.setattr(RunLog, "_metrics", lambda self, rows, prefix: 1 / 0)
         away.setattr(RunLog, "_image", lambda self, read, key, step: 1 / 0)
@@ -242,7 +244,7 @@ def test_without_proposals_the_network_has_no_mask_modality(train):
 
 def test_images_that_cannot_be_decoded_are_left_out_and_said(train):
     stage = train()
-    lines = " ".join(stage._prepare().summary())
+    lines = " ".join(RunPlan.make(stage).summary())
     assert "left out: 1 images that cannot be decoded, with 6 expressions" in lines
     assert stage.plan()["training"]["skipped_images"] == 1
 

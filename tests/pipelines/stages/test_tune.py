@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from mail.errors import UserError
-from pipelines.registry.run_log import experiment
-from pipelines.registry.tracking import connect
-from pipelines.stages.train import ModelOverrides
-from pipelines.stages.tune import Range, Tune
+from pipelines.registry.client import connect, experiment
+from pipelines.stages.tune import Tune
+from pipelines.training.config import ModelOverrides
+from pipelines.training.space import Range
+from pipelines.training.study import trial_config
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.killing import Run, wait_for
 from tests.pipelines.stages.test_train import MICRO
@@ -61,7 +62,7 @@ def study(boxes: Boxes, **changes: object) -> Tune:
 
 
 def test_a_trial_is_a_run_of_train_with_its_own_options(boxes):
-    trial = study(boxes).trial({"learning_rate": 0.5, "model.decoder_dim": 16}, "s3://b/study", "7", "parent")
+    trial = trial_config(study(boxes), {"learning_rate": 0.5, "model.decoder_dim": 16}, "s3://b/study", "7", "parent")
     assert (trial.learning_rate, trial.model.decoder_dim, trial.model.hidden_size) == (0.5, 16, 32)
     assert (trial.out, trial.resume, trial.parent_run) == ("s3://b/study/trials/7", True, "parent")
 

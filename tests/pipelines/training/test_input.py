@@ -14,7 +14,7 @@ import torch
 from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, batches, texts, training_input, unusable_images
-from pipelines.registry.tracking import connect
+from pipelines.registry.client import connect
 from pipelines.training.input import Transport, ahead, in_blocks, pack, ray_batches, unpack
 from tests.boxes import Boxes, make_boxes, micro_config
 from tests.pipelines.stages.test_train import MICRO, weights
@@ -115,7 +115,8 @@ def test_the_first_batch_of_a_long_run_does_not_wait_for_the_list_of_all(ray_clu
 
 @pytest.mark.cluster
 def test_two_workers_compute_what_one_does_and_one_goes_on_from_them(ray_cluster, boxes, tmp_path, monkeypatch):
-    from pipelines.stages.train import ModelOverrides, Train
+    from pipelines.stages.train import Train
+    from pipelines.training.config import ModelOverrides
 
     monkeypatch.chdir(tmp_path)
 

@@ -19,8 +19,9 @@ import torch
 from mail.training.checkpoint import find_latest
 from mail.training.step import train_step
 from pipelines.registry import run_log
-from pipelines.registry.tracking import connect
-from pipelines.stages.train import ModelOverrides, Train
+from pipelines.registry.client import connect
+from pipelines.stages.train import Train
+from pipelines.training.config import ModelOverrides
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.stages.test_train import MICRO, SAMPLES, pictures, weights
 from tests.pipelines.test_job_submit import end, free_ports

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_weights
 
 from mail.data import files
 from mail.training.checkpoint import find_latest, list_checkpoints
-from pipelines.registry.tracking import connect
+from pipelines.registry.client import connect
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.stages.test_train import MICRO
 from tests.pipelines.two_nodes import Nodes, nodes, wait_until

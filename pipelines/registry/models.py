@@ -1,7 +1,6 @@
-"""MLflow: where it is, and the registry of models. Addresses of models become local folders here.
+"""Registered models: how a MODEL folder becomes a version, and an address becomes a local MODEL folder.
 
-MLflow is at `MLFLOW_TRACKING_URI`, or in `mlflow.db` (SQLite) with `mlruns/` beside it in the working directory. A
-registered model is a pyfunc model whose code is source files and whose weights are safetensors: nothing is unpickled.
+A registered model is a pyfunc model whose code is source files and whose weights are safetensors: nothing is unpickled.
 """
 
 import contextlib
@@ -20,43 +19,13 @@ from urllib.parse import urlparse
 import mail
 from mail import lineage
 from mail.errors import UserError
+from pipelines.registry.client import answers, connect, experiment, tracking_uri
 
 MODEL_NAME = "mail-ris"
 CHAMPION = "champion"
 # what a registered model needs to predict, in the versions that it was trained with
 REQUIREMENTS = ("torch", "torchvision", "transformers", "safetensors", "pycocotools", "numpy", "pillow", "pyarrow")
 SCHEME = "models:/"
-
-
-def tracking_uri() -> str:
-    """Where runs and models are recorded."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-
-
-def connect() -> Any:
-    """An `MlflowClient` of `tracking_uri()`, which also becomes MLflow's own default in this process."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    import mlflow
-
-    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
-        logging.getLogger(chatter).setLevel(logging.ERROR)
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return mlflow.MlflowClient(uri)
-
-
-@contextlib.contextmanager
-def answers() -> Iterator[None]:
-    """What MLflow refuses or cannot answer becomes one clear line for the person who waits for it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        text = str(error).splitlines()[0][:300]
-        raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
 
 
 def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name: str = MODEL_NAME) -> int:
@@ -117,8 +86,6 @@ def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
     """An active run: the given one if this store has it, else a new one."""
     import mlflow
     from mlflow.exceptions import MlflowException
-
-    from pipelines.registry.run_log import experiment
 
     if run_id is not None:
         try:

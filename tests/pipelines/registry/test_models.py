@@ -19,10 +19,10 @@ from mail import lineage
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.training.checkpoint import save_model
-from pipelines.registry import run_log, tracking
+from pipelines.registry import client, models, run_log
 from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.models import find_version, register_model, resolve_model, versions
 from pipelines.registry.run_log import RunLog, flatten, start_run
-from pipelines.registry.tracking import find_version, register_model, resolve_model, versions
 from pipelines.stages.models import MODELS
 from tests.boxes import micro_config
 
@@ -73,10 +73,10 @@ def test_curves_are_logged_once_though_steps_come_again(mlflow_here):
     second = RunLog(run_id)
     second.metrics([{"step": s, "loss": 1.0 / s} for s in (2, 3, 4)])
     assert second.close()
-    client = tracking.connect()
-    assert [m.step for m in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4]
-    assert client.get_run(run_id).data.params["recipe.steps"] == "4"
-    assert client.get_run(run_id).info.status == "FINISHED"
+    found = client.connect()
+    assert [m.step for m in found.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4]
+    assert found.get_run(run_id).data.params["recipe.steps"] == "4"
+    assert found.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_run_whose_id_was_lost_is_found_by_its_key(mlflow_here):
@@ -92,7 +92,7 @@ def test_what_is_sent_twice_is_stored_once(mlflow_here):
     log._queue.put(log._logged.clear)  # the answer was lost: it does not know that the store has it
     log.metrics([record])
     assert log.close()
-    (point,) = tracking.connect().get_metric_history(log.run_id, "train/loss")
+    (point,) = client.connect().get_metric_history(log.run_id, "train/loss")
     assert (point.step, point.timestamp) == (1, 1700000000500)
 
 
@@ -106,7 +106,7 @@ def test_a_curve_that_lacks_its_last_step_gets_it(mlflow_here):
     second.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}, {"step": 2, "loss": 0.4, "rate": 0.9}])
     second.close()
     for key in ("train/loss", "train/rate"):
-        assert [m.step for m in tracking.connect().get_metric_history(run_id, key)] == [1, 2]
+        assert [m.step for m in client.connect().get_metric_history(run_id, key)] == [1, 2]
 
 
 @pytest.mark.cluster
@@ -115,7 +115,7 @@ def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, mon
     said: list[str] = []
     log = RunLog(start_run("away", {}, {}), said.append)
     log.metrics([{"step": 0, "loss": 0.7}])
-    while not tracking.connect().get_metric_history(log.run_id, "train/loss"):
+    while not client.connect().get_metric_history(log.run_id, "train/loss"):
         time.sleep(0.1)
     with sqlite3.connect(mlflow_here / "mlflow.db", isolation_level=None) as rival:
         rival.execute("BEGIN EXCLUSIVE")  # nobody else can write, nor read
@@ -126,12 +126,12 @@ def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, mon
             time.sleep(0.1)
         rival.execute("ROLLBACK")
     assert log.close()
-    assert [m.step for m in tracking.connect().get_metric_history(log.run_id, "train/loss")] == [0, 1]
+    assert [m.step for m in client.connect().get_metric_history(log.run_id, "train/loss")] == [0, 1]
     assert ["does not answer" in said[0], "is back" in said[-1]] == [True, True]
 
 
 def test_a_registered_model_is_found_by_number_alias_and_folder(three, model_dir):
-    tracking.connect().set_registered_model_alias("mail-ris", tracking.CHAMPION, str(three[0]))
+    client.connect().set_registered_model_alias("mail-ris", models.CHAMPION, str(three[0]))
     for address in (f"models:/mail-ris/{three[0]}", "models:/mail-ris@champion"):
         folder = resolve_model(address)
         assert (folder / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
@@ -155,7 +155,7 @@ def test_evaluations_are_noted_on_the_version(three, capsys):
     assert "testA: oIoU 61.23, mIoU 50.00 (7 expressions, protocol cris, data store boxes dddddddddddd)" in (
         capsys.readouterr().out
     )
-    logged = tracking.connect().get_run(find_version(f"mail-ris/{three[1]}").run_id).data.metrics
+    logged = client.connect().get_run(find_version(f"mail-ris/{three[1]}").run_id).data.metrics
     assert logged["testA/cris/dddddddddddd/oIoU"] == 0.6123
     assert logged["testA/cris/dddddddddddd/expressions"] == 7
 

@@ -6,79 +6,28 @@ counts only if it read the masks of the proposer that the model was trained with
 without any, it would be another system's.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mail import lineage
+from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.metrics import Accumulator, Difference, get_protocol, paired_bootstrap, read_per_expression
-from pipelines.registry import tracking
+from mail.evaluation import model_digest
+from mail.metrics import get_protocol, paired_bootstrap
+from pipelines.evaluating.config import EvaluationConfig
+from pipelines.evaluating.evaluation import evaluate
+from pipelines.registry.comparison import Comparison, Evaluation, NotEvaluated, read_evaluations
 from pipelines.registry.evaluation_notes import logged_evaluations
-from pipelines.stage import say
-
-KEPT = ("expressions", "oIoU", "mIoU", "prec", "gIoU", "cIoU", "N-acc", "T-acc")
-
-
-class NotEvaluated(UserError):
-    """There is nothing to compare yet, and no data store was named to make it: no decision can be taken."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation on disk; `figures` is its `metrics.json`."""
-
-    folder: Path
-    figures: dict[str, Any]
-
-    @property
-    def store(self) -> str:
-        """The data store's digest."""
-        return self.figures["data_store"]["digest"]
-
-    @cached_property
-    def counts(self) -> Accumulator:
-        """Counts of every expression. Raises UserError if they are not those that the figures were made of."""
-        found = read_per_expression(self.folder / "per_expression.jsonl")
-        if len(found) != self.figures["expressions"] or found.protocol.name != self.figures["protocol"]:
-            raise UserError(
-                f"{self.folder}: metrics.json is of {self.figures['expressions']} expressions "
-                f"({self.figures['protocol']}), per_expression.jsonl of {len(found)} ({found.protocol.name}): "
-                "evaluate again"
-            )
-        return found
-
-    def record(self) -> dict[str, Any]:
-        """What a decision remembers of it."""
-        masks = self.figures.get("mask_table") or {}
-        where = {"evaluation": str(self.folder), "mask_table": masks.get("digest"), "leaky": self.figures.get("leaky")}
-        return {k: self.figures[k] for k in KEPT if self.figures.get(k) is not None} | where
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Candidate and champion on one split; without a champion the candidate's figures alone."""
-
-    split: str
-    protocol: str
-    candidate: Evaluation
-    champion: Evaluation | None
-    differences: dict[str, Difference]
-
-    def record(self) -> dict[str, Any]:
-        found = {"data_store": self.candidate.figures["data_store"], "candidate": self.candidate.record()}
-        if self.champion is not None:
-            found["champion"] = self.champion.record()
-            found["difference"] = {name: d.to_dict() for name, d in self.differences.items()}
-        return found
+from pipelines.registry.models import SCHEME, Version, download
+from pipelines.terminal import say
 
 
 @dataclass(kw_only=True)
-class Comparer:
-    """Finds or makes what two versions are compared by.
+class EvaluationComparer:
+    """The `Comparer` of promotions: finds or makes what two versions are compared by.
 
     Args:
         data: data store to evaluate on where no evaluation on it is found; None uses only what is found.
@@ -101,17 +50,10 @@ class Comparer:
     @cached_property
     def digest(self) -> str | None:
         """Of the data store that is to be compared on."""
-        from mail.data.store import DataStore
-
         return None if self.data is None else DataStore(self.data).digest
 
-    def compare(self, candidate: tracking.Version, champion: tracking.Version | None, split: str) -> Comparison:
-        """Both versions on a split.
-
-        Raises:
-            NotEvaluated: an evaluation is missing and `data` is not given.
-            UserError: the evaluations are of different data stores or expressions, or cannot be made.
-        """
+    def compare(self, candidate: Version, champion: Version | None, split: str) -> Comparison:
+        """As `Comparer.compare`; NotEvaluated where an evaluation is missing and `data` is not given."""
         ours = self._of(candidate, split)
         if champion is None:
             return Comparison(split, self.protocol, self._checked(ours[0], split), None, {})
@@ -127,15 +69,15 @@ class Comparer:
         found = paired_bootstrap(a.counts.counts, b.counts.counts, protocol=get_protocol(self.protocol))
         return Comparison(split, self.protocol, a, b, found)
 
-    def missing(self, version: tracking.Version, split: str) -> bool:
+    def missing(self, version: Version, split: str) -> bool:
         """Whether an evaluation would have to be run."""
         return not self._found(version, split)
 
-    def _of(self, version: tracking.Version, split: str) -> list[Evaluation]:
+    def _of(self, version: Version, split: str) -> list[Evaluation]:
         if found := self._found(version, split):
             return found
         if self.data is None:
-            origin = lineage.read(tracking.download(version))
+            origin = lineage.read(download(version))
             known = [(origin.get(part) or {}).get("uri") for part in ("data_store", "mask_table")]
             raise NotEvaluated(
                 f"no evaluation of {version.name} version {version.version} on {split} by protocol {self.protocol} was "
@@ -144,11 +86,9 @@ class Comparer:
             )
         return [self._evaluate(version, split)]
 
-    def _found(self, version: tracking.Version, split: str) -> list[Evaluation]:
+    def _found(self, version: Version, split: str) -> list[Evaluation]:
         """Evaluations of this very model, the newest first."""
-        from mail.evaluation import model_digest
-
-        local = tracking.download(version)
+        local = download(version)
         model, proposer = model_digest(local), _proposer(lineage.read(local))
         found = []
         folders = [*self.evaluations, self._folder(version, split)]
@@ -167,58 +107,39 @@ class Comparer:
                 found.append(evaluation)
         return sorted(found, key=lambda e: -(e.folder / "metrics.json").stat().st_mtime)
 
-    def _evaluate(self, version: tracking.Version, split: str) -> Evaluation:
-        from pipelines.stages.evaluate import Evaluate
-
+    def _evaluate(self, version: Version, split: str) -> Evaluation:
         assert self.data is not None
         out = self._folder(version, split)
         say(f"evaluating {version.name} version {version.version} on {split}")
-        Evaluate(
-            model=f"{tracking.SCHEME}{version.name}/{version.version}",
-            data=self.data,
-            masks=self.masks,
-            split=split,
-            out=out,
-            protocol=self.protocol,
-            workers=self.workers,
-            allow_leaky=self.allow_leaky,
-            gallery=False,
-        ).run()
+        evaluate(
+            EvaluationConfig(
+                model=f"{SCHEME}{version.name}/{version.version}",
+                data=self.data,
+                masks=self.masks,
+                split=split,
+                out=out,
+                protocol=self.protocol,
+                workers=self.workers,
+                allow_leaky=self.allow_leaky,
+                gallery=False,
+            )
+        )
         made = next(iter(read_evaluations([out])))
-        wanted = _proposer(lineage.read(tracking.download(version)))
+        wanted = _proposer(lineage.read(download(version)))
         if _proposer(made.figures) != wanted:
             raise UserError(f"{self.masks} has no masks of {wanted}, the proposer of version {version.version}")
         return made
 
-    def _folder(self, version: tracking.Version, split: str) -> Path:
+    def _folder(self, version: Version, split: str) -> Path:
         name = f"{self.protocol}-{self.digest[:12]}" if self.digest else self.protocol
         return self.out / f"{version.name}-{version.version}" / f"{split}-{name}"
 
     def _checked(self, evaluation: Evaluation, split: str) -> Evaluation:
         """With the store at hand: each of its expressions once, and no other."""
         if self.data is not None:
-            from mail.data.store import DataStore
-
             expected = DataStore(self.data).expressions([split], ["expr_id"])["expr_id"].to_pylist()
             evaluation.counts.check_coverage(expected)
         return evaluation
-
-
-def read_evaluations(folders: Iterable[Path]) -> Iterator[Evaluation]:
-    """The evaluations in these folders and up to three levels below; what is something else is passed over."""
-    seen = set()
-    for folder in folders:
-        for pattern in ("metrics.json", "*/metrics.json", "*/*/metrics.json", "*/*/*/metrics.json"):
-            for path in sorted(Path(folder).glob(pattern)):
-                if path.resolve() in seen or not path.with_name("per_expression.jsonl").exists():
-                    continue
-                seen.add(path.resolve())
-                try:
-                    figures = json.loads(path.read_text())
-                    if {"data_store", "split", "protocol", "expressions"} <= figures.keys():
-                        yield Evaluation(path.parent, figures)
-                except (ValueError, AttributeError):
-                    continue
 
 
 def _proposer(record: dict[str, Any]) -> str | None:

@@ -1,0 +1,60 @@
+"""What of a demo is done, so that one that was killed goes on."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mail.errors import UserError
+
+
+class Record:
+    """What of a demo is done, how long it took and what came out, kept in a file so that a killed demo can go on."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path, self.settings = path, settings
+        self.seconds: dict[str, float] = {}
+        self.results: dict[str, Any] = {}
+        self.begun: list[str] = []
+        self.continued: list[str] = []  # killed once: their seconds are those of the last start
+
+    @classmethod
+    def open(cls, path: Path, settings: dict[str, Any]) -> "Record":
+        """The record in the file, a new one if there is none.
+
+        Raises:
+            UserError: the file is of a demo with other settings.
+        """
+        record = cls(path, settings)
+        if path.exists():
+            values = json.loads(path.read_text())
+            before = values["settings"]
+            if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
+                names = ", ".join(f"--{k.replace('_', '-')}" for k in changed)
+                raise UserError(
+                    f"{path.parent} holds a demo with other {names}: start anew with --fresh, or choose another --out"
+                )
+            record.__dict__ |= values
+        return record
+
+    def is_done(self, name: str) -> bool:
+        return name in self.seconds
+
+    def run(self, name: str, step: Callable[[], Any]) -> None:
+        """Runs a step and notes that it is done; one that was begun before is noted as continued."""
+        if name in self.begun and name not in self.continued:
+            self.continued.append(name)
+        if name not in self.begun:
+            self.begun.append(name)
+        self._write()
+        started = time.monotonic()
+        self.results[name] = step()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({k: v for k, v in vars(self).items() if k != "path"}, indent=2))
+        partial.replace(self.path)

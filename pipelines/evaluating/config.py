@@ -1,0 +1,56 @@
+"""The options of an evaluation: flags of `mail-ris evaluate`, arguments for whoever evaluates in Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Which model on what, and what to write."""
+
+    model: str
+    """MODEL: a folder, a checkpoint, or a registry address such as models:/mail-ris@champion."""
+
+    data: str
+    """Data store (local path or s3://)."""
+
+    split: str
+    """Split to evaluate, always as a whole: val, testA, ..."""
+
+    out: Path
+    """Folder for the results."""
+
+    masks: str | None = None
+    """Mask table with the instance masks of the split's images."""
+
+    no_proposals: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Predict without instance masks, whatever the model was trained with."""
+
+    proposer_id: str | None = None
+    """Proposer whose masks to read, where the table holds several (default: the one the model was trained with)."""
+
+    protocol: str = "original"
+    """How pixels are counted: original, or as published code does it: lavt, cris, rela."""
+
+    workers: int | None = None
+    """Actors that predict (default: one a GPU, else one for two CPUs). The numbers do not depend on it. 0: predict in
+    this process, without Ray, which is quickest for some hundred expressions."""
+
+    batch_images: int = 8
+    """Images, each with all of its sentences, that are predicted together."""
+
+    compare: Path | None = None
+    """Folder of another evaluation of this split: side by side in the gallery, with a paired bootstrap."""
+
+    allow_leaky: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Evaluate although the proposer or the model saw images of the split; the results are labelled leaky."""
+
+    gallery: bool = True
+    """Write gallery.html."""
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.out)  # callers in Python may give text
+        self.compare = None if self.compare is None else Path(self.compare)

@@ -1,0 +1,292 @@
+"""A model on a split: every expression exactly once, whoever shares the work, and the files that tell of it.
+
+    images of the split in fixed batches -> tasks read file contents and masks -> a pool of actors predicts
+    -> the driver gathers answers image by image, checks that none is missing or doubled, and counts
+
+What the actors have answered is kept in `OUT/.answers.jsonl`, so that the same evaluation continues where an
+interrupted one stopped; it is used only if everything that determines the answers is unchanged.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mail import lineage
+from mail.data import files
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.errors import UserError
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
+from mail.inference import Predictor, check_model_folder
+from mail.leakage import check_leakage, check_model
+from mail.metrics import (
+    Accumulator,
+    Difference,
+    MetricsReport,
+    get_protocol,
+    paired_bootstrap,
+    read_per_expression,
+    slice_expressions,
+    write_predictions,
+)
+from mail.metrics.protocols import Protocol
+from mail.metrics.scoring import accumulate
+from mail.model import MailConfig
+from mail.report.gallery import thumbnail_side
+from pipelines.evaluating.config import EvaluationConfig
+from pipelines.evaluating.gallery import write_evaluation_gallery
+from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
+from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.models import resolve_model
+from pipelines.terminal import Advance, done, say
+
+ANSWERS = ".answers.jsonl"
+
+
+def evaluate(config: EvaluationConfig) -> MetricsReport:
+    """Evaluates, or goes on with what was interrupted, and writes `metrics.json`, `predictions.jsonl`, the gallery.
+
+    Raises:
+        UserError: an option is wrong, masks are missing, or the model or its masks leak and that is not allowed.
+    """
+    evaluation = Evaluation.prepare(config)
+    evaluation.predict()
+    return evaluation.write()
+
+
+@dataclass
+class Evaluation:
+    """An evaluation with everything looked up and checked.
+
+    Attributes:
+        folder: of the model. model: its address and digest, for the record.
+        answers: what is known already, by image id.
+    """
+
+    config: EvaluationConfig
+    folder: Path
+    model: dict[str, Any]
+    store: DataStore
+    plan: SplitPlan
+    snapshot: MaskSnapshot | None
+    protocol: Protocol
+    leaky: bool
+    answers: dict[str, ImageAnswer]
+
+    @classmethod
+    def prepare(cls, config: EvaluationConfig) -> "Evaluation":
+        """Looks everything up. Raises UserError where something is wrong with it."""
+        protocol = get_protocol(config.protocol)
+        if config.batch_images < 1 or (config.workers is not None and config.workers < 0):
+            raise UserError("--batch-images must be at least 1 and --workers at least 0")
+        if str(config.out).startswith("s3:"):
+            raise UserError("--out must be a local folder: answers are appended to a file in it while they come in")
+        if config.no_proposals and config.masks:
+            raise UserError("--masks and --no-proposals exclude each other: leave one out")
+        folder = check_model_folder(resolve_model(config.model))
+        origin = lineage.read(folder) if (folder / lineage.FILE).exists() else None
+        store = DataStore(files.absolute(config.data))
+        plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
+        snapshot = _snapshot(config, folder, origin)
+        leaky = False
+        if snapshot is not None:
+            check_masks(store, plan.images, snapshot)
+            what = f"proposer {snapshot.proposer_id}"
+            leaky = check_leakage(snapshot, store, [config.split], config.allow_leaky, what)
+        seen, unknown = check_model(origin, store, config.split, config.allow_leaky)
+        if unknown:
+            say(f"{config.model} {unknown}, so the results are labelled leaky")
+        model: dict[str, Any] = {"address": config.model, "digest": model_digest(folder)}
+        model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
+        found = cls(config, folder, model, store, plan, snapshot, protocol, leaky or seen, {})
+        found.answers = found._read_answers()
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """What is to be done, ready for JSON."""
+        return {
+            "expressions": len(self.plan.expressions),
+            "images": len(self.plan.images),
+            "batches": len(self.plan),
+            "answered_already": len(self.answers),
+            "model": self.model,
+            "data_store": {"name": self.store.name, "digest": self.store.digest},
+            "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
+            "protocol": self.protocol.description,
+            "leaky": self.leaky,
+        }
+
+    def predict(self, batches: Sequence[int] | None = None) -> None:
+        """Answers what is not answered yet, of some batches or all; an answer is on the disk before the next comes."""
+        self.config.out.mkdir(parents=True, exist_ok=True)
+        total = len(self.plan.images)
+        if self.answers:
+            say(f"continuing: {len(self.answers)} of {total} images are answered already")
+        masks = f"masks of {self.snapshot.proposer_id}" if self.snapshot is not None else "no instance masks"
+        say(f"evaluating {len(self.plan.expressions)} expressions on {total} images, {masks}")
+        chosen = range(len(self.plan)) if batches is None else batches
+        pending = [n for n in chosen if any(i.image_id not in self.answers for i in self.plan.batch(n))]
+        if not pending:
+            return
+        with (
+            open(self._record, "a" if self.answers else "w") as record,
+            Advance("images evaluated", total, len(self.answers)) as advance,
+        ):
+            if not self.answers:
+                record.write(json.dumps({"fingerprint": self.fingerprint}) + "\n")
+            for answer in self._predict(pending):
+                if answer.image_id in self.answers:
+                    continue  # of a batch that an interrupted run had answered in part
+                self.answers[answer.image_id] = answer
+                record.write(answer.to_line() + "\n")
+                record.flush()
+                advance(len(self.answers))
+
+    def write(self) -> MetricsReport:
+        """Counts the answers, writes the files and prints the figures."""
+        config, out = self.config, self.config.out
+        predictions = {e: p for answer in self.answers.values() for e, p in answer.predictions.items()}
+        wanted = self.plan.expressions["expr_id"].to_pylist()
+        answered = sum(len(a.predictions) for a in self.answers.values())
+        if predictions.keys() != set(wanted) or answered != len(wanted):  # never: a bug of ours, and no number
+            raise RuntimeError(
+                f"{answered} answers, {len(predictions)} of them different, to {len(wanted)} expressions"
+            )
+        accumulator = accumulate(self.plan.expressions, predictions, self.protocol)
+        context = self.store.expressions(columns=["image_id", "ann_ids", "category"])
+        slices = slice_expressions(self.plan.expressions, context)
+        extra, differences = self._facts(), None
+        if config.compare is not None:
+            differences = self._compare(accumulator, config.compare)
+            extra["compared"] = {"with": str(config.compare), **{k: d.to_dict() for k, d in differences.items()}}
+        report = MetricsReport.build(accumulator, store=self.store, split=config.split, slices=slices, extra=extra)
+        write_predictions(out / "predictions.jsonl", predictions)
+        report.write_per_expression(out / "per_expression.jsonl")
+        if config.gallery:
+            write_evaluation_gallery(
+                out / "gallery.html",
+                model=config.model,
+                plan=self.plan,
+                snapshot=self.snapshot,
+                answers=self.answers,
+                report=report,
+                slices=slices,
+                compare=config.compare,
+            )
+        report.write_json(out / "metrics.json")
+        self._record.unlink(missing_ok=True)
+        self._note(report)
+        print_report(report)
+        if differences is not None:
+            print_differences(differences, str(config.compare), of_what(report))
+        for text in self._warnings():
+            say(text)
+        names = "metrics.json, predictions.jsonl" + (", gallery.html" if config.gallery else "")
+        done(f"{summary(report)}{', LEAKY' if self.leaky else ''} -> {out}: {names}")
+        return report
+
+    @property
+    def thumbnail_side(self) -> int | None:
+        """Longest side of the gallery's small pictures; None without a gallery."""
+        return thumbnail_side(len(self.plan.images)) if self.config.gallery else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that determines the answers."""
+        parts = {
+            "model": self.model["digest"],
+            "store": self.store.digest,
+            "split": self.config.split,
+            "masks": [self.snapshot.digest, self.snapshot.proposer_id] if self.snapshot is not None else None,
+            "threshold": self.protocol.threshold,
+            "batch_images": self.config.batch_images,
+            "thumbnail": self.thumbnail_side,
+            "images": [i.image_id for i in self.plan.images],
+        }
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def _record(self) -> Path:
+        return self.config.out / ANSWERS
+
+    def _predict(self, pending: list[int]) -> Iterator[ImageAnswer]:
+        source = SplitInput.of(self.store, self.plan, self.snapshot)
+        if self.config.workers == 0:
+            predictor = Predictor.from_pretrained(self.folder)
+            return answers(predictor, source, pending, self.protocol.threshold, self.thumbnail_side)
+        from pipelines.evaluating.workers import predict
+
+        threshold, side = self.protocol.threshold, self.thumbnail_side
+        return predict(source, self.folder, pending, self.config.workers, threshold, side)
+
+    def _read_answers(self) -> dict[str, ImageAnswer]:
+        """Answers of an interrupted run of this very evaluation, by image id; a line cut short is left out."""
+        if not self._record.exists():
+            return {}
+        lines = self._record.read_text().split("\n")
+        if json.loads(lines[0] or "{}") != {"fingerprint": self.fingerprint}:
+            return {}
+        whole = [line for line in lines[1:-1] if line]
+        if lines[-1]:  # the writer was killed in the middle of a line
+            self._record.write_text("\n".join([lines[0], *whole]) + "\n")
+        return {a.image_id: a for a in map(ImageAnswer.from_line, whole)}
+
+    def _facts(self) -> dict[str, Any]:
+        """What belongs in metrics.json beside the figures."""
+        without = {a.image_id: a.masks_status for a in self.answers.values() if a.masks_status}
+        return {
+            "model": self.model,
+            "code_version": lineage.code_version(),
+            "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
+            "leaky": self.leaky,
+            "images": len(self.plan.images),
+            "errors": dict(sorted((a.image_id, a.error) for a in self.answers.values() if a.error)),
+            "images_without_masks": dict(sorted(without.items())),
+        }
+
+    def _warnings(self) -> Iterator[str]:
+        if errors := sorted(a.image_id for a in self.answers.values() if a.error):
+            yield (
+                f"{len(errors)} images cannot be decoded; their expressions count as predicted empty: "
+                f"{', '.join(errors[:3])} (all are in metrics.json)"
+            )
+        if self.leaky:
+            yield "LEAKY: images of this split were seen in training, or nobody knows; do not compare these numbers"
+
+    def _compare(self, accumulator: Accumulator, other: Path) -> dict[str, Difference]:
+        theirs = read_per_expression(other / "per_expression.jsonl")
+        if theirs.protocol != self.protocol:
+            raise UserError(f"{other} was counted by protocol {theirs.protocol.name}, not {self.protocol.name}")
+        return paired_bootstrap(accumulator.counts, theirs.counts, protocol=self.protocol)
+
+    def _note(self, report: MetricsReport) -> None:
+        """Notes the figures on a registered version; a server that is away costs the note, not the evaluation."""
+        if self.config.model.startswith("models:/"):
+            try:
+                log_evaluation(self.config.model, report.to_dict(), folder=self.config.out)
+            except UserError as error:
+                say(f"the figures are not noted on the version: {error}")
+
+
+def _snapshot(config: EvaluationConfig, folder: Path, origin: dict[str, Any] | None) -> MaskSnapshot | None:
+    """The masks to read: those that the model was trained with, where nothing else is asked for."""
+    if config.no_proposals or not MailConfig.from_pretrained(folder).uses_instances:
+        if config.masks and not config.no_proposals:
+            say(f"{folder} is a network without instance masks: {config.masks} is not read")
+        return None
+    if config.masks is None:
+        raise UserError("this model reads instance masks: name the mask table with --masks, or say --no-proposals")
+    trained_with = ((origin or {}).get("mask_table") or {}).get("proposer_id")
+    table = MaskTable(files.absolute(config.masks))
+    proposer_id = config.proposer_id
+    if proposer_id is None and trained_with is not None:
+        known = {file.proposer_id for file in table.head().files.values()}
+        proposer_id = trained_with if trained_with in known else None
+    snapshot = table.snapshot(proposer_id)
+    if trained_with is not None and snapshot.proposer_id != trained_with:
+        say(f"the model was trained with masks of {trained_with}, these are of {snapshot.proposer_id}")
+    return snapshot

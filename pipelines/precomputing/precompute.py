@@ -1,0 +1,134 @@
+"""The instance masks of every image, once: plan, run, commit.
+
+Plan: the store's images less those that have a committed row. Run: `proposals` on Ray. Commit: this process writes what
+has come back every `commit_every` seconds, so that the same command after any kind of end has little to repeat. With
+nothing pending, Ray is not even started.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# Read when Arrow first allocates, here and in the workers of a local Ray. Its own allocator keeps for every thread what
+# that once had, out of reach of `give_back_memory`: the driver would be the larger the more images a store has.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+import pyarrow as pa
+
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.errors import UserError
+from mail.leakage import check_leakage
+from mail.proposers.folder import ProposerFolder
+from mail.proposers.rows import plan_units
+from pipelines.cluster_session.session import connect
+from pipelines.precomputing.config import PrecomputeConfig
+from pipelines.precomputing.proposals import Pool, proposals_of
+from pipelines.precomputing.sink import MaskSink, give_back_memory
+from pipelines.terminal import done, say
+
+UNITS_A_ROUND = 8192  # bounds what the driver holds of a plan; a round starts its actors anew
+BATCHES_A_UNIT = 4
+
+
+@dataclass
+class Precomputation:
+    """A proposer, a data store and a mask table, opened and checked.
+
+    Attributes:
+        choose: ids of the images to compute, instead of those without a committed row; then the new rows take the place
+            of committed ones.
+    """
+
+    config: PrecomputeConfig
+    folder: ProposerFolder
+    store: DataStore
+    table: MaskTable
+    leaky: bool
+    choose: "Callable[[Precomputation], pa.Array] | None" = None
+
+    @classmethod
+    def open(
+        cls, config: PrecomputeConfig, choose: "Callable[[Precomputation], pa.Array] | None" = None
+    ) -> "Precomputation":
+        """Raises UserError where an option is wrong, or the proposer saw evaluation images and that is not allowed."""
+        if not 0 <= config.max_error_rate <= 1 or config.commit_every <= 0:
+            raise UserError("--max-error-rate must lie in 0..1 and --commit-every above 0")
+        folder = ProposerFolder.read(config.proposer).with_selection(config.score_threshold, config.max_instances)
+        store, table = DataStore(config.data), MaskTable(config.masks)
+        what = f"the proposer {config.proposer}"
+        leaky = check_leakage(folder, store, allow_leaky=config.allow_leaky, what=what)
+        return cls(config, folder, store, table, leaky, choose)
+
+    def pending(self) -> tuple[Any, pa.Array]:
+        """The table's state, and the ids of the images to compute."""
+        head = self.table.head()  # before the ids, which may be of a later one: then a few files are checked twice
+        if self.choose is not None:
+            return head, self.choose(self)
+        return head, self.table.pending(self.store.image_ids(), self.folder.proposer_id)
+
+    def describe(self) -> dict[str, Any]:
+        """What there is to do, ready for JSON."""
+        head, pending = self.pending()
+        return {
+            "proposer_id": self.folder.proposer_id,
+            "leaky": self.leaky,
+            "images": self.store.manifest["image_count"],
+            "pending": len(pending),
+            "commit": head.number,
+            "max_instances": self.folder.selection.max_instances,
+            "score_threshold": self.folder.selection.score_threshold,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Computes what is pending; returns counts by status, images a second and the table's commit.
+
+        Raises:
+            UserError: too many of the images could not be used; everything is committed all the same.
+        """
+        config, started = self.config, time.monotonic()
+        proposer_id, images = self.folder.proposer_id, self.store.manifest["image_count"]
+        head, pending = self.pending()
+        if len(pending) == 0:
+            nothing = f"all {images} images have masks by {proposer_id} already"
+            done(f"{config.masks}: {nothing if self.choose is None else f'no such images by {proposer_id}'}")
+            return {"proposer_id": proposer_id, "images": 0, "commit": head.number, "digest": head.digest}
+        say(f"{len(pending)} of {images} images are pending for {proposer_id}")
+        if self.folder.image_ids is not None:
+            self.table.register_images(proposer_id, self.folder.image_ids)
+        info = {**self.folder.info, "leaky": self.leaky}
+        give_back_memory()  # what the plan took
+        with (
+            connect(metrics=False),
+            MaskSink(self.table, info, head, len(pending), config.commit_every, self.choose is not None) as sink,
+        ):
+            pool = Pool.for_cluster(config.batch_size, config.actors)
+            units = plan_units(self.store, pending, BATCHES_A_UNIT * pool.batch_size)
+            while chunk := list(itertools.islice(units, UNITS_A_ROUND)):
+                for rows in proposals_of(chunk, config, pool):
+                    sink.add(rows)
+            sink.flush()
+        seconds = time.monotonic() - started
+        errors = {s: n for s, n in sorted(sink.statuses.items()) if s != "ok"}
+        listed = ", ".join(f"{n} {s}" for s, n in errors.items()) or "no errors"
+        done(
+            f"wrote {config.masks}: commit {sink.state.number}, {sink.rows} images by {proposer_id} in "
+            f"{seconds:.0f} s ({sink.images_per_second:.1f} a second once it ran), {listed}"
+        )
+        if sum(errors.values()) > config.max_error_rate * sink.rows:
+            raise UserError(
+                f"{sum(errors.values())} of {sink.rows} images could not be used ({listed}), more than "
+                f"--max-error-rate {config.max_error_rate}: they are committed as such, see `mail-ris masks status`"
+            )
+        return {
+            "proposer_id": proposer_id,
+            "images": sink.rows,
+            "statuses": dict(sink.statuses),
+            "images_per_second": sink.images_per_second,
+            "seconds": seconds,
+            "commit": sink.state.number,
+            "digest": sink.state.digest,
+        }

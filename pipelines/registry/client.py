@@ -1,0 +1,62 @@
+"""Where MLflow is, and what its refusals look like to a person.
+
+MLflow is at `MLFLOW_TRACKING_URI`, or in `mlflow.db` (SQLite) with `mlruns/` beside it in the working directory.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mail.errors import UserError
+
+EXPERIMENT = "mail-ris"
+
+
+def tracking_uri() -> str:
+    """Where runs and models are recorded."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def connect() -> Any:
+    """An `MlflowClient` of `tracking_uri()`, which also becomes MLflow's own default in this process."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
+        logging.getLogger(chatter).setLevel(logging.ERROR)
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+@contextlib.contextmanager
+def answers() -> Iterator[None]:
+    """What MLflow refuses or cannot answer becomes one clear line for the person who waits for it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = str(error).splitlines()[0][:300]
+        raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
+
+
+def experiment(client: Any) -> str:
+    """Id of the experiment that holds all runs; made when it is needed first."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        uri, location = tracking_uri(), None
+        if uri.startswith("sqlite:///"):  # beside the database, not in whatever directory a process happens to be
+            location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=location)
+        except MlflowException:  # another process made it in between
+            found = client.get_experiment_by_name(EXPERIMENT)
+    return found.experiment_id

@@ -1,0 +1,27 @@
+"""`mail-ris prepare DATASET`: a data set's own files -> a data store, which every later stage reads.
+
+    mail-ris prepare synthetic --out runs/store --images 1000 --seed 0
+    mail-ris prepare refcoco --split-by unc --root data/refer --out s3://bucket/refcoco-unc
+
+One file a family of data sets. Needs no cluster: the disk is the limit. Images are read one at a time (some threads
+ahead), so memory does not grow with the data set's pixels.
+"""
+
+from pipelines.stage import Stage
+from pipelines.stages.prepare.coco_text import PrepareCocoText
+from pipelines.stages.prepare.custom import PrepareCustom
+from pipelines.stages.prepare.mix import PrepareMix
+from pipelines.stages.prepare.refer import PrepareGrefcoco, PrepareRefcoco, PrepareRefcocog, PrepareRefcocoPlus
+from pipelines.stages.prepare.synthetic import PrepareScenes, PrepareSynthetic
+
+PREPARE: dict[str, type[Stage]] = {
+    "synthetic": PrepareSynthetic,
+    "scenes": PrepareScenes,
+    "refcoco": PrepareRefcoco,
+    "refcoco+": PrepareRefcocoPlus,
+    "refcocog": PrepareRefcocog,
+    "grefcoco": PrepareGrefcoco,
+    "coco-text": PrepareCocoText,
+    "custom": PrepareCustom,
+    "mix": PrepareMix,
+}

@@ -1,0 +1,62 @@
+"""`mail-ris prepare coco-text`: template expressions for any COCO-format instances."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mail.data.coco_text import TextConfig
+from mail.errors import UserError
+from pipelines.stage import Stage
+from pipelines.stages.prepare.report import Flag, counted, record, report
+
+if TYPE_CHECKING:
+    from mail.data.store import DataStore
+
+
+@dataclass(kw_only=True)
+class PrepareCocoText(Stage):
+    """Template expressions for any COCO-format instances, each checked to be unambiguous in its image."""
+
+    instances: Path
+    """COCO instances.json: polygons or run lengths of every object."""
+    images: Path
+    """Folder of its photos."""
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    name: str = "coco-text"
+    """Name of the data set, and the beginning of its expression ids."""
+    namespace: str = "coco"
+    """Beginning of the image ids. Keep "coco" for COCO's own photos: the leak check knows them by it."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """How many expressions are made, and of what."""
+    skip_bad: Flag = False
+    """Leave out photos that are missing or do not fit their annotations and say how many, instead of failing."""
+
+    def plan(self) -> dict[str, Any]:
+        from mail.data.coco import CocoInstances
+        from mail.data.store import DataStoreWriter
+
+        DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
+        if not self.images.is_dir():
+            raise UserError(f"there is no folder {self.images}: --images is where the photos are")
+        coco = CocoInstances(self.instances)
+        counts = {"images": len(coco.images), "instances": len(coco), "categories": len(coco.categories)}
+        return {"name": self.name, **counts, "expressions": f"at most {self.text.max_expressions} a referent"}
+
+    def run(self) -> "DataStore":
+        from mail.data.coco_text import write_store
+
+        with counted("images read") as progress:
+            store, findings = write_store(
+                str(self.instances),
+                self.images,
+                self.out,
+                name=self.name,
+                namespace=self.namespace,
+                config=self.text,
+                skip_bad=self.skip_bad,
+                prepared_with=record(self),
+                progress=progress,
+            )
+        report(store, findings)
+        return store

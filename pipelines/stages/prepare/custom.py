@@ -1,0 +1,56 @@
+"""`mail-ris prepare custom`: your own photos and expressions."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.stage import Stage
+from pipelines.stages.prepare.report import Flag, counted, record, report
+
+if TYPE_CHECKING:
+    from mail.data.store import DataStore
+
+
+@dataclass(kw_only=True)
+class PrepareCustom(Stage):
+    """Your own data: a JSON Lines file of expressions with polygons or run lengths, and a folder of photos.
+
+    A line is {"expr_id", "image", "text", "split", and "polygons" or "rle" or "no_target": true}.
+    """
+
+    expressions: Path
+    """JSON Lines file, one expression a line."""
+    images: Path
+    """Folder that the lines' "image" is relative to."""
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    name: str = "custom"
+    """Name of the data set, and the beginning of its ids."""
+    skip_bad: Flag = False
+    """Leave out missing photos and unusable masks and say how many, instead of failing."""
+
+    def plan(self) -> dict[str, Any]:
+        from mail.data.custom import read_expressions
+        from mail.data.store import DataStoreWriter
+
+        DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
+        expressions = read_expressions(self.expressions)
+        splits = Counter(expression.split for expression in expressions)
+        return {"name": self.name, "images": len({e.image for e in expressions}), "expressions": dict(splits)}
+
+    def run(self) -> "DataStore":
+        from mail.data.custom import write_store
+
+        with counted("images read") as progress:
+            store, findings = write_store(
+                self.expressions,
+                self.images,
+                self.out,
+                name=self.name,
+                skip_bad=self.skip_bad,
+                prepared_with=record(self),
+                progress=progress,
+            )
+        report(store, findings)
+        return store

@@ -1,0 +1,79 @@
+"""`mail-ris prepare mix`: several data stores as one to train on, without each other's evaluation images."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mail.errors import UserError
+from pipelines.stage import Stage
+from pipelines.stages.prepare.report import Flag, counted, record
+from pipelines.terminal import done, say
+
+if TYPE_CHECKING:
+    from mail.data.store import DataStore
+
+
+@dataclass(kw_only=True)
+class PrepareMix(Stage):
+    """Several data stores as one to train on; what any of them evaluates on loses its training expressions."""
+
+    stores: tuple[str, ...]
+    """The data stores to put together (local or s3://)."""
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    held_out: tuple[str, ...] = ()
+    """Data stores whose val and test images must not be trained on either, though they are not put in."""
+    name: str = "mix"
+    """Name of the mixture."""
+    strict: Flag = False
+    """Fail if a training image is an evaluation image, instead of leaving it out."""
+
+    def _stores(self) -> tuple[list["DataStore"], list["DataStore"]]:
+        from mail.data.store import DataStore, DataStoreWriter
+
+        DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
+        return [DataStore(uri) for uri in self.stores], [DataStore(uri) for uri in self.held_out]
+
+    def plan(self) -> dict[str, Any]:
+        from mail.data.mix import evaluation_images
+        from mail.leakage import overlaps
+
+        stores, held_out = self._stores()
+        train = {
+            s.name: s.expressions(["train"], ["image_id"])["image_id"].to_pylist()
+            for s in stores
+            if "train" in s.splits
+        }
+        return {
+            "name": self.name,
+            "stores": {s.name: s.splits for s in stores},
+            "evaluation_images": len(evaluation_images([*stores, *held_out])),
+            "trained_and_evaluated": {
+                f"{name} train": {s.name: found for s in [*stores, *held_out] if (found := overlaps(ids, s))}
+                for name, ids in train.items()
+            },
+        }
+
+    def run(self) -> "DataStore":
+        from mail.data.mix import mix
+
+        stores, held_out = self._stores()
+        if self.strict:
+            found = [
+                f"{count} images of {trained} are in {store} {split}"
+                for trained, by_store in self.plan()["trained_and_evaluated"].items()
+                for store, by_split in by_store.items()
+                for split, count in by_split.items()
+            ]
+            if found:
+                raise UserError(f"{'; '.join(found)}. Without --strict they are left out of the training")
+        with counted("images mixed") as progress:
+            mixture = mix(stores, self.out, self.name, held_out, record(self), progress)
+        for (store, where), (images, expressions) in mixture.left_out.items():
+            say(f"left out: {expressions} training expressions of {store} on {images} images of {where}")
+        splits = ", ".join(f"{name} {count['expressions']}" for name, count in mixture.store.splits.items())
+        done(
+            f"wrote {mixture.store.uri}: {mixture.store.name}, {mixture.store.manifest['image_count']} images, "
+            f"expressions {splits}; {mixture.expressions} training expressions on {mixture.images} evaluation images "
+            f"left out, digest {mixture.store.digest[:12]}"
+        )
+        return mixture.store

@@ -1,0 +1,138 @@
+"""`mail-ris prepare refcoco|refcoco+|refcocog|grefcoco`: published data sets in the layout of the REFER API."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mail.errors import UserError
+from pipelines.stage import Stage
+from pipelines.stages.prepare.report import Flag, counted, record, report
+from pipelines.terminal import say
+
+if TYPE_CHECKING:
+    from mail.data.refer import Ref, ReferLayout
+    from mail.data.store import DataStore
+
+
+@dataclass(kw_only=True)
+class _PrepareRefer(Stage):
+    dataset: ClassVar[str]
+    split_by: str
+    root: str
+    """Folder with the layout of the REFER API: ROOT/DATASET/refs(*.p), ROOT/DATASET/instances.json, ROOT/images."""
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    images: str | None = None
+    """Folder of the photos, if not ROOT/images/train2014 or ROOT/images/mscoco/images/train2014."""
+    strict: Flag = False
+    """Fail if the counts per split differ from the published ones (else the difference is only said)."""
+    skip_bad: Flag = False
+    """Leave out what cannot be used (missing photos or annotations, empty expressions) and say how much, instead of
+    failing."""
+
+    def plan(self) -> dict[str, Any]:
+        layout, refs = self._read()
+        from mail.data.refer import count_splits
+
+        return {
+            "name": layout.name,
+            "files": [str(layout.refs), str(layout.instances), str(layout.images)],
+            "splits": count_splits(refs),
+            "differences": self._compare(layout, refs),
+        }
+
+    def run(self) -> "DataStore":
+        layout, refs = self._read()
+        say(f"{layout.refs}: {len(refs)} references")
+        from mail.data.refer import count_splits
+
+        for line in count_table(layout.dataset, layout.split_by, count_splits(refs)):
+            say(line)
+        different = self._compare(layout, refs)
+        if different and self.strict:
+            raise UserError(f"{layout.refs} is not what was published: {'; '.join(different)}")
+        if different:
+            say(f"not what was published: {'; '.join(different)}")
+        return write_and_report(layout, refs, self.out, skip_bad=self.skip_bad, prepared_with=record(self))
+
+    def _read(self) -> tuple["ReferLayout", list["Ref"]]:
+        from mail.data.refer import find_layout, read_refs
+        from mail.data.store import DataStoreWriter
+
+        layout = find_layout(self.root, self.dataset, self.split_by, self.images)
+        DataStoreWriter(self.out, layout.name)  # refuses to overwrite a finished store
+        return layout, read_refs(layout.refs)
+
+    @staticmethod
+    def _compare(layout: "ReferLayout", refs: list["Ref"]) -> list[str]:
+        from mail.data.published import differences
+        from mail.data.refer import count_splits
+
+        return differences(layout.dataset, layout.split_by, count_splits(refs))
+
+
+@dataclass(kw_only=True)
+class PrepareRefcoco(_PrepareRefer):
+    """RefCOCO (Yu et al., 2016): short expressions, place words allowed."""
+
+    split_by: Literal["unc", "google"] = "unc"
+    """Whose split: unc (train, val, testA, testB) or google (train, val, test)."""
+    dataset = "refcoco"
+
+
+@dataclass(kw_only=True)
+class PrepareRefcocoPlus(_PrepareRefer):
+    """RefCOCO+ (Yu et al., 2016): no words of absolute place."""
+
+    split_by: Literal["unc"] = "unc"
+    """Whose split: unc (train, val, testA, testB)."""
+    dataset = "refcoco+"
+
+
+@dataclass(kw_only=True)
+class PrepareRefcocog(_PrepareRefer):
+    """RefCOCOg, also G-Ref (Mao et al., 2016): long expressions."""
+
+    split_by: Literal["umd", "google"] = "umd"
+    """Whose split: umd (train, val, test, no image in two of them) or google (train, val, split by object)."""
+    dataset = "refcocog"
+
+
+@dataclass(kw_only=True)
+class PrepareGrefcoco(_PrepareRefer):
+    """gRefCOCO (Liu, Ding, Jiang, 2023): expressions that name several objects, or nothing."""
+
+    split_by: Literal["unc"] = "unc"
+    """Whose split: unc (train, val, testA, testB)."""
+    dataset = "grefcoco"
+
+
+def write_and_report(
+    layout: "ReferLayout", refs: list["Ref"], out: str, *, skip_bad: bool, prepared_with: dict[str, Any]
+) -> "DataStore":
+    """Writes the store, says what was found on the way, and prints the summary."""
+    from mail.data.refer import shared_images, write_store
+
+    for line in shared_images(refs):
+        say(line)
+    with counted("images read") as progress:
+        store, findings = write_store(
+            layout, refs, out, skip_bad=skip_bad, prepared_with=prepared_with, progress=progress
+        )
+    report(store, findings)
+    return store
+
+
+def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Lines of a table: what each split holds, and what was published."""
+    from mail.data.published import PUBLISHED
+
+    published = PUBLISHED.get((dataset, split_by), {})
+    lines = [f"{'split':8}{'refs':>18}{'expressions':>20}{'images':>18}   (found / published)"]
+    for split in dict.fromkeys([*published, *found]):
+        cells = []
+        for kind in ("refs", "expressions", "images"):
+            number = getattr(published[split], kind) if split in published else None
+            cells.append(f"{found.get(split, {}).get(kind, 0)} / {'?' if number is None else number}")
+        lines.append(f"{split:8}{cells[0]:>18}{cells[1]:>20}{cells[2]:>18}")
+    return lines

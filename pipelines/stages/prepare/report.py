@@ -1,0 +1,54 @@
+"""What every `prepare` says and records: progress, findings, the summary, and its own config."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from pipelines.stage import Stage
+from pipelines.terminal import Advance, done, say
+
+if TYPE_CHECKING:
+    from mail.data.ingest import Findings
+    from mail.data.store import DataStore
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A `progress(done, total)` that shows how far it is; `what` names the work and its unit."""
+    shown: list[Advance] = []
+
+    def progress(finished: int, total: int) -> None:
+        if not shown:
+            shown.append(Advance(what, total).__enter__())
+        shown[0](finished)
+
+    try:
+        yield progress
+    finally:
+        for advance in shown:
+            advance.__exit__(None, None, None)
+
+
+def report(store: "DataStore", findings: "Findings") -> None:
+    """Says every finding and prints the stage's summary."""
+    for line in findings.lines():
+        say(line)
+    splits = ", ".join(f"{name} {count['expressions']}" for name, count in store.splits.items())
+    refs = sum(count["refs"] for count in store.splits.values())
+    done(
+        f"wrote {store.uri}: {store.name}, {findings.images} images, {refs} refs, {findings.expressions} expressions "
+        f"({splits}), digest {store.digest[:12]}"
+    )
+
+
+def record(stage: Stage) -> dict[str, Any]:
+    """The config as `store.json` keeps it."""
+    config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(stage).items()}
+    config.pop("dry_run")
+    return {"stage": type(stage).__name__, **config}

@@ -1,0 +1,78 @@
+"""`mail-ris prepare synthetic|scenes`: generated scenes in the published layout, read like RefCOCO."""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mail.data.scenes import SceneConfig
+from mail.errors import UserError
+from pipelines.stage import Stage
+from pipelines.stages.prepare.refer import write_and_report
+from pipelines.stages.prepare.report import counted, record
+from pipelines.terminal import say
+
+if TYPE_CHECKING:
+    from mail.data.store import DataStore
+
+
+@dataclass(kw_only=True)
+class PrepareSynthetic(Stage):
+    """Generated scenes with expressions like people's, in the published layout, read like RefCOCO."""
+
+    out: str
+    """Data store to write: a folder or an s3:// address."""
+    images: int = 1000
+    """Number of scenes."""
+    seed: int = 0
+    """Which scenes: the same seed gives the same ones, and more images only add to them."""
+    root: str | None = None
+    """Keep the published layout (JPEGs, instances.json, refs) in this folder; a temporary one if not given."""
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    """How the scenes look."""
+
+    def plan(self) -> dict[str, Any]:
+        from mail.data.store import DataStoreWriter
+
+        if self.images < 1:
+            raise UserError(f"--images is {self.images}: at least one scene is needed")
+        DataStoreWriter(self.out, self._name)  # refuses to overwrite a finished store
+        return {"name": self._name, "images": self.images, "layout": self.root or "a temporary folder, deleted after"}
+
+    def run(self) -> "DataStore":
+        from mail.data.refer import find_layout, read_refs
+        from mail.data.scenes import write_published_layout
+
+        self.plan()
+        with tempfile.TemporaryDirectory(prefix="mail-scenes-") as temporary:
+            root = self.root or temporary
+            say(f"generating {self.images} scenes from seed {self.seed}")
+            with counted("scenes generated") as progress:
+                write_published_layout(root, self.images, self.seed, self.scene, progress)
+            layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
+            refs = read_refs(layout.refs)
+            return write_and_report(layout, refs, self.out, skip_bad=False, prepared_with=record(self))
+
+    @property
+    def _name(self) -> str:
+        return f"synthetic-{self.seed}"
+
+    @property
+    def _namespace(self) -> str:
+        """Scenes that look different have different ids, so that no mask table takes one for the other."""
+        if self.scene == SceneConfig():
+            return f"synthetic/{self.seed}"
+        config = json.dumps(dataclasses.asdict(self.scene), sort_keys=True)
+        return f"synthetic/{self.seed}-{hashlib.sha256(config.encode()).hexdigest()[:8]}"
+
+
+@dataclass(kw_only=True)
+class PrepareScenes(PrepareSynthetic):
+    """The benchmark: many more and larger scenes from the generator of `prepare synthetic`."""
+
+    images: int = 20_000
+    """Number of scenes."""
+    scene: SceneConfig = field(default_factory=lambda: SceneConfig(min_side=224, max_side=320))
+    """How the scenes look."""

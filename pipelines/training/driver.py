@@ -1,0 +1,170 @@
+"""The driver of a training run: claims the run's folder, has it trained, tells MLflow, exports and registers.
+
+What a worker does is in `pipelines.training.worker`, how many there are and where in `pipelines.training.on_ray`; the
+run's folder is `pipelines.training.run_state`'s.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mail.data import files
+from mail.errors import UserError
+from mail.model import describe
+from mail.training.checkpoint import Saved, prune
+from mail.training.curves import Curves
+from mail.training.run_plan import RunPlan
+from pipelines.cluster_session.session import connect
+from pipelines.registry.models import register_model
+from pipelines.registry.run_log import RunLog, start_run
+from pipelines.terminal import done, say
+from pipelines.training.config import TrainConfig
+from pipelines.training.input import Transport
+from pipelines.training.on_ray import fit
+from pipelines.training.overlays import Overlays, default_every
+from pipelines.training.progress import Mailbox, Progress, start_mailbox
+from pipelines.training.run_state import RunState
+from pipelines.training.shares import worker_range
+from pipelines.training.worker import Job, here
+
+CLOSE_SECONDS = 300.0  # how long MLflow may be away at the end
+
+Validated = Callable[[dict[str, float]], None]
+
+
+def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, Any]:
+    """Trains to the end.
+
+    Args:
+        validated: is called with the step and the scores of each validation.
+
+    Returns:
+        `model` (folder), `version` (registered, or None), `run_id`, `steps`, `seconds`, the last step's record and
+        the last validation's scores.
+
+    Raises:
+        UserError: an option is wrong, or the run cannot be begun or go on.
+    """
+    if not config.name or "/" in config.name:
+        raise UserError(f"--name {config.name!r}: a run needs a name without slashes")
+    begun = time.monotonic()
+    state = RunState.open(config.folder, config.name)
+    start = state.find_start(config.resume)
+    worker_range(config.workers)
+    say(f"reading {config.data}")
+    run = RunPlan.make(config)
+    state.check_config(run.config)
+    if state.finished and start is not None and start.step >= run.settings.steps:
+        _complete_record(config, state, start)
+        done(f"run {config.name} is finished: {start.step} steps, model in {config.folder}/model")
+        return {"model": f"{config.folder}/model", **state.result}
+    for line in run.summary():
+        say(line)
+    if start is not None:
+        say(f"going on from {start.address}")
+    state.begin(run.config)
+    parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
+    run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key)
+    log = RunLog(run_id, say)
+    state.recorded_as(run_id)
+    lineage = run.lineage(run_id)
+    try:
+        overlays = Overlays(f"{state.folder}/overlays")
+        overlays.log(log)  # what a driver that was killed did not get to log
+        last, scores = _fit(config, run, state, _job(config, run, state, lineage), log, validated, overlays)
+        model_dir = state.export_model(lineage, config.proposer)
+    except BaseException:
+        log.close("FAILED", timeout=5)
+        raise
+    log.tags({"model": model_dir})
+    recorded = log.close(timeout=CLOSE_SECONDS)
+    if not recorded:
+        say("MLflow has not taken all of the run's record: give the same command with --resume once it is back")
+    version = _register(model_dir, run_id) if config.register else None
+    result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
+    state.finish(result | {"best": state.best(), "recorded": recorded}, config.keep_checkpoints)
+    seconds = time.monotonic() - begun
+    named = f", registered as mail-ris version {version}" if version else ""
+    done(f"trained {run.settings.steps} steps in {seconds:.0f} s: {model_dir}{named}")
+    return {"model": model_dir, "seconds": seconds, **state.result}
+
+
+def _complete_record(config: TrainConfig, state: RunState, newest: Saved) -> None:
+    """Gives MLflow the curves of a finished run that it was away for."""
+    if state.result.get("recorded", True) or state.run_id is None:
+        return
+    log = RunLog(state.run_id, say)
+    with files.local_folder(newest.address) as folder:
+        for kind, records in Curves.load(folder).by_kind():
+            log.metrics(records, f"{kind}/")
+    Overlays(f"{state.folder}/overlays").log(log)
+    log.tags({"model": f"{config.folder}/model"})
+    if log.close(timeout=CLOSE_SECONDS):
+        state.finish(state.result | {"recorded": True}, config.keep_checkpoints)
+        say("MLflow has the whole record now")
+
+
+def _register(model_dir: str, run_id: str) -> int | None:
+    say("registering the model")
+    try:
+        with files.local_folder(model_dir) as folder:
+            return register_model(folder, run_id)
+    except UserError as error:  # the training is done and must not be lost for that
+        say(f"the model is not registered: {error}")
+        return None
+
+
+def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, Any]) -> Job:
+    every = config.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10)))
+    shown = default_every(run.settings.steps, every) if config.overlay_every is None else config.overlay_every
+    return Job(
+        name=config.name,
+        settings=run.settings,
+        network=run.network.to_dict(),
+        pretrained=run.pretrained,
+        checkpoints=state.checkpoints,
+        validation=run.validation,
+        micro_batch_size=config.micro_batch_size,
+        bf16={"auto": None, "fp32": False, "bf16": True}[config.precision],
+        checkpoint_every=every,
+        log_every=config.log_every,
+        overlays=f"{state.folder}/overlays",
+        overlay_every=shown,
+        threads=config.threads or os.cpu_count() or 1,
+        compile=config.compile,
+        step_flops=3.0 * describe(run.network)["forward_flops_per_expression"],
+        config=run.config,
+        lineage=lineage,
+    )
+
+
+def _fit(
+    config: TrainConfig,
+    run: RunPlan,
+    state: RunState,
+    job: Job,
+    log: RunLog,
+    validated: Validated | None,
+    overlays: Overlays,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Trains; returns the last step's record and the last validation's scores."""
+
+    def tidy() -> None:
+        prune(state.checkpoints, config.keep_checkpoints)
+
+    def drawn(step: int) -> None:
+        overlays.log(log, step)
+
+    told: Any = (log, run.settings.steps, tidy, validated, drawn)
+    if worker_range(config.workers) == (0, 0):
+        mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
+        with Progress(mailbox.take, *told) as progress:
+            here(job, run.source, run.epochs, Transport(), mailbox, target)
+        return progress.last, progress.scores
+    with connect():
+        say(f"starting {config.workers} worker(s)")
+        actor, take = start_mailbox()
+        with Progress(take, *told) as progress:
+            fit(config, run, state, job, actor)
+        return progress.last, progress.scores

@@ -1,0 +1,209 @@
+"""The training of a proposer on Ray Train: claims the folder, starts the workers, follows them, writes the proposer.
+
+What a worker computes is `mail.proposers.fit`'s.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mail.data import files
+from mail.errors import UserError
+from mail.proposers.fit import ProposerJob, fit
+from mail.proposers.folder import write_proposer
+from mail.proposers.plan import images_seen, plan_training
+from pipelines.cluster_session.errors import user_error
+from pipelines.cluster_session.session import connect
+from pipelines.terminal import Advance, done, say
+from pipelines.training.proposer_config import ProposerTrainingConfig
+
+POLL_SECONDS = 0.5
+PROGRESS = "progress.jsonl"
+
+
+def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
+    """Trains, or goes on with an unfinished training; returns the held-out recall, the proposer's id and the seconds.
+
+    Raises:
+        UserError: an option is wrong, or the folder holds something else.
+    """
+    started = time.monotonic()
+    job, chosen = plan_training(config)
+    training = _claim(config.out, job)
+    for reason, count in chosen.excluded.items():
+        say(f"excluded: {count} images of {reason}")
+    if chosen.left_out < sum(chosen.excluded.values()):
+        say(f"excluded: {chosen.left_out} images in all, as some have several reasons")
+    say(
+        f"training {config.preset} on {len(job.train)} images ({chosen.namespace}/...), {len(job.held_out)} held "
+        f"out: {job.steps} steps of {job.batch_size}"
+    )
+    seen = images_seen(config, chosen)
+    if seen is None:
+        say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
+    weights, metrics = _train(job, training, config.workers)
+    at = [(k.partition("@")[2], metrics[k], metrics[k.replace("_50", "_75")]) for k in metrics if "recall_50@" in k]
+    say("recall@.5/.75 of the best K: " + ", ".join(f"K={k} {low:.3f}/{high:.3f}" for k, low, high in at))
+    folder = write_proposer(
+        config.out,
+        network=job.network,
+        selection=job.selection,
+        weights=weights,
+        image_ids=seen,
+        training={**job.recipe(), "held_out": metrics, "images": len(job.train)},
+    )
+    filesystem, path = files.resolve(training)
+    filesystem.delete_dir(path)
+    seconds = time.monotonic() - started
+    done(
+        f"wrote {config.out}: {folder.proposer_id}, trained on {len(job.train)} images in {seconds:.0f} s, "
+        f"recall@.5 {metrics['recall_50']:.3f} and @.75 {metrics['recall_75']:.3f} of {metrics['instances']} "
+        f"held-out instances with {metrics['proposals_per_image']:.1f} proposals an image, mask AP "
+        f"{metrics['mask_AP']:.3f}{' (one class)' if config.class_agnostic else ''}"
+    )
+    return {"proposer_id": folder.proposer_id, "seconds": seconds, **metrics}
+
+
+def _claim(out: str, job: ProposerJob) -> str:
+    """The folder of the unfinished training, which is this job's alone."""
+    filesystem, root = files.resolve(out)
+    if files.exists(filesystem, f"{root}/proposer.json"):
+        raise UserError(f"{out} already holds a proposer: choose another --out or delete it first")
+    config = json.dumps(dataclasses.asdict(job), sort_keys=True).encode()
+    digest = hashlib.sha256(config).hexdigest()
+    mark = f"{root}/training/job.json"
+    if files.exists(filesystem, mark):
+        if json.loads(files.read_bytes(filesystem, mark))["digest"] != digest:
+            raise UserError(
+                f"{out} holds an unfinished training with other settings or images: repeat its command, or "
+                "delete the folder"
+            )
+        say(f"continuing the unfinished training in {out}")
+    else:
+        files.write_bytes(filesystem, mark, json.dumps({"digest": digest, "job": job.recipe()}).encode())
+    return f"{files.absolute(out)}/training"
+
+
+def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[str, Any]]:
+    """Runs the job with Ray Train; the weights and the last metrics."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train.torch import TorchTrainer
+
+    class ToFile(UserCallback):
+        """Runs on this node, in Ray Train's controller process: hands the metrics to this process through a file."""
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            with open(progress, "a") as file:
+                file.write(json.dumps(metrics[0]) + "\n")
+
+    with (
+        tempfile.TemporaryDirectory(prefix="mail-proposer-") as folder,
+        connect() if workers else contextlib.nullcontext(),
+    ):
+        progress = Path(folder) / PROGRESS
+        run_config = RunConfig(
+            name="run",
+            storage_path=training,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=2),
+            callbacks=[ToFile()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
+        )
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"job": job, "local_folder": None if workers else folder},
+            scaling_config=ScalingConfig(**_scaling(workers)),
+            run_config=run_config if workers else None,
+        )
+        with _following(progress, job.steps):
+            try:
+                result = trainer.fit()
+            except Exception as error:
+                if wrong := user_error(error):
+                    raise wrong from None
+                raise
+        assert result.checkpoint is not None
+        assert result.metrics is not None
+        with result.checkpoint.as_directory() as checkpoint:
+            weights = (Path(checkpoint) / "model.safetensors").read_bytes()
+        return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    local = config["local_folder"]
+    if device.type == "cpu" and not local:
+        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+
+    def report(metrics: dict[str, Any], folder: Path | None) -> None:
+        if local:
+            with open(Path(local) / PROGRESS, "a") as file:
+                file.write(json.dumps(metrics) + "\n")
+            folder = shutil.copytree(folder, Path(local) / "checkpoint", dirs_exist_ok=True) if folder else None
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None)
+
+    arguments = {"device": device, "report": report, "rank": context.get_world_rank()}
+    arguments |= {"world_size": context.get_world_size(), "wrap": ray.train.torch.prepare_model}
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        fit(config["job"], **arguments)
+        return
+    with checkpoint.as_directory() as folder:
+        fit(config["job"], **arguments, resume=Path(folder))
+
+
+def _scaling(workers: int) -> dict[str, Any]:
+    """One GPU a worker where the cluster has that many; otherwise all CPUs, shared out evenly."""
+    if workers == 0:
+        return {"num_workers": 0}
+    import ray
+
+    if ray.cluster_resources().get("GPU", 0) >= workers:
+        return {"num_workers": workers, "use_gpu": True}
+    nodes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+    fitting = [n for n in range(1, max(nodes, default=1) + 1) if sum(cpus // n for cpus in nodes) >= workers]
+    if not fitting:
+        raise UserError(
+            f"{workers} workers need at least that many CPUs, the cluster has {sum(nodes)}: lower --workers"
+        )
+    return {"num_workers": workers, "resources_per_worker": {"CPU": max(fitting)}}
+
+
+@contextlib.contextmanager
+def _following(path: Path, steps: int) -> Iterator[None]:
+    """Shows the progress that is written to a file, until the block ends."""
+    ended = threading.Event()
+
+    def follow(advance: Advance) -> None:
+        shown, last = 0, False
+        while not last:
+            last = ended.wait(POLL_SECONDS)  # what was written before the end is still shown
+            lines = path.read_text().splitlines() if path.exists() else []
+            for metrics in map(json.loads, lines[shown:]):
+                if "loss" in metrics:
+                    loss, rate = f"loss {metrics['loss']:.3f}", f"lr {metrics['learning_rate']:.1e}"
+                    line = f"step {metrics['step']}/{steps}: {loss}, {rate}, {metrics['seconds']:.0f} s"
+                    advance(metrics["step"], f"{loss}, {rate}", line=line)
+            shown = len(lines)
+
+    with Advance("steps", steps) as advance:
+        thread = threading.Thread(target=follow, args=(advance,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

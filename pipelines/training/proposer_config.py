@@ -1,0 +1,77 @@
+"""The options of a proposer's training: flags of `mail-ris train-proposer`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(kw_only=True)
+class ProposerTrainingConfig:
+    """What to train a Mask R-CNN on, and what it must not see."""
+
+    instances: str
+    """COCO `instances.json`, local or s3://."""
+
+    images: str
+    """Folder of the photos that it names."""
+
+    out: str
+    """Folder of the new proposer. If it holds an unfinished training of the same config, that goes on."""
+
+    preset: Literal["tiny", "r50-fpn", "r50-fpn-v2"] = "tiny"
+    """tiny: generated scenes on a CPU, about a minute. r50-fpn, r50-fpn-v2: torchvision's, for COCO on GPUs."""
+
+    steps: int | None = None
+    """Optimizer steps (default: the preset's)."""
+
+    batch_size: int | None = None
+    """Images a step, over all workers together (default: the preset's)."""
+
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW (default: the preset's)."""
+
+    min_size: int | None = None
+    """Images are resized to this shorter side (default: the preset's)."""
+
+    max_size: int | None = None
+    """Largest longer side after resizing (default: the preset's)."""
+
+    workers: int = 1
+    """Ray Train workers; each takes a GPU where the cluster has that many. 0 trains in this very process."""
+
+    class_agnostic: bool = True
+    """One class for everything, which is all that the network needs; otherwise one a category."""
+
+    weights: str | None = None
+    """State dict to start from (.safetensors or .pth): torchvision's Mask R-CNN, or a ResNet-50 as backbone."""
+
+    weights_images: str | None = None
+    """File with the ids of the images that --weights saw, or `none` if it saw none of COCO's (an ImageNet classifier).
+    Without it the origin of --weights is unknown, and everything made with it counts as leaky."""
+
+    exclude: str | None = None
+    """File with ids of images that must not be trained on: one a line, or a JSON list."""
+
+    exclude_eval_of: str = ""
+    """Data sets, separated by commas, whose val and test images must not be trained on:
+    refcoco,refcoco+,refcocog,grefcoco."""
+
+    refs_root: str | None = None
+    """Folder that holds `refcoco/refs(unc).p` and so on; needed for --exclude-eval-of."""
+
+    exclude_store: str | None = None
+    """Data store whose val and test images must not be trained on."""
+
+    namespace: str = ""
+    """What image ids begin with (default: as those of --exclude-store, else `coco`)."""
+
+    holdout_fraction: float = 0.05
+    """Share of the images that is kept for measuring the recall ..."""
+
+    max_held_out: int = 200
+    """... but at most so many."""
+
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+    seed: int = 0
+    """Of the initial weights and the order of the images."""
