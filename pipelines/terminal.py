@@ -82,19 +82,26 @@ class Advance:
         return (self._done - self._begun_at) / max(time.monotonic() - self._started, 1e-3)
 
     def __call__(
-        self, finished: int, beside: str = "", rate: float | None = None, line: str = "", **fields: Any
+        self,
+        finished: int,
+        beside: str = "",
+        rate: float | None = None,
+        line: str = "",
+        at_once: bool = False,
+        **fields: Any,
     ) -> None:
         """Shows that so many units are done.
 
         Args:
             beside: what matters besides. rate: units a second, where the caller knows better (without a start-up).
-            line: what is said where there is no bar, default: made of the rest. fields: of the JSON object.
+            line: what is said where there is no bar, default: made of the rest. fields: of its JSON object.
+            at_once: the line is not to wait for its turn.
         """
         self._done = finished
         now, pace = time.monotonic(), self.rate if rate is None else rate
         if self._bar is not None:
             self._bar.update(self._task, completed=finished, rate=f"{pace:.1f}/s", beside=beside)
-        elif now - self._said >= SECONDS_BETWEEN_LINES or finished == self.total:
+        elif at_once or now - self._said >= SECONDS_BETWEEN_LINES or finished == self.total:
             self._said = now
             say(line or self._line(finished, pace, beside), **fields)
 

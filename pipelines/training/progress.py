@@ -12,10 +12,8 @@ from typing import Any
 
 from mail.training.curves import Curves, Record
 from pipelines.registry.run_log import RunLog
-from pipelines.terminal import say
+from pipelines.terminal import Advance, duration, say
 from pipelines.training.prometheus import Gauges
-
-SAY_SECONDS = 5.0
 
 
 class Mailbox:
@@ -105,18 +103,21 @@ class Progress:
         self._saved, self._validated, self._drawn = saved, validated, drawn
         self.last: Record = {}
         self.scores: Record = {}
-        self._said = 0.0
+        self._advance = Advance("steps", steps)
+        self._fresh = True  # the first step after a start is told at once
         self._begun: tuple[float, float] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
     def __enter__(self) -> "Progress":
+        self._advance.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(30)
+        self._advance.__exit__(None, None, None)
 
     def _work(self) -> None:
         while True:
@@ -139,7 +140,7 @@ class Progress:
                 self.scores = figures(records[-1])
             elif kind == "train":
                 self.last = figures(records[-1], "time")
-        self._said = 0.0  # the first step after it is told at once
+        self._fresh = True
         say(f"{world} worker(s) train from step {step} on", event="begun", step=step, workers=world)
 
     def _on_saved(self, step: int) -> None:
@@ -163,18 +164,15 @@ class Progress:
         now, step = time.monotonic(), self.last["step"]
         if self._begun is None or step <= self._begun[1]:
             self._begun = (now, step)
-        if now - self._said < SAY_SECONDS and step < self._steps:
-            return
-        self._said = now
-        pace = (now - self._begun[0]) / max(step - self._begun[1], 1)
-        left = f", {_minutes(pace * (self._steps - step))} left" if step > self._begun[1] and step < self._steps else ""
-        say(
-            f"step {step:.0f}/{self._steps}: loss {self.last['loss']:.3f}, {lap['images_per_second']:.0f} images/s, "
-            f"{lap['expressions_per_second']:.0f} expressions/s, {lap['waiting_for_data']:.0%} waiting for data{left}",
-            event="step",
-            **self.last,
-            **figures(lap),
+        fresh, self._fresh = self._fresh, False
+        pace = (step - self._begun[1]) / max(now - self._begun[0], 1e-9)  # steps a second
+        left = f", {duration((self._steps - step) / pace)} left" if pace and step < self._steps else ""
+        beside = (
+            f"loss {self.last['loss']:.3f}, {lap['images_per_second']:.0f} images/s, "
+            f"{lap['expressions_per_second']:.0f} expressions/s, {lap['waiting_for_data']:.0%} waiting for data"
         )
+        line = f"step {step:.0f}/{self._steps}: {beside}{left}"
+        self._advance(int(step), beside, pace, line, fresh, event="step", **self.last, **figures(lap))
 
     def _on_validation(self, scores: Record) -> None:
         self.scores = figures(scores)
@@ -194,8 +192,3 @@ class Progress:
 def figures(record: Record, *without: str) -> Record:
     """A record without the keys that say what it belongs to, or without others."""
     return {k: v for k, v in record.items() if k not in (without or ("step", "time"))}
-
-
-def _minutes(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d} h" if hours else f"{rest // 60}:{rest % 60:02d} min"

@@ -73,3 +73,11 @@ def test_commits_say_how_long_images_took_once_the_actors_were_up(tmp_path: Path
     rows.flush()
     assert seconds_per_image(rows.table, "p-1") == pytest.approx(4 / 8)
     assert rows.images_per_second == pytest.approx(2.0)
+
+
+def test_the_rate_of_a_set_so_small_that_all_came_back_at_once_is_a_true_one(tmp_path: Path, clock: Clock) -> None:
+    rows = sink(tmp_path)
+    clock.now += 5
+    rows.add(mask_rows(ids(*range(10))))
+    rows.flush()
+    assert rows.images_per_second == pytest.approx(2.0)
