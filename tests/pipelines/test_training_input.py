@@ -1,11 +1,10 @@
-"""What Ray Data carries is what was built, in order; the number of workers changes nothing."""
+"""What Ray carries is what was built, in order; the number of workers changes nothing."""
 
 import json
 import shutil
 import threading
 import time
 from pathlib import Path
-from queue import Queue
 
 import pytest
 import ray
@@ -15,7 +14,7 @@ from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, batches, texts, training_input, unusable_images
 from pipelines.tracking import connect
-from pipelines.training_input import Transport, ahead, in_blocks, pack, ray_batches, unpack
+from pipelines.training_input import Transport, ahead, ray_batches
 from tests.boxes import Boxes, make_boxes, micro_config
 from tests.pipelines.test_train import MICRO, weights
 
@@ -45,27 +44,12 @@ def assert_same(one, two) -> None:
         assert torch.equal(tensor, two.tensors[key])
 
 
-def test_a_packed_batch_comes_out_as_it_went_in(made):
-    import pyarrow as pa
-
-    for batch in batches(*made, 0, 3, micro=5):
-        head, data = pack(batch)
-        assert_same(unpack(head, pa.py_buffer(data)), batch)
-
-
-def test_batches_travel_together_in_blocks_of_the_size():
-    packed = [(str(n), bytes([n]) * length) for n, length in enumerate((3, 3, 3, 9, 2))]
-    blocks = list(in_blocks(packed, 6))
-    assert [block["head"].to_pylist() for block in blocks] == [["0", "1"], ["2", "3"], ["4"]]
-    assert [data for block in blocks for data in block["data"].to_pylist()] == [data for _, data in packed]
-
-
 def test_an_error_in_the_thread_comes_out_where_the_batch_would():
     def broken():
         yield "first"
         raise ValueError("an image is gone")
 
-    stream = ahead(broken, Queue(2))
+    stream = ahead(broken(), 2)
     assert next(stream) == "first"
     with pytest.raises(ValueError, match="an image is gone"):
         next(stream)
@@ -77,14 +61,14 @@ def test_closing_the_stream_ends_its_thread():
             yield 0
 
     before = threading.active_count()
-    stream = ahead(endless, Queue(2))
+    stream = ahead(endless(), 2)
     next(stream)
     stream.close()
     assert threading.active_count() == before
 
 
 @pytest.mark.cluster
-def test_ray_data_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
+def test_ray_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
     shared = ray.put(made)
     transport = Transport(steps_per_task=2, cpus=1)
     carried = ray_batches(shared, 3, 14, rank=1, world=2, micro=3, transport=transport)
