@@ -427,15 +427,14 @@ def _train_worker(references: dict[str, Any]) -> None:
 
 def _explain(error: Exception) -> BaseException:
     """The UserError inside of what Ray Train raises, if there is one."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train import ControllerError, WorkerGroupError
+
+    from pipelines.train_watch import own
 
     causes: list[BaseException] = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    causes += [error.controller_failure] if isinstance(error, ControllerError) else []
     chain: BaseException | None = error
     while chain is not None:
         causes.append(chain)
         chain = chain.__cause__
-    for cause in causes:
-        own = getattr(cause, "cause", None) or cause  # Ray wraps what a worker raised
-        if isinstance(own, UserError):
-            return own
-    return error
+    return next((e for e in map(own, causes) if isinstance(e, UserError)), error)

@@ -83,22 +83,23 @@ def ray_batches(
     build = ray.remote(_build).options(num_cpus=min(1.0, max(transport.cpus, 0.1)), scheduling_strategy="DEFAULT")
     asked: deque[tuple[list[Batch], Any]] = deque()  # the oldest first
 
+    firsts = iter(range(start, stop, steps))
+
+    def ask() -> None:
+        while len(asked) < tasks and (first := next(firsts, None)) is not None:
+            wanted = list(plan.batches(first, min(first + steps, stop), rank, world, micro))
+            # in a list, or every task would be sent the value
+            asked.append((wanted, build.remote([shared], wanted)))
+
     def carried() -> Iterator[TrainingBatch]:
-        firsts = iter(range(start, stop, steps))
-        while True:
-            while len(asked) < tasks and (first := next(firsts, None)) is not None:
-                wanted = list(plan.batches(first, min(first + steps, stop), rank, world, micro))
-                # in a list, or every task would be sent the value
-                asked.append((wanted, build.remote([shared], wanted)))
-            if not asked:
-                return
-            wanted, built = asked[0]
+        ask()
+        while asked:
             try:
-                found = ray.get(built)
+                found = ray.get(asked[0][1])
             except RayTaskError as error:
                 raise error.cause from error
-            asked.popleft()
-            del built
+            wanted, _ = asked.popleft()
+            ask()
             for batch in wanted:
                 # Copied, or one batch that is kept would keep the whole task's result in the object store, and writing
                 # to it would end in a segmentation fault. The result goes with its last batch.
@@ -106,11 +107,11 @@ def ray_batches(
 
     batches = ahead(carried(), transport.prefetch)
     try:
-        for batch in batches:  # not `yield from`, which would close them before the thread is told not to wait
+        for batch in batches:  # noqa: UP028  # `yield from` would close them first, while the thread waits for a task
             yield batch
     finally:
         for _, built in list(asked):
-            ray.cancel(built)
+            ray.cancel(built, force=True)  # a process that hangs in a read hears nothing else
         batches.close()
 
 
