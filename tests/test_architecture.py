@@ -5,6 +5,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ ORDER = (
     ("pipelines.__main__",),
 )
 ROOMS = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
+
+LIBRARIES = ("ray", "mlflow", "transformers", "torch", "torchvision")
+NOT_PUBLIC = ("ray.train" + ".v2",)  # what is public of it has its documented name in ray.train
+ALLOWED = {
+    "_asdict",  # of named tuples, documented; the underscore only keeps them apart from the fields
+    "_fields",
+    "_Unpickler",  # Python's own interpreter of pickles in Python; restricted_pickle.py says why it has to be that one
+}
 
 
 def module_name(path: Path) -> str:
@@ -65,6 +74,87 @@ def test_mail_names_neither_ray_nor_mlflow_nor_the_stages() -> None:
         if module_name(path).split(".")[0] == "mail":
             roots = {name.split(".")[0] for name in imports_of(path)}
             assert not roots & {"ray", "mlflow", "pipelines"}, path
+
+
+def is_private(name: str) -> bool:
+    """Whether a dotted name is a library's own affair: a part of it begins with an underscore, dunders excepted."""
+    if any(is_within(name, inner) for inner in NOT_PUBLIC):
+        return True
+    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+
+
+def names_given_here(trees: Iterable[ast.AST]) -> set[str]:
+    """What this code itself names: functions, classes, variables and fields, attributes of `self`."""
+    names: set[str] = set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                names.add(name)
+    return names
+
+
+def foreign_privates(tree: ast.AST, given_here: set[str]) -> Iterator[str]:
+    """What a file uses of the libraries' private parts: imports, attributes, options, names in strings."""
+    bound: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                bound |= {a.asname or a.name.split(".")[0]: a.name for a in aliases}
+            case ast.ImportFrom(module=module, names=aliases):
+                bound |= {a.asname or a.name: f"{module}.{a.name}" for a in aliases}
+    yield from (name for name in bound.values() if name.split(".")[0] in LIBRARIES and is_private(name))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name) if is_private(name):
+                if is_library(node, bound) or name not in given_here | ALLOWED:
+                    yield ast.unparse(node)
+            case ast.Call(keywords=options) if is_library(node.func, bound):
+                yield from (f"{ast.unparse(node.func)}({o.arg}=...)" for o in options if o.arg and is_private(o.arg))
+            case ast.Constant(value=str(text)):
+                dotted = re.findall(rf"\b(?:{'|'.join(LIBRARIES)})(?:\.\w+)+", text)
+                yield from (name for name in dotted if is_private(name))
+
+
+def is_library(node: ast.AST, bound: dict[str, str]) -> bool:
+    """Whether an expression is a dotted name that begins in one of the libraries."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and bound.get(node.id, "").split(".")[0] in LIBRARIES
+
+
+def test_of_the_libraries_only_the_public_parts_are_used() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in tracked_files() if path.suffix == ".py"}
+    given_here = names_given_here(trees.values())
+    for path, tree in trees.items():
+        assert not list(foreign_privates(tree, given_here)), path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ray.~private.utils",
+        "from ray import ~raylet",
+        "from ray.train import v2",
+        "import torch as t; t.hub.~hub_dir",
+        "import ray; ray.init(~temp_dir='/tmp')",
+        "storage.~cdata",
+        "context.~max_blocks = 1",
+        "patch('torch.hub.~hub_dir')",
+    ],
+)
+def test_private_parts_are_found(code: str) -> None:
+    tree = ast.parse(code.replace("~", "_"))  # written so that this file does not find itself
+    assert list(foreign_privates(tree, names_given_here([tree])))
+
+
+def test_ones_own_private_parts_and_dunders_are_not_meant() -> None:
+    code = "import torch\nclass A:\n    def _go(self): self._x = torch.__version__\nA()._go()\nA()._x\ncounts._asdict()"
+    tree = ast.parse(code)
+    assert not list(foreign_privates(tree, names_given_here([tree])))
 
 
 @pytest.mark.cluster

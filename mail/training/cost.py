@@ -50,19 +50,17 @@ def estimate(config: MailConfig, expressions: int, bf16: bool = False) -> Memory
     with torch.device("meta"):
         model = MailForReferringSegmentation(config).train()
         batch = full_expression(config)
-        kept: dict[int, int] = {}
-        alive = []  # else an address may come again
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        kept: set[torch.UntypedStorage] = set()
+        own = {p.untyped_storage() for p in model.parameters()}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                kept[storage._cdata] = storage.nbytes()
-                alive.append(storage)
+            if storage not in own:
+                kept.add(storage)
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(**batch)
     parameters = sum(p.numel() for p in model.parameters())
-    each = sum(kept.values())
+    each = sum(storage.nbytes() for storage in kept)
     return Memory(16 * parameters, expressions * (each // 2 if bf16 else each))

@@ -1,6 +1,6 @@
 """From row numbers to tensors: reads, decodes, rasterises and collates the parts of a training step.
 
-`TrainingInput` is cheap to send to other processes and opens what it needs there; Ray Data runs it in tasks
+`TrainingInput` is cheap to send to other processes and opens what it needs there; Ray runs it in tasks
 (`pipelines.training.input`), tests and bare machines run it in place (`batches`). Both give the same tensors.
 """
 

@@ -17,5 +17,10 @@ def _inside(error: BaseException | None) -> Iterator[BaseException]:
     if not isinstance(error, BaseException):
         return
     yield error
-    for inner in (*getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None), error.__cause__):
+    for inner in (
+        *getattr(error, "worker_failures", {}).values(),
+        getattr(error, "controller_failure", None),
+        getattr(error, "cause", None),
+        error.__cause__,
+    ):
         yield from _inside(inner)

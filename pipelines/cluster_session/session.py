@@ -60,8 +60,6 @@ class Session:
         import ray
 
         ray.shutdown()
-        if os.environ.get("RAY_AUTH_TOKEN_PATH") == str(_token_file(self._folder.path)):
-            del os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_AUTH_MODE"]
         self._folder.close(keep=keep_logs)
         self._folder = None
 
@@ -122,7 +120,7 @@ def _start_local(num_cpus: int | None, metrics: bool) -> Session:
     # torch's threads must not spin while they wait: trainer, input tasks and Ray itself share the same few cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for attempt in range(1, START_ATTEMPTS + 1):
-        folder = PrivateFolder()  # of the token, sockets and logs
+        folder = PrivateFolder()  # of sockets and logs
         session = Session(folder)
         try:
             _start_in(folder.path, num_cpus or max(2, _usable_cpus()), metrics)
@@ -142,23 +140,23 @@ def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
     import ray
 
     verbose = os.environ.get("MAIL_RAY_LOGS") == "1"
-    _use_private_token(folder)
+    _use_private_token()
     settings: dict[str, Any] = {
         "address": "local",  # never some other cluster that happens to run here
         "num_cpus": num_cpus,
         "include_dashboard": False,
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
-        "_temp_dir": str(folder / "ray"),
     }
     if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < LARGE_MACHINE_BYTES:
         settings["object_store_memory"] = OBJECT_STORE_BYTES
     with contextlib.ExitStack() as stack:
         if not verbose:
             stack.enter_context(_stderr_to(folder / "start.log"))
+        # what is started now inherits these, and nothing that is started later
+        stack.enter_context(_environment("RAY_TMPDIR", str(folder)))
         if not metrics and METRICS not in os.environ:
-            os.environ[METRICS] = "0"  # what is started now inherits it
-            stack.callback(os.environ.pop, METRICS)
+            stack.enter_context(_environment(METRICS, "0"))
         ray.init(**settings)
     if not verbose:
         _quiet_data()
@@ -179,38 +177,51 @@ def _stderr_to(path: Path) -> Iterator[None]:
         os.close(terminal)
 
 
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 def _usable_cpus() -> int:
-    from ray._private.utils import get_num_cpus  # knows the limits of a container, unlike os.cpu_count
+    """CPUs that this process may run on, within the limit of its container (cgroup v2), if it has one."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max 100000": no limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, int(quota) // int(period))
+    return cpus
 
-    return int(get_num_cpus())
 
+def _use_private_token() -> None:
+    """Gives the local clusters a token of this process, so that neither other users nor other clusters' tokens matter.
 
-def _token_file(folder: Path) -> Path:
-    return folder / "token"
-
-
-def _use_private_token(folder: Path) -> None:
-    """Gives the local cluster a token of its own, so that neither other users nor other clusters' tokens matter."""
-    if "RAY_AUTH_MODE" in os.environ:
-        return  # whoever set it has arranged for a token as well
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
-
-    token = _token_file(folder)
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    Config.initialize("")  # Ray caches both at its import
-    AuthenticationTokenLoader.instance().reset_cache()
+    One for all that it starts one after another, for Ray keeps what it has read. Ray demands a token of its own accord
+    where `RAY_AUTH_MODE` is not set when it is imported.
+    """
+    if not any(name.startswith("RAY_AUTH_") for name in os.environ):  # else whoever set it has arranged for a token
+        folder = PrivateFolder()
+        atexit.register(folder.close)
+        token = folder.path / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 def _quiet_data() -> None:
     """No progress bars and no start-up notes of Ray Data: stages say themselves how far they are."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:
-        if type(handler).__name__ == "PlainRayHandler":  # its console; its log file goes on
-            handler.setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that there are no progress bars
+        if isinstance(handler, logging.StreamHandler):  # its console; its log file goes on
+            handler.addFilter(_worth_saying)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING and not str(record.msg).startswith("Progress bars disabled")

@@ -61,7 +61,8 @@ def share_nodes(nodes: list[dict[str, float]], workers: int, input_cpus: float |
     with_gpus = [n for n in nodes if n.get("GPU")]
     if with_gpus:
         own = min(n["CPU"] / n["GPU"] for n in with_gpus)
-        return Shares(1.0, input_cpus or max(own - 1, 0.1), 1, True)
+        worker = min(1.0, int(50 * own) / 100)  # never all of them, or the input would wait for a CPU for ever
+        return Shares(worker, input_cpus or round(own - worker, 2), 1, True)
     cpus = min((n["CPU"] for n in nodes), default=1.0)
     worker = int(100 * (cpus * 0.5 + 0.05)) / 100
     return Shares(worker, input_cpus or round(cpus - worker, 2), max(1, int(cpus)), False)

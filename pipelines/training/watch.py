@@ -4,9 +4,11 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from mail.errors import UserError
+
 
 class Watch(UserCallback):
-    """Tells the driver and Prometheus of lost workers.
+    """Tells the driver and Prometheus of lost workers, and ends the training where the input is wrong.
 
     Args:
         run: name of the run. mailbox: the actor that the driver takes from.
@@ -18,12 +20,20 @@ class Watch(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         from pipelines.training.prometheus import count_errors
 
+        for error in map(own, worker_exceptions.values()):
+            if isinstance(error, UserError):
+                raise error  # an error of the controller, which is final: another worker would meet the same
         reasons = {str(rank): reason(error) for rank, error in worker_exceptions.items()}
         self._mailbox.lost.remote(reasons)
         count_errors(self._run, reasons)
 
 
+def own(error: BaseException) -> BaseException:
+    """What a worker raised; Ray wraps it."""
+    return getattr(error, "cause", None) or error
+
+
 def reason(error: BaseException) -> str:
     """Kind and first line of what a worker ended with."""
-    own = getattr(error, "cause", None) or error  # Ray wraps what a worker raised
-    return f"{type(own).__name__}: {(str(own).splitlines() or [''])[0][:200]}"
+    error = own(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

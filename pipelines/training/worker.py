@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 from typing import Any, Protocol
 
 import torch
@@ -256,7 +255,7 @@ def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport,
 
     def input_from(start: int) -> Batches:
         micro = job.micro_batch_size
-        return ahead(lambda: batches(source, plan, start, job.settings.steps, micro=micro), Queue(transport.prefetch))
+        return ahead(batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
 
     filesystem, root = files.resolve(target)
 

@@ -48,7 +48,7 @@ def test_torchvisions_coco_weights_run_as_torchvision_runs_them(
     published = tmp_path / "hub/checkpoints" / Path(WEIGHTS["r50-fpn"].url).name
     published.parent.mkdir(parents=True)
     torch.save({_published_name(k): v for k, v in theirs.state_dict().items()}, published)
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))  # where torchvision looks before it downloads
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where torchvision looks before it downloads
     out = str(tmp_path / "p")
     ImportProposer(
         weights=COCO_V1, architecture="r50-fpn", out=out, min_size=96, max_size=128, score_threshold=0.0

@@ -319,6 +319,11 @@ def test_an_elastic_worker_takes_one_gpu():
     assert (shares.gpu, shares.worker_cpus, shares.input_cpus) == (True, 1.0, 7.0)
 
 
+def test_where_there_is_one_cpu_for_each_gpu_trainer_and_input_share_it():
+    shares = share_nodes([{"CPU": 4.0, "GPU": 4.0}], 4)
+    assert (shares.worker_cpus, shares.input_cpus) == (0.5, 0.5)
+
+
 def test_what_may_change_between_two_starts_is_not_reported():
     assert differences({"a": {"steps": 1, "x": 2}, "data": "p"}, {"a": {"steps": 5, "x": 3}, "data": "q"}) == [
         "a.x was 2, is 3"

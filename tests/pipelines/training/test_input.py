@@ -1,21 +1,30 @@
-"""What Ray Data carries is what was built, in order; the number of workers changes nothing."""
+"""What Ray carries is what was built, in order; the number of workers changes nothing."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
+from typing import Literal
 
 import pytest
 import ray
 import torch
 
-from mail.data.epoch_plan import EpochPlan, ExpressionIndex
+from mail.data.epoch_plan import Batch, EpochPlan, ExpressionIndex
+from mail.errors import UserError
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, batches, texts, training_input, unusable_images
+from mail.training.step import TrainingBatch
 from pipelines.registry.client import connect
-from pipelines.training.input import Transport, ahead, in_blocks, pack, ray_batches, unpack
+from pipelines.stages.train import Train
+from pipelines.training.config import ModelOverrides
+from pipelines.training.input import TASK_BYTES, Transport, ahead, ray_batches
 from tests.boxes import Boxes, make_boxes, micro_config
 from tests.pipelines.stages.test_train import MICRO, weights
 
@@ -45,27 +54,12 @@ def assert_same(one, two) -> None:
         assert torch.equal(tensor, two.tensors[key])
 
 
-def test_a_packed_batch_comes_out_as_it_went_in(made):
-    import pyarrow as pa
-
-    for batch in batches(*made, 0, 3, micro=5):
-        head, data = pack(batch)
-        assert_same(unpack(head, pa.py_buffer(data)), batch)
-
-
-def test_batches_travel_together_in_blocks_of_the_size():
-    packed = [(str(n), bytes([n]) * length) for n, length in enumerate((3, 3, 3, 9, 2))]
-    blocks = list(in_blocks(packed, 6))
-    assert [block["head"].to_pylist() for block in blocks] == [["0", "1"], ["2", "3"], ["4"]]
-    assert [data for block in blocks for data in block["data"].to_pylist()] == [data for _, data in packed]
-
-
 def test_an_error_in_the_thread_comes_out_where_the_batch_would():
     def broken():
         yield "first"
         raise ValueError("an image is gone")
 
-    stream = ahead(broken, Queue(2))
+    stream = ahead(broken(), 2)
     assert next(stream) == "first"
     with pytest.raises(ValueError, match="an image is gone"):
         next(stream)
@@ -77,14 +71,25 @@ def test_closing_the_stream_ends_its_thread():
             yield 0
 
     before = threading.active_count()
-    stream = ahead(endless, Queue(2))
+    stream = ahead(endless(), 2)
     next(stream)
     stream.close()
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("step_bytes", [1000, 2**20, TASK_BYTES, 2**30])
+@pytest.mark.parametrize("cpus", [0.1, 1, 2.5, 16, 200])
+def test_what_is_in_flight_fits_into_the_object_store(cpus, step_bytes):
+    transport = Transport(cpus=cpus)
+    tasks, steps = transport.in_flight(step_bytes)
+    least = (tasks, steps) == (1, 1)
+    assert least or (tasks + 1) * steps * step_bytes <= transport.store_bytes
+    assert tasks <= max(1, cpus) + 1
+    assert tasks == int(max(1, cpus)) + 1 or step_bytes * cpus > 2**25
+
+
 @pytest.mark.cluster
-def test_ray_data_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
+def test_ray_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
     shared = ray.put(made)
     transport = Transport(steps_per_task=2, cpus=1)
     carried = ray_batches(shared, 3, 14, rank=1, world=2, micro=3, transport=transport)
@@ -113,11 +118,113 @@ def test_the_first_batch_of_a_long_run_does_not_wait_for_the_list_of_all(ray_clu
     assert time.monotonic() - begun < 40  # a second task for each of the first would take minutes
 
 
+@dataclass
+class Watched(TrainingInput):
+    """Leaves a file in `folder` for every call of `build`, which goes as `fate` says."""
+
+    folder: str = ""
+    fate: Literal["well", "killed once", "wrong", "slow"] = "well"
+
+    def build(self, wanted: Sequence[Batch]) -> Iterator[TrainingBatch]:
+        first = not any(Path(self.folder).iterdir())
+        Path(self.folder, uuid.uuid4().hex).touch()
+        if self.fate == "killed once" and first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fate == "wrong":
+            raise UserError("image 7 is gone: prepare the store again")
+        if self.fate == "slow" and wanted[0].step:
+            time.sleep(300)
+        return super().build(wanted)
+
+
+@pytest.fixture
+def watched(ray_cluster, made, tmp_path):
+    """Makes the stream of a long training by its input's fate, a task every two steps, and counts what was built."""
+    source, plan = made
+    streams = []
+
+    def make(fate: str):
+        shared = ray.put((Watched(**source.__getstate__(), folder=str(tmp_path), fate=fate), plan))
+        streams.append(ray_batches(shared, 0, 10_000, transport=Transport(steps_per_task=2, prefetch=4)))
+        return streams[-1], lambda: len(list(tmp_path.iterdir()))
+
+    yield make
+    for stream in streams:
+        stream.close()
+
+
+def idle(count) -> int:
+    """The count once it has been the same for three seconds."""
+    found, since = count(), time.monotonic()
+    while time.monotonic() - since < 3:
+        time.sleep(0.1)
+        if count() != found:
+            found, since = count(), time.monotonic()
+    return found
+
+
+@pytest.mark.cluster
+def test_a_trainer_that_takes_nothing_is_not_overrun(watched):
+    stream, built = watched("well")
+    next(stream)
+    assert idle(built) == 3 + 2  # the tasks of the batch that was taken and the four that wait, and two ahead
+    for _ in range(4):
+        next(stream)
+    assert idle(built) == 5 + 2
+
+
+@pytest.mark.cluster
+def test_a_task_whose_process_is_killed_is_built_again(watched, made):
+    stream, built = watched("killed once")
+    for one, two in zip(stream, batches(*made, 0, 6), strict=False):
+        assert_same(one, two)
+        if one.plan.step == 5:
+            break
+    assert built() > 1
+
+
+@pytest.mark.cluster
+def test_a_wrong_input_is_its_own_error_and_not_tried_again(watched):
+    stream, built = watched("wrong")
+    with pytest.raises(UserError, match=r"^image 7 is gone: prepare the store again$") as caught:
+        next(stream)
+    assert type(caught.value) is UserError
+    assert idle(built) <= 2  # each of the two tasks in flight once
+
+
+@pytest.mark.cluster
+def test_closing_the_stream_ends_the_tasks_that_it_waits_for(watched):
+    stream, built = watched("slow")
+    next(stream)
+    while built() < 3:
+        time.sleep(0.1)
+    begun = time.monotonic()
+    stream.close()
+    assert time.monotonic() - begun < 20
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() - begun < 30
+        time.sleep(0.2)
+
+
+@pytest.mark.cluster
+def test_batches_may_be_written_to(watched):
+    stream, _ = watched("well")
+    batch = next(stream)
+    batch.tensors["pixel_values"].zero_()
+    assert not batch.tensors["pixel_values"].any()
+
+
+@pytest.mark.cluster
+def test_a_training_that_cannot_go_on_ends_at_once(ray_cluster, boxes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = {"preset": "tiny", "data": boxes.store_uri, "masks": boxes.masks_uri, "threads": 1, "register": False}
+    with pytest.raises(UserError, match=r"not finite at step .* lower --learning-rate"):
+        Train(name="wild", workers=1, steps=30, learning_rate=1e30, model=ModelOverrides(**MICRO), **values).run()
+    assert "was lost" not in capsys.readouterr().err
+
+
 @pytest.mark.cluster
 def test_two_workers_compute_what_one_does_and_one_goes_on_from_them(ray_cluster, boxes, tmp_path, monkeypatch):
-    from pipelines.stages.train import Train
-    from pipelines.training.config import ModelOverrides
-
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, workers: int, **changes: object) -> tuple[dict, list[float]]:

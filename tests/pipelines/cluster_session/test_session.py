@@ -1,0 +1,38 @@
+"""The local Ray of a stage: one after another in a process, each only for those who have the token."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TWO_CLUSTERS = """
+import os, subprocess, sys
+import ray
+from pipelines.cluster_session.session import connect
+
+for last in (False, True):
+    with connect(num_cpus=1) as session:
+        assert session.started_here
+        assert ray.get(ray.remote(lambda: 7).remote()) == 7
+        if not last:
+            continue
+        address = ray.get_runtime_context().gcs_address
+        stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+        program = f"import ray; ray.init({address!r})"
+        found = subprocess.run([sys.executable, "-c", program], env=stranger, capture_output=True, text=True)
+        assert found.returncode and "InvalidAuthToken" in found.stderr, found.stderr
+assert not ray.is_initialized()
+"""
+
+
+@pytest.mark.cluster
+def test_local_clusters_follow_each_other_and_refuse_strangers(tmp_path: Path, repository: Path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    clean |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", TWO_CLUSTERS]
+    result = subprocess.run(command, cwd=repository, env=clean, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list(tmp_path.iterdir()) == []  # neither a token in the home folder nor anything in the temporary one
+    assert result.stdout + result.stderr == ""
