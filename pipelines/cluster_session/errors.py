@@ -17,10 +17,6 @@ def _inside(error: BaseException | None) -> Iterator[BaseException]:
     if not isinstance(error, BaseException):
         return
     yield error
-    for inner in (
-        *getattr(error, "worker_failures", {}).values(),
-        getattr(error, "controller_failure", None),
-        getattr(error, "cause", None),
-        error.__cause__,
-    ):
+    several = getattr(error, "worker_failures", {}).values()
+    for inner in (*several, *(getattr(error, name, None) for name in ("controller_failure", "cause", "__cause__"))):
         yield from _inside(inner)
