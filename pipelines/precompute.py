@@ -85,13 +85,13 @@ class Precompute(Stage):
             "leaky": leaky,
             "images": store.manifest["image_count"],
             "pending": len(pending),
-            "commit": head.number,
+            "version": head.version,
             "max_instances": folder.selection.max_instances,
             "score_threshold": folder.selection.score_threshold,
         }
 
     def run(self) -> dict[str, Any]:
-        """Computes what is pending; returns counts by status, images a second and the table's commit."""
+        """Computes what is pending; returns counts by status, images a second and the table's version."""
         started = time.monotonic()
         folder, store, table = self._open()
         info = {**folder.info, "leaky": self._leaky(folder, store)}
@@ -101,7 +101,7 @@ class Precompute(Stage):
         elif len(pending) == 0:
             done(f"{self.masks}: all {store.manifest['image_count']} images have masks by {folder.proposer_id} already")
         if len(pending) == 0:
-            return {"proposer_id": folder.proposer_id, "images": 0, "commit": head.number, "digest": head.digest}
+            return {"proposer_id": folder.proposer_id, "images": 0, "version": head.version, "digest": head.digest}
         say(f"{len(pending)} of {store.manifest['image_count']} images are pending for {folder.proposer_id}")
         if folder.image_ids is not None:
             table.register_images(folder.proposer_id, folder.image_ids)
@@ -111,7 +111,7 @@ class Precompute(Stage):
         errors = {s: n for s, n in sorted(sink.statuses.items()) if s != "ok"}
         listed = ", ".join(f"{n} {s}" for s, n in errors.items()) or "no errors"
         done(
-            f"wrote {self.masks}: commit {sink.state.number}, {sink.rows} images by {folder.proposer_id} in "
+            f"wrote {self.masks}: version {sink.state.version}, {sink.rows} images by {folder.proposer_id} in "
             f"{seconds:.0f} s ({sink.images_per_second:.1f} a second once it ran), {listed}"
         )
         if sum(errors.values()) > self.max_error_rate * sink.rows:
@@ -125,7 +125,7 @@ class Precompute(Stage):
             "statuses": dict(sink.statuses),
             "images_per_second": sink.images_per_second,
             "seconds": seconds,
-            "commit": sink.state.number,
+            "version": sink.state.version,
             "digest": sink.state.digest,
         }
 
