@@ -81,7 +81,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         table = options.table or folder
-        if not (Path(table) / "_commits").exists():
+        if not (Path(table) / "_delta_log").exists():
             started = time.perf_counter()
             make_table(table, options.rows, options.files)
             print(f"made the table in {time.perf_counter() - started:.0f} s", file=sys.stderr)

@@ -142,7 +142,7 @@ def stage_in_its_own_process(options: argparse.Namespace, proposer: str, store: 
         reader = threading.Thread(target=lambda: lines.extend(output))
         reader.start()
         while process.poll() is None:
-            if not first and Path(masks, "_commits/000001.json").exists():
+            if not first and Path(masks, "_delta_log", f"{1:020}.json").exists():
                 first = time.monotonic() - begun
             for kind, size in private_memory(process.pid).items():
                 peaks[kind] = max(peaks[kind], size)

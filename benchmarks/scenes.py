@@ -21,7 +21,7 @@ def make_scenes(folder: Path, images: int) -> tuple[str, str]:
     from pipelines.stages.prepare import PrepareSynthetic
 
     store_uri, masks_uri = str(folder / "store"), str(folder / "masks")
-    if not (folder / "masks" / "_commits").exists():
+    if not (folder / "masks" / "_delta_log").exists():
         PrepareSynthetic(out=store_uri, images=images).run()
         store, table = DataStore(store_uri), MaskTable(masks_uri)
         evaluated = {

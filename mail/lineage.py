@@ -1,6 +1,6 @@
 """Where a model comes from: every link is recorded by the stage that makes it, kept in the model's `lineage.json`.
 
-model -> training run -> mask-table commit -> proposer -> images it saw
+model -> training run -> mask-table version -> proposer -> images it saw
                       -> data store -> source files
                       -> code version, config
 
@@ -30,7 +30,7 @@ REQUIRED = {
     "config": "config",
     "data_store.digest": "data store",
     "data_store.sources": "source files of the data store",
-    "mask_table.digest": "mask-table commit",
+    "mask_table.digest": "mask-table version",
     "proposer.id": "proposer",
     "proposer.trained_on": SEEN,
 }
@@ -112,13 +112,13 @@ def gaps(lineage: dict[str, Any]) -> list[str]:
 def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = None) -> dict[str, str]:
     """The links that were recorded and lead nowhere now, or to something else: name of the link -> what is wrong.
 
-    Looks at the data store, at the mask-table commit and, with `model_dir`, at the proposer that the model carries.
+    Looks at the data store, at the mask-table version and, with `model_dir`, at the proposer that the model carries.
     """
     checks: dict[str, Callable[[], str | None]] = {
         "data store": lambda: _store_problem(lineage.get("data_store") or {})
     }
     if _uses_masks(lineage):
-        checks["mask-table commit"] = lambda: _masks_problem(lineage.get("mask_table") or {})
+        checks["mask-table version"] = lambda: _masks_problem(lineage.get("mask_table") or {})
         checks[SEEN] = lambda: _seen_problem(lineage)
         if model_dir is not None:
             checks["proposer"] = lambda: _proposer_problem(lineage.get("proposer") or {}, Path(model_dir))
@@ -149,9 +149,9 @@ def _masks_problem(recorded: dict[str, Any]) -> str | None:
 
     if not recorded.get("uri") or not recorded.get("digest"):
         return None
-    state = MaskTable(recorded["uri"]).log.at(int(recorded.get("commit") or 0))
+    state = MaskTable(recorded["uri"]).log.at(int(recorded.get("version") or 0))
     if state.digest != recorded["digest"]:
-        return f"{recorded['uri']} holds another commit {state.number} now, digest {_short(state.digest)}"
+        return f"{recorded['uri']} holds another version {state.version} now, digest {_short(state.digest)}"
     return None
 
 
@@ -220,9 +220,9 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
         mark = "└" if number == len(sources) - 1 else "├"
         lines.append(f"│  {mark}─ source {_or_broken(source.get('path'))} {_short(source.get('sha256'))}".rstrip())
     if _uses_masks(lineage):
-        commit = f"commit {masks['commit']} " if "commit" in masks else ""
+        version = f"version {masks['version']} " if "version" in masks else ""
         where = masks.get("uri", "")
-        lines.append(f"├─ mask table {commit}{link('mask-table commit', _short(masks.get('digest')), where)}")
+        lines.append(f"├─ mask table {version}{link('mask-table version', _short(masks.get('digest')), where)}")
         lines.append(f"│  └─ proposer {link('proposer', proposer.get('id'))}")
         lines.append(f"│     └─ trained on {link(SEEN, _trained_on(proposer.get('trained_on')))}")
     else:

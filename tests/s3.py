@@ -72,13 +72,14 @@ def unreliable(
                 self.rfile.read(length // 2)
                 self.hang_up()
                 return
-            body = self.rfile.read(length)
+            chunked = "chunked" in self.headers.get("Transfer-Encoding", "")  # as Arrow uploads
+            body = list(self.chunks()) if chunked else self.rfile.read(length)
             if fault in ("500", "503"):
                 self.answer(int(fault), {}, SLOW_DOWN if fault == "503" else b"")
                 return
             upstream = http.client.HTTPConnection(host, timeout=30)
             headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
-            upstream.request(self.command, self.path, body, headers)
+            upstream.request(self.command, self.path, body, headers, encode_chunked=chunked)
             answer = upstream.getresponse()
             content = answer.read()
             upstream.close()
@@ -86,6 +87,12 @@ def unreliable(
                 self.hang_up()
                 return
             self.answer(answer.status, dict(answer.getheaders()), content)
+
+        def chunks(self) -> Iterator[bytes]:
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
 
         def hang_up(self) -> None:
             self.close_connection = True

@@ -1,4 +1,4 @@
-"""Reading a mask table: the rows of one proposer as one commit names them, and nothing that came later."""
+"""Reading a mask table: the rows of one proposer as one version names them, and nothing that came later."""
 
 import functools
 import json
@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mail.data import files, schema
-from mail.data.commit_log import MaskFile
+from mail.data.mask_log import MaskFile
 from mail.errors import UserError
 from mail.proposals import Proposals
 
@@ -23,17 +24,17 @@ OPEN_FILES = 64  # footers kept in memory
 
 @dataclass
 class MaskSnapshot:
-    """The rows of one proposer as of one commit. Cheap to send to workers; it opens files as it needs them.
+    """The rows of one proposer as of one version. Cheap to send to workers; it opens files as it needs them.
 
     Attributes:
         uri: the table's address.
-        number, digest: the commit's; the digest stands for all that the snapshot will ever return.
+        version, digest: the table's; the digest stands for all that the snapshot will ever return.
         proposer: what the table knows of the proposer (`id`, `name`, `trained_on`, `leaky`, ...).
         files: sorted by their first image id.
     """
 
     uri: str
-    number: int
+    version: int
     digest: str
     proposer_id: str
     proposer: dict[str, Any]
@@ -50,7 +51,7 @@ class MaskSnapshot:
     @property
     def lineage(self) -> dict[str, Any]:
         """What a run records about the masks it read."""
-        keep = {"uri": self.uri, "commit": self.number, "digest": self.digest, "proposer_id": self.proposer_id}
+        keep = {"uri": self.uri, "version": self.version, "digest": self.digest, "proposer_id": self.proposer_id}
         return {**keep, "leaky": bool(self.proposer.get("leaky"))}
 
     def read(self, image_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
@@ -58,7 +59,7 @@ class MaskSnapshot:
 
         Opens only the files, and reads only the row groups, whose key range can hold one of them.
         """
-        names = list(columns) if columns else schema.MASKS.names
+        names = list(columns) if columns else schema.MASK_FILE.names
         read = list(dict.fromkeys(["image_id", *names]))
         wanted = sorted(set(image_ids))
         parts = []
@@ -71,7 +72,7 @@ class MaskSnapshot:
                 part = opened.read(groups, read)
                 parts.append(part.filter(pc.is_in(part["image_id"], value_set=pa.array(near, pa.string()))))
         if not parts:
-            return pa.schema([schema.MASKS.field(c) for c in names]).empty_table()
+            return pa.schema([schema.MASK_FILE.field(c) for c in names]).empty_table()
         table = pa.concat_tables(parts)
         order = pc.index_in(pa.array(list(image_ids), pa.string()), value_set=table["image_id"].combine_chunks())
         return table.take(order.drop_null()).select(names)
@@ -105,11 +106,7 @@ class MaskSnapshot:
 
     def trained_on(self) -> list[str] | None:
         """Ids of the images that the proposer was trained on; None if the table does not know them."""
-        filesystem, root = files.resolve(self.uri)
-        path = f"{root}/proposers/{self.proposer_id}.json"
-        if not files.exists(filesystem, path):
-            return None
-        return json.loads(files.read_bytes(filesystem, path))["image_ids"]
+        return read_proposer(self.uri, self.proposer_id, "images")
 
     def _opened(self, file: MaskFile) -> "_OpenFile":
         if file.path not in self._open:
@@ -125,7 +122,7 @@ class _OpenFile:
 
     def __init__(self, parquet: pq.ParquetFile):
         self.parquet = parquet
-        column = schema.MASKS.get_field_index("image_id")
+        column = schema.MASK_FILE.get_field_index("image_id")
         ranges = [parquet.metadata.row_group(i).column(column).statistics for i in range(parquet.num_row_groups)]
         self._first = [s.min for s in ranges]
         self._last = [s.max for s in ranges]
@@ -139,6 +136,20 @@ class _OpenFile:
         """Row groups that can hold one of the ids; the file is sorted, so each id is in one group at most."""
         near = ((bisect_right(self._first, image_id) - 1, image_id) for image_id in wanted)
         return sorted({group for group, image_id in near if group >= 0 and image_id <= self._last[group]})
+
+
+def proposer_path(root: str, proposer_id: str, what: str) -> str:
+    """Where a table keeps what is known of a proposer; Delta takes nothing in a folder with a `_` for data."""
+    return f"{root}/_proposers/{quote(proposer_id, safe='')}.{what}.json"
+
+
+def read_proposer(uri: str, proposer_id: str, what: str) -> Any:
+    """What a table knows of a proposer, `info` or `images` (the ids of those it was trained on); None if nothing."""
+    filesystem, root = files.resolve(uri)
+    try:
+        return json.loads(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def open_parquet(filesystem: fs.FileSystem, path: str | os.PathLike) -> pq.ParquetFile:

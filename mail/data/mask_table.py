@@ -1,12 +1,14 @@
-"""The mask table: the proposals of every image, computed once, appended by anyone, read by commit.
+"""The mask table: the proposals of every image, computed once, appended by anyone, read by version.
 
-    TABLE/_commits/NNNNNN.json          which data files count (see `mail.data.commit_log`)
-    TABLE/data/PROPOSER_ID/*.parquet    rows sorted by image_id, small row groups; written once, never changed
-    TABLE/proposers/PROPOSER_ID.json    the ids of the images that a proposer was trained on
+    TABLE/_delta_log/                       which data files count (see `mail.data.mask_log`)
+    TABLE/proposer_id=ID/*-SHA256.parquet   rows sorted by image_id, small row groups; written once, never changed
+    TABLE/_proposers/ID.info.json           what is known of a proposer
+    TABLE/_proposers/ID.images.json         the ids of the images that it was trained on
 
-A writer asks what is `pending`, `write`s uniquely named files and `commit`s them. Until then nobody sees the files;
-after that, everybody sees all of them. Of two writers that computed the same image, the later one's row is dropped
-before its commit, so every image has exactly one row a proposer, whoever was killed when.
+It is a Delta Lake table, partitioned by proposer: anything that reads those reads this. A writer asks what is
+`pending`, `write`s uniquely named files and `commit`s them. Until then nobody sees the files; after that, everybody
+sees all of them. Of two writers that computed the same image, the later one's row is dropped before its commit, so
+every image has exactly one row a proposer, whoever was killed when.
 """
 
 import hashlib
@@ -16,17 +18,17 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mail.data import files, schema
-from mail.data.commit_log import NOTHING, Commit, CommitLog, MaskFile
-from mail.data.mask_snapshot import MaskSnapshot, batches_of, open_parquet
+from mail.data.mask_log import NOTHING, MaskFile, MaskLog, MaskState
+from mail.data.mask_snapshot import MaskSnapshot, batches_of, open_parquet, proposer_path, read_proposer
 from mail.errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -44,10 +46,11 @@ class MaskTable:
     def __init__(self, uri: str | os.PathLike):
         self.uri = os.fspath(uri)
         self.filesystem, self.root = files.resolve(uri)
-        self.log = CommitLog(uri)
+        self.log = MaskLog(uri)
+        self._known: dict[str, dict[str, Any]] = {}
 
-    def head(self) -> Commit:
-        """The newest state (number 0 and no files before the first commit)."""
+    def head(self) -> MaskState:
+        """The newest version (0 and no files before the first commit)."""
         return self.log.head()
 
     def pending(self, image_ids: Sequence[str] | pa.Array | pa.ChunkedArray, proposer_id: str) -> pa.Array:
@@ -59,7 +62,7 @@ class MaskTable:
         if len(wanted) == 0:
             return wanted
         span = pc.min_max(wanted).as_py()
-        candidates = [f for f in _of(self.head(), proposer_id) if _overlap(f, span["min"], span["max"])]
+        candidates = [f for f in self.head().of(proposer_id) if _overlap(f, span["min"], span["max"])]
         done = self._keys(candidates)
         return wanted.filter(pc.invert(pc.is_in(wanted, value_set=done))) if len(done) else wanted
 
@@ -70,36 +73,43 @@ class MaskTable:
             UserError: the file would be larger than 256 MB.
             ValueError: the rows are of several proposers, or an image comes twice.
         """
-        table = table.select(schema.MASKS.names).cast(schema.MASKS).sort_by("image_id").combine_chunks()
+        table = table.select(schema.MASKS.names).cast(schema.MASKS)
         proposers = pc.unique(table["proposer_id"]).to_pylist()
-        keys = table["image_id"]
         if len(proposers) != 1:
             raise ValueError(f"a data file holds rows of one proposer, these are of {proposers}")
+        return self.write_rows(table.select(schema.MASK_FILE.names), proposers[0])
+
+    def write_rows(self, rows: pa.Table, proposer_id: str) -> MaskFile:
+        """As `write`, of rows without their proposer (columns of `schema.MASK_FILE`)."""
+        rows = rows.sort_by("image_id").combine_chunks()
+        keys, statuses = rows["image_id"], pc.unique(rows["status"]).to_pylist()
         if pc.count_distinct(keys).as_py() != len(keys):
             raise ValueError("an image comes twice in these rows")
-        rows_per_group = max(1, ROW_GROUP_BYTES * len(table) // max(1, table.nbytes))
+        rows_per_group = max(1, ROW_GROUP_BYTES * len(rows) // max(1, rows.nbytes))
         buffer = io.BytesIO()
         pq.write_table(
-            table,
+            rows,
             buffer,
             row_group_size=min(rows_per_group, MAX_ROWS_PER_GROUP),
             compression="zstd",
-            use_dictionary=["proposer_id", "status", "error"],
+            use_dictionary=["status", "error"],
         )
         data = buffer.getvalue()
         if len(data) > MAX_FILE_BYTES:
-            raise UserError(f"{len(table)} rows make a file of {len(data) >> 20} MB: write fewer rows a file")
-        path = f"data/{proposers[0]}/{uuid.uuid4().hex}.parquet"
-        self.log.objects.put(path, data)
+            raise UserError(f"{len(rows)} rows make a file of {len(data) >> 20} MB: write fewer rows a file")
+        sha256 = hashlib.sha256(data).hexdigest()
+        # the name is new even if the content is not, so that no file is ever removed and added again
+        path = f"proposer_id={quote(proposer_id, safe='')}/{uuid.uuid4().hex}-{sha256}.parquet"
+        files.write_bytes(self.filesystem, f"{self.root}/{path}", data)
         return MaskFile(
             path=path,
-            rows=len(table),
+            rows=len(rows),
             bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256,
             first_image_id=keys[0].as_py(),
             last_image_id=keys[-1].as_py(),
-            proposer_id=proposers[0],
-            statuses={c["values"]: c["counts"] for c in pc.value_counts(table["status"]).to_pylist()},
+            proposer_id=proposer_id,
+            status=statuses[0] if len(statuses) == 1 else None,
         )
 
     def commit(
@@ -107,10 +117,10 @@ class MaskTable:
         data_files: Sequence[MaskFile],
         proposer: dict[str, Any],
         *,
-        planned_at: Commit = NOTHING,
+        planned_at: MaskState = NOTHING,
         replace: bool = False,
         note: dict[str, Any] | None = None,
-    ) -> Commit:
+    ) -> MaskState:
         """Makes written files part of the table, all of them at once, and returns the new state.
 
         Rows of images that somebody else committed meanwhile are dropped (or, with `replace`, take their place).
@@ -119,19 +129,23 @@ class MaskTable:
             proposer: what is known of the proposer; `id` is required and is that of all the files.
             planned_at: the state that `pending` saw: the files it names are known not to hold these images.
             replace: the new rows replace committed ones of the same images (a retry).
-            note: kept in the commit file, for people and reports.
+            note: kept with the commit in the table's history, for people and reports.
 
         Raises:
             UserError: a file is not what its description says.
         """
-        fresh = list(data_files)
+        fresh, proposer_id = list(data_files), proposer["id"]
         for file in fresh:
-            self.validate(file, proposer["id"])
+            self.validate(file, proposer_id)
         self._check_disjoint(fresh)
+        if self._known.get(proposer_id) != proposer:
+            self._keep(proposer_id, "info", proposer)
+            self._known[proposer_id] = dict(proposer)
+        about = {"proposer_id": proposer_id, "leaky": bool(proposer.get("leaky")), "note": note}
         checked = set() if replace else set(planned_at.files)
         while True:
             head = self.head()
-            rivals = [f for f in _of(head, proposer["id"]) if f.path not in checked]
+            rivals = [f for f in head.of(proposer_id) if f.path not in checked]
             if replace:
                 added, removed = self._cut_out(rivals, fresh)
                 added += fresh
@@ -141,29 +155,28 @@ class MaskTable:
                 added, removed = fresh, []
             if not added:
                 return head
-            about = {proposer["id"]: proposer}
-            if done := self.log.append(head, added=added, removed=removed, proposers=about, note=note):
+            if done := self.log.append(head, added, removed, **about):
                 return done
 
-    def swap(self, old: Sequence[MaskFile], new: Sequence[MaskFile]) -> Commit | None:
+    def swap(self, old: Sequence[MaskFile], new: MaskFile) -> MaskState | None:
         """Commits `new` in place of `old` (the same rows, laid out otherwise); None if one of `old` is gone by then."""
         while True:
             head = self.head()
             if any(f.path not in head.files for f in old):
                 return None
-            if done := self.log.append(head, added=list(new), removed=[f.path for f in old]):
+            if done := self.log.append(head, [new], old, proposer_id=new.proposer_id, same_rows=True):
                 return done
 
-    def snapshot(self, proposer_id: str | None = None, commit: int | None = None) -> MaskSnapshot:
-        """The rows of one proposer as of a commit (the newest by default).
+    def snapshot(self, proposer_id: str | None = None, version: int | None = None) -> MaskSnapshot:
+        """The rows of one proposer as of a version (the newest by default).
 
         Raises:
             UserError: there is no commit, or several proposers and none is named, or the named one is not there.
         """
-        state = self.head() if commit is None else self.log.at(commit)
-        if state.number == 0:
+        state = self.head() if version is None else self.log.at(version)
+        if state.version == 0:
             raise UserError(f"{self.uri} is not a mask table: it has no commits (run `mail-ris precompute` first)")
-        known = sorted({f.proposer_id for f in state.files.values()})
+        known = state.proposer_ids
         if proposer_id is None:
             if len(known) != 1:
                 raise UserError(f"{self.uri} holds masks of several proposers, name one of them: {', '.join(known)}")
@@ -172,17 +185,25 @@ class MaskTable:
             raise UserError(f"{self.uri} has no masks of proposer {proposer_id}: it has {', '.join(known)}")
         return MaskSnapshot(
             uri=self.uri,
-            number=state.number,
+            version=state.version,
             digest=state.digest,
             proposer_id=proposer_id,
-            proposer=state.proposers.get(proposer_id, {"id": proposer_id}),
-            files=tuple(sorted(_of(state, proposer_id), key=lambda f: (f.first_image_id, f.path))),
+            proposer=self.proposer(proposer_id, state),
+            files=tuple(state.of(proposer_id)),
         )
+
+    def proposer(self, proposer_id: str, state: MaskState) -> dict[str, Any]:
+        """What is known of a proposer: what the latest commit was given, and `leaky` if any up to `state` said so."""
+        info = read_proposer(self.uri, proposer_id, "info") or {"id": proposer_id}
+        return {**info, "leaky": self.log.is_leaky(proposer_id, state.version)}
 
     def register_images(self, proposer_id: str, image_ids: Sequence[str]) -> None:
         """Keeps the ids of the images that a proposer was trained on beside its masks (once a proposer)."""
-        data = json.dumps({"proposer_id": proposer_id, "image_ids": sorted(image_ids)}).encode()
-        self.log.objects.create(f"proposers/{proposer_id}.json", data)
+        if read_proposer(self.uri, proposer_id, "images") is None:
+            self._keep(proposer_id, "images", sorted(image_ids))
+
+    def _keep(self, proposer_id: str, what: str, content: Any) -> None:
+        files.write_bytes(self.filesystem, proposer_path(self.root, proposer_id, what), json.dumps(content).encode())
 
     def validate(self, file: MaskFile, proposer_id: str) -> None:
         """Raises UserError unless a written file has the schema, rows, keys and proposer that its description says."""
@@ -193,18 +214,17 @@ class MaskTable:
             raise UserError(f"{where} is to be committed but is not there") from None
         except pa.ArrowInvalid as error:
             raise UserError(f"{where} is not a Parquet file: {error}") from None
-        if not parquet.schema_arrow.equals(schema.MASKS):
+        if not parquet.schema_arrow.equals(schema.MASK_FILE):
             raise UserError(f"{where} has not the mask table's columns but {parquet.schema_arrow.names}")
-        rows = files.persistently(lambda: parquet.read(columns=["image_id", "proposer_id"]))
-        keys = rows["image_id"].combine_chunks()
-        if len(rows) != file.rows or len(rows) == 0:
-            raise UserError(f"{where} has {len(rows)} rows, {file.rows} were written")
+        if file.proposer_id != proposer_id:
+            raise UserError(f"{where} holds rows of another proposer than {proposer_id}")
+        keys = files.persistently(lambda: parquet.read(columns=["image_id"]))["image_id"].combine_chunks()
+        if len(keys) != file.rows or len(keys) == 0:
+            raise UserError(f"{where} has {len(keys)} rows, {file.rows} were written")
         if len(keys) > 1 and not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
             raise UserError(f"{where} is not sorted by image_id, or has an image twice")
         if (keys[0].as_py(), keys[-1].as_py()) != (file.first_image_id, file.last_image_id):
             raise UserError(f"{where} holds other images than its description says")
-        if pc.unique(rows["proposer_id"]).to_pylist() != [proposer_id] or file.proposer_id != proposer_id:
-            raise UserError(f"{where} holds rows of another proposer than {proposer_id}")
 
     def read_file(self, file: MaskFile, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one data file."""
@@ -246,15 +266,15 @@ class MaskTable:
             if len(taken) and pc.any(pc.is_in(self._key_column(file), value_set=taken)).as_py():
                 rows = self.read_file(file)
                 rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=taken)))
-                kept += [self.write(rows)] if len(rows) else []
+                kept += [self.write_rows(rows, file.proposer_id)] if len(rows) else []
             else:
                 kept.append(file)
         return kept
 
-    def _cut_out(self, rivals: Sequence[MaskFile], fresh: Sequence[MaskFile]) -> tuple[list[MaskFile], list[str]]:
-        """`rivals` without the images of `fresh`: (files written anew, paths that they replace)."""
+    def _cut_out(self, rivals: Sequence[MaskFile], fresh: Sequence[MaskFile]) -> tuple[list[MaskFile], list[MaskFile]]:
+        """`rivals` without the images of `fresh`: (files written anew, those that they replace)."""
         added: list[MaskFile] = []
-        removed: list[str] = []
+        removed: list[MaskFile] = []
         keys = self._keys(fresh)
         for rival in rivals:
             if not any(_overlap(f, rival.first_image_id, rival.last_image_id) for f in fresh):
@@ -263,43 +283,9 @@ class MaskTable:
                 continue
             rows = self.read_file(rival)
             rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=keys)))
-            added += [self.write(rows)] if len(rows) else []
-            removed.append(rival.path)
+            added += [self.write_rows(rows, rival.proposer_id)] if len(rows) else []
+            removed.append(rival)
         return added, removed
-
-
-@dataclass(frozen=True)
-class MaskTableStatus:
-    """What a table holds of one proposer."""
-
-    proposer_id: str
-    files: int
-    bytes: int
-    rows: int
-    statuses: dict[str, int]
-    proposer: dict[str, Any]
-
-
-def status(commit: Commit) -> Iterator[MaskTableStatus]:
-    """Per proposer the files, rows and statuses of a commit, from the commit alone."""
-    for proposer_id in sorted({f.proposer_id for f in commit.files.values()}):
-        chosen = _of(commit, proposer_id)
-        statuses: dict[str, int] = {}
-        for file in chosen:
-            for name, count in file.statuses.items():
-                statuses[name] = statuses.get(name, 0) + count
-        yield MaskTableStatus(
-            proposer_id,
-            len(chosen),
-            sum(f.bytes for f in chosen),
-            sum(f.rows for f in chosen),
-            dict(sorted(statuses.items())),
-            commit.proposers.get(proposer_id, {}),
-        )
-
-
-def _of(commit: Commit, proposer_id: str) -> list[MaskFile]:
-    return [f for f in commit.files.values() if f.proposer_id == proposer_id]
 
 
 def _overlap(file: MaskFile, first: str, last: str) -> bool:

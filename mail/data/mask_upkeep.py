@@ -5,16 +5,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mail import rle
-from mail.data import schema
+from mail.data import files, schema
 from mail.data.coco import checked_mask
-from mail.data.commit_log import Commit, MaskFile
+from mail.data.mask_log import MaskFile, MaskState
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -25,19 +25,19 @@ BOX_TOLERANCE = 0.01  # pixels
 
 
 def verify(table: MaskTable, store: DataStore | None = None) -> Iterator[str]:
-    """Reads every data file of the newest commit and yields what is wrong: digests, schema, keys, masks, boxes, sizes.
+    """Reads every data file of the newest version and yields what is wrong: digests, schema, keys, masks, boxes, sizes.
 
     Args:
         store: its images' sizes and digests are compared with the rows'.
     """
     head = table.head()
     sizes = _sizes(store) if store else {}
-    for proposer_id in sorted({f.proposer_id for f in head.files.values()}):
-        files = sorted((f for f in head.files.values() if f.proposer_id == proposer_id), key=lambda f: f.path)
+    for proposer_id in head.proposer_ids:
         keys: list[pa.ChunkedArray] = []
-        for file in files:
-            data = table.log.objects.get(file.path)
-            if data is None:
+        for file in head.of(proposer_id):
+            try:
+                data = files.read_bytes(table.filesystem, f"{table.root}/{file.path}")
+            except FileNotFoundError:
                 yield f"{file.path}: the file is missing"
                 continue
             if hashlib.sha256(data).hexdigest() != file.sha256:
@@ -68,24 +68,50 @@ def compact(table: MaskTable, target_bytes: int = COMPACT_BYTES, dry_run: bool =
     for group in _small_neighbours(table.head(), target_bytes):
         before, after = before + len(group), after + 1
         if not dry_run:
-            merged = table.write(pa.concat_tables([table.read_file(f) for f in group]))
-            table.swap(group, [merged])  # None if a file is gone meanwhile: then somebody else tidied up
+            # our own writer: `optimize.compact` of deltalake keeps neither row groups of our size nor digests in names
+            merged = table.write_rows(pa.concat_tables([table.read_file(f) for f in group]), group[0].proposer_id)
+            table.swap(group, merged)  # None if a file is gone meanwhile: then somebody else tidied up
     return before, after
 
 
-def unneeded(table: MaskTable, older_than: timedelta) -> list[tuple[str, int]]:
-    """Data files, (path, bytes), that `gc` may delete: older than the limit, and named by no commit that was current
-    within it."""
-    now = datetime.now(UTC)
-    cutoff = now - older_than
-    needed: set[str] = set()
-    for number in range(table.head().number, 0, -1):
-        state = table.log.at(number)
-        needed |= set(state.files)
-        if datetime.fromisoformat(state.time) < cutoff:
-            break  # current when the age limit began; the earlier ones had been replaced by then
-    listed = table.log.objects.list("data")
-    return [(path, size) for path, size, changed in listed if path not in needed and changed < cutoff.timestamp()]
+def collect(table: MaskTable, older_than: timedelta, delete: bool = False) -> list[tuple[str, int]]:
+    """Data files, (path, bytes), that no version within the age limit named and nobody wrote within it.
+
+    Args:
+        older_than: the age limit, taken as whole hours, rounded up.
+        delete: delete them; older versions that named them cannot be read any more.
+    """
+    paths = table.log.vacuum(older_than, delete=False)
+    sizes = [info.size or 0 for info in table.filesystem.get_file_info([f"{table.root}/{path}" for path in paths])]
+    found = dict(zip(paths, sizes, strict=True))
+    return [(path, found.get(path, 0)) for path in (table.log.vacuum(older_than, delete=True) if delete else paths)]
+
+
+@dataclass(frozen=True)
+class MaskTableStatus:
+    """What a table holds of one proposer."""
+
+    proposer_id: str
+    files: int
+    bytes: int
+    rows: int
+    statuses: dict[str, int]
+    proposer: dict[str, Any]
+
+
+def status(table: MaskTable, state: MaskState) -> Iterator[MaskTableStatus]:
+    """Per proposer the files, rows and statuses of a version; reads only the statuses of files with several of them."""
+    for proposer_id in state.proposer_ids:
+        chosen = state.of(proposer_id)
+        statuses: Counter[str] = Counter()
+        for file in chosen:
+            if file.status is not None:
+                statuses[file.status] += file.rows
+            else:
+                statuses.update(table.read_file(file, ["status"])["status"].to_pylist())
+        size, rows = sum(f.bytes for f in chosen), sum(f.rows for f in chosen)
+        known = table.proposer(proposer_id, state)
+        yield MaskTableStatus(proposer_id, len(chosen), size, rows, dict(sorted(statuses.items())), known)
 
 
 @dataclass(frozen=True)
@@ -99,13 +125,13 @@ class Problem:
 
 def problems(table: MaskTable, proposer_id: str, statuses: set[str] | None = None) -> Iterator[Problem]:
     """Rows that are not ok (or have one of `statuses`); reads only files that hold such rows."""
-    for file in table.head().files.values():
-        bad = {s for s in file.statuses if s != schema.STATUS_OK} if statuses is None else statuses & set(file.statuses)
-        if file.proposer_id == proposer_id and bad:
-            rows = table.read_file(file, ["image_id", "status", "error"])
-            rows = rows.filter(pc.is_in(rows["status"], value_set=pa.array(sorted(bad))))
-            for row in rows.to_pylist():
-                yield Problem(row["image_id"], row["status"], row["error"] or "")
+    for file in table.head().of(proposer_id):
+        if file.status is not None and (file.status not in statuses if statuses else file.status == schema.STATUS_OK):
+            continue
+        rows = table.read_file(file, ["image_id", "status", "error"])
+        chosen = pc.is_in(rows["status"], value_set=pa.array(sorted(statuses or {schema.STATUS_OK}), pa.string()))
+        for row in rows.filter(chosen if statuses else pc.invert(chosen)).to_pylist():
+            yield Problem(row["image_id"], row["status"], row["error"] or "")
 
 
 @dataclass(frozen=True)
@@ -135,18 +161,19 @@ def seconds_per_image(table: MaskTable, proposer_id: str) -> float | None:
     Wall-clock time of whole runs once their actors were up, over their images: a proposer on 8 GPUs takes an eighth.
     """
     images, seconds = 0, 0.0
-    for note in table.log.notes(table.head().number):
+    for note in table.log.notes():
         if note.get("proposer_id") == proposer_id:
             images, seconds = images + note["images"], seconds + note["seconds"]
     return seconds / images if images else None
 
 
-def _small_neighbours(head: Commit, target_bytes: int) -> Iterator[list[MaskFile]]:
+def _small_neighbours(head: MaskState, target_bytes: int) -> Iterator[list[MaskFile]]:
     """Runs of at least two small files of a proposer, neighbours by key, that together make one of the target size."""
-    for proposer_id in sorted({f.proposer_id for f in head.files.values()}):
+    for proposer_id in head.proposer_ids:
         group: list[MaskFile] = []
-        files = (f for f in head.files.values() if f.proposer_id == proposer_id and f.bytes < target_bytes / 2)
-        for file in sorted(files, key=lambda f: f.first_image_id):
+        for file in head.of(proposer_id):
+            if file.bytes >= target_bytes / 2:
+                continue
             if group and sum(f.bytes for f in group) + file.bytes > target_bytes:
                 if len(group) > 1:
                     yield group

@@ -52,6 +52,9 @@ MASKS = pa.schema(
     ]
 )
 
+MASK_FILE = MASKS.remove(MASKS.get_field_index("proposer_id"))
+"""A data file of the mask table: all its rows are of one proposer, which the table's log knows."""
+
 STATUS_OK = "ok"
 STATUS_DECODE_ERROR = "decode_error"
 STATUS_TOO_LARGE = "too_large"

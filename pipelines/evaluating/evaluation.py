@@ -284,8 +284,7 @@ def _snapshot(config: EvaluationConfig, folder: Path, origin: dict[str, Any] | N
     table = MaskTable(files.absolute(config.masks))
     proposer_id = config.proposer_id
     if proposer_id is None and trained_with is not None:
-        known = {file.proposer_id for file in table.head().files.values()}
-        proposer_id = trained_with if trained_with in known else None
+        proposer_id = trained_with if trained_with in table.head().proposer_ids else None
     snapshot = table.snapshot(proposer_id)
     if trained_with is not None and snapshot.proposer_id != trained_with:
         say(f"the model was trained with masks of {trained_with}, these are of {snapshot.proposer_id}")

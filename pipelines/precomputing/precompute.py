@@ -78,13 +78,13 @@ class Precomputation:
             "leaky": self.leaky,
             "images": self.store.manifest["image_count"],
             "pending": len(pending),
-            "commit": head.number,
+            "version": head.version,
             "max_instances": self.folder.selection.max_instances,
             "score_threshold": self.folder.selection.score_threshold,
         }
 
     def run(self) -> dict[str, Any]:
-        """Computes what is pending; returns counts by status, images a second and the table's commit.
+        """Computes what is pending; returns counts by status, images a second and the table's version.
 
         Raises:
             UserError: too many of the images could not be used; everything is committed all the same.
@@ -95,7 +95,7 @@ class Precomputation:
         if len(pending) == 0:
             nothing = f"all {images} images have masks by {proposer_id} already"
             done(f"{config.masks}: {nothing if self.choose is None else f'no such images by {proposer_id}'}")
-            return {"proposer_id": proposer_id, "images": 0, "commit": head.number, "digest": head.digest}
+            return {"proposer_id": proposer_id, "images": 0, "version": head.version, "digest": head.digest}
         say(f"{len(pending)} of {images} images are pending for {proposer_id}")
         if self.folder.image_ids is not None:
             self.table.register_images(proposer_id, self.folder.image_ids)
@@ -115,7 +115,7 @@ class Precomputation:
         errors = {s: n for s, n in sorted(sink.statuses.items()) if s != "ok"}
         listed = ", ".join(f"{n} {s}" for s, n in errors.items()) or "no errors"
         done(
-            f"wrote {config.masks}: commit {sink.state.number}, {sink.rows} images by {proposer_id} in "
+            f"wrote {config.masks}: version {sink.state.version}, {sink.rows} images by {proposer_id} in "
             f"{seconds:.0f} s ({sink.images_per_second:.1f} a second once it ran), {listed}"
         )
         if sum(errors.values()) > config.max_error_rate * sink.rows:
@@ -129,6 +129,6 @@ class Precomputation:
             "statuses": dict(sink.statuses),
             "images_per_second": sink.images_per_second,
             "seconds": seconds,
-            "commit": sink.state.number,
+            "version": sink.state.version,
             "digest": sink.state.digest,
         }

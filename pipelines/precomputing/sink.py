@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.terminal import Advance
 
 if TYPE_CHECKING:
-    from mail.data.commit_log import Commit, MaskFile
+    from mail.data.mask_log import MaskFile, MaskState
     from mail.data.mask_table import MaskTable
 
 FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
@@ -32,7 +32,7 @@ class MaskSink:
         self,
         table: "MaskTable",
         proposer: dict[str, Any],
-        planned_at: "Commit",
+        planned_at: "MaskState",
         images: int,
         every: float,
         replace: bool = False,

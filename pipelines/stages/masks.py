@@ -45,16 +45,15 @@ class MasksStatus(Stage):
     """Also write the report to this file."""
 
     def plan(self) -> dict[str, Any]:
-        return {"commit": _open(self.masks).head().number}
+        return {"version": _open(self.masks).head().version}
 
     def run(self) -> dict[str, Any]:
-        from mail.data.mask_table import status
-        from mail.data.mask_upkeep import problems, reasons, seconds_per_image
+        from mail.data.mask_upkeep import problems, reasons, seconds_per_image, status
 
         table = _open(self.masks)
         head = table.head()
-        report: dict[str, Any] = {"masks": self.masks, "commit": head.number, "digest": head.digest, "proposers": {}}
-        for entry in status(head):
+        report: dict[str, Any] = {"masks": self.masks, "version": head.version, "digest": head.digest, "proposers": {}}
+        for entry in status(table, head):
             if self.proposer_id not in (None, entry.proposer_id):
                 continue
             seconds = seconds_per_image(table, entry.proposer_id)
@@ -96,7 +95,7 @@ class MasksStatus(Stage):
             quality["seconds_per_image"] = report["proposers"][snapshot.proposer_id]["seconds_per_image"]
             run_id = _log_quality(quality, {"masks": snapshot.lineage, "data": DataStore(self.against).digest})
             say(f"MLflow run {run_id} has these figures")
-        done(f"{self.masks}: commit {head.number}, {sum(f.rows for f in head.files.values())} rows")
+        done(f"{self.masks}: version {head.version}, {sum(f.rows for f in head.files.values())} rows")
         return report
 
 
@@ -115,7 +114,7 @@ class MasksVerify(Stage):
 
     def plan(self) -> dict[str, Any]:
         head = _open(self.masks).head()
-        return {"commit": head.number, "files": len(head.files), "bytes": sum(f.bytes for f in head.files.values())}
+        return {"version": head.version, "files": len(head.files), "bytes": sum(f.bytes for f in head.files.values())}
 
     def run(self) -> list[str]:
         from mail.data.mask_upkeep import verify
@@ -129,10 +128,10 @@ class MasksVerify(Stage):
                 say(wrong)
         head = table.head()
         rows = sum(f.rows for f in head.files.values())
-        _write_json(self.json, {"masks": self.masks, "commit": head.number, "rows": rows, "wrong": found})
+        _write_json(self.json, {"masks": self.masks, "version": head.version, "rows": rows, "wrong": found})
         if found:
             raise UserError(f"{self.masks}: {len(found)} things are wrong in {rows} rows, first: {found[0]}")
-        done(f"{self.masks}: commit {head.number}, {rows} rows in {len(head.files)} files, all right")
+        done(f"{self.masks}: version {head.version}, {rows} rows in {len(head.files)} files, all right")
         return found
 
 
@@ -197,39 +196,36 @@ class MasksCompact(Stage):
 
 @dataclasses.dataclass(kw_only=True)
 class MasksGc(Stage):
-    """Deletes data files that no commit within the age limit names. Only lists them unless --delete is given."""
+    """Deletes data files that no version within the age limit names. Only lists them unless --delete is given."""
 
     masks: str
     """The mask table (local or s3://)."""
 
     older_than: float = 7.0
-    """Age limit in days: what was readable within it, or written within it, stays."""
+    """Age limit in days (whole hours are counted): what was readable within it, or written within it, stays."""
 
     delete: bool = False
     """Really delete."""
 
     def plan(self) -> dict[str, Any]:
-        chosen = self._unneeded()
+        chosen = self._collect(delete=False)
         return {"files": len(chosen), "bytes": sum(size for _, size in chosen)}
 
     def run(self) -> list[str]:
-        chosen = self._unneeded()
-        table = _open(self.masks)
+        chosen = self._collect(self.delete)
         for path, size in chosen:
-            say(f"{'deleting' if self.delete else 'would delete'} {path} ({size:,} bytes)")
-            if self.delete:
-                table.log.objects.delete(path)
+            say(f"{'deleted' if self.delete else 'would delete'} {path} ({size:,} bytes)")
         total = sum(size for _, size in chosen)
         verb = "deleted" if self.delete else "--delete would delete"
         done(f"{self.masks}: {verb} {len(chosen)} files, {total:,} bytes")
         return [path for path, _ in chosen]
 
-    def _unneeded(self) -> list[tuple[str, int]]:
-        from mail.data.mask_upkeep import unneeded
+    def _collect(self, delete: bool) -> list[tuple[str, int]]:
+        from mail.data.mask_upkeep import collect
 
         if self.older_than < 0:
             raise UserError("--older-than is a number of days, 0 or more")
-        return unneeded(_open(self.masks), timedelta(days=self.older_than))
+        return collect(_open(self.masks), timedelta(days=self.older_than), delete)
 
 
 MASKS: dict[str, type[Stage]] = {
@@ -245,7 +241,7 @@ def _open(uri: str) -> "MaskTable":
     from mail.data.mask_table import MaskTable
 
     table = MaskTable(uri)
-    if table.head().number == 0:
+    if table.head().version == 0:
         raise UserError(f"{uri} is not a mask table: it has no commits (run `mail-ris precompute` first)")
     return table
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mail.data.commit_log import CommitLog
 from mail.data.mask_table import MaskTable
 
 PATIENCE = 240  # seconds for anything on a busy machine
@@ -97,15 +96,15 @@ def wait_for(condition: Callable[[], bool], run: Run | None = None) -> None:
 def rows(masks: str | Path) -> Counter[str]:
     """Rows by image id, as a reader that starts now sees them."""
     table = MaskTable(masks)
-    if table.head().number == 0:
+    if table.head().version == 0:
         return Counter()
     return Counter(r["image_id"] for r in table.snapshot().rows(["image_id"]))
 
 
 def computed_rows(masks: str | Path) -> int:
     """Rows that commits added since the table began: more than it has if an image was committed twice."""
-    log = CommitLog(masks)
-    states = [log.at(number) for number in range(log.head().number + 1)]
+    log = MaskTable(masks).log
+    states = [log.at(version) for version in range(log.head().version + 1)]
     return sum(
         file.rows
         for before, after in itertools.pairwise(states)

@@ -1,18 +1,19 @@
 """The mask table on a local disk and on an S3 server: what is committed is there exactly once, and nothing else is."""
 
-import json
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import polars
 import pyarrow.parquet as pq
 import pytest
 
-from mail.data import files
-from mail.data.commit_log import CHECKPOINT_EVERY
-from mail.data.mask_table import MaskTable, status
+from mail.data import files, schema
+from mail.data.mask_table import MaskTable
+from mail.data.mask_upkeep import collect, compact, status, verify
 from mail.errors import UserError
 from tests.mask_rows import ids, mask_rows
 from tests.s3 import BUCKET, s3_server, unreliable, use_endpoint
@@ -66,7 +67,7 @@ def test_a_snapshot_does_not_change_when_the_table_does(uri: str) -> None:
     before = table.snapshot()
     add(table, 2)
     assert [r["image_id"] for r in before.rows()] == ids(1)
-    again = MaskTable(uri).snapshot(commit=1)
+    again = MaskTable(uri).snapshot(version=1)
     assert (again.digest, again.files) == (before.digest, before.files)
     assert table.snapshot().digest != before.digest
 
@@ -77,7 +78,7 @@ def test_rows_that_another_driver_committed_meanwhile_are_dropped(uri: str) -> N
     file = mine.write(mask_rows(ids(1, 2, 3)))
     add(theirs, 2, 4)
     state = mine.commit([file, mine.write(mask_rows(ids(4)))], PROPOSER, planned_at=planned_at)
-    assert state.number == 2
+    assert state.version == 2
     assert counts(uri) == Counter(ids(1, 2, 3, 4))
 
 
@@ -103,18 +104,18 @@ def test_of_many_drivers_at_once_every_image_has_one_row(uri: str) -> None:
     assert counts(uri) == Counter(ids(*range(13)))
 
 
-def test_a_long_history_is_read_with_a_handful_of_requests(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.cluster
+def test_a_long_history_is_read_with_a_handful_of_requests(endpoint: str) -> None:
+    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     table = MaskTable(uri)
-    for number in range(2 * CHECKPOINT_EVERY + 3):
+    for number in range(35):
         add(table, number)
-    fresh = MaskTable(uri)
     asked: list[str] = []
-    get, exists = fresh.log.objects.get, fresh.log.objects.exists
-    monkeypatch.setattr(fresh.log.objects, "get", lambda key: asked.append(key) or get(key))
-    monkeypatch.setattr(fresh.log.objects, "exists", lambda key: asked.append(key) or exists(key))
-    assert fresh.head() == table.head()
-    assert len(asked) < CHECKPOINT_EVERY + 12
-    assert len(fresh.snapshot()) == 2 * CHECKPOINT_EVERY + 3
+    with unreliable(endpoint, [], [], asked) as proxy, pytest.MonkeyPatch.context() as patch:
+        use_endpoint(patch, proxy)
+        assert MaskTable(uri).head() == table.head()
+    assert len(asked) < 30
+    assert len(MaskTable(uri).snapshot()) == 35
 
 
 def test_reading_by_id_keeps_the_order_asked_for_and_leaves_out_unknown_images(uri: str) -> None:
@@ -135,7 +136,7 @@ def test_a_retry_replaces_rows(uri: str) -> None:
     table.commit([table.write(mask_rows(ids(2)))], PROPOSER, replace=True)
     states = {r["image_id"]: r["status"] for r in MaskTable(uri).snapshot().rows()}
     assert states == dict(zip(ids(1, 2, 3), ["decode_error", "ok", "decode_error"], strict=True))
-    (entry,) = status(table.head())
+    (entry,) = status(table, table.head())
     assert entry.statuses == {"decode_error": 2, "ok": 1}
 
 
@@ -148,12 +149,12 @@ def test_a_failing_object_store_neither_loses_nor_doubles_anything(endpoint: str
         use_endpoint(patch, proxy)
         table = MaskTable(uri)
         faulty_write = table.write(mask_rows(ids(1, 2)))
-        faults += [fault] * 2
+        faults += [fault, fault, ""] * 3  # what is known of the proposer, the table itself, the commit
         state = table.commit([faulty_write], PROPOSER)
     assert not faults
-    assert state.number == 1
+    assert state.version == 1
     assert counts(uri) == Counter(ids(1, 2))
-    assert MaskTable(uri).head().number == 1
+    assert MaskTable(uri).head().version == 1
 
 
 @pytest.mark.cluster
@@ -168,7 +169,7 @@ def test_reads_are_tried_again_also_where_the_error_is_longer_than_what_was_aske
         snapshot = MaskTable(uri).snapshot()
         reads += ["503", "503"]
         filesystem, root = files.resolve(uri)
-        assert len(files.read_bytes(filesystem, f"{root}/proposers/p-1.json")) > 10
+        assert files.read_bytes(filesystem, f"{root}/_proposers/p-1.images.json") == b'["coco/1"]'
         assert not reads
         reads += ["503", "500"]
         assert snapshot.read(ids(2), ["image_id"])["image_id"].to_pylist() == ids(2)
@@ -209,7 +210,7 @@ def test_what_is_not_as_described_is_not_committed(tmp_path: Path) -> None:
         table.commit([other], PROPOSER)
     with pytest.raises(ValueError, match="twice"):
         table.write(mask_rows(ids(1, 1)))
-    assert table.head().number == 0
+    assert table.head().version == 0
 
 
 def test_several_proposers_must_be_told_apart(tmp_path: Path) -> None:
@@ -225,19 +226,88 @@ def test_several_proposers_must_be_told_apart(tmp_path: Path) -> None:
     assert table.snapshot("p-2").proposer["id"] == "p-2"
 
 
-def test_a_history_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+def test_a_history_that_was_tampered_with_is_noticed(tmp_path: Path) -> None:
     table = MaskTable(tmp_path)
     add(table, 1)
     add(table, 2)
-    first = tmp_path / "_commits/000001.json"
-    record = json.loads(first.read_text())
-    record["time"] = "2001-01-01T00:00:00+00:00"
-    first.write_text(json.dumps(record))
-    with pytest.raises(UserError, match="is not the one that commit 2 was made on"):
-        MaskTable(tmp_path).head()
+    recorded = table.snapshot()
+    first = tmp_path / "_delta_log" / f"{1:020}.json"
+    text = first.read_text()
+    for old, new in (("coco/000001", "coco/000000"), ('numRecords\\": 1', 'numRecords\\": 2'), ('"size":', '"size":1')):
+        assert old in text
+        first.write_text(text.replace(old, new))
+        assert MaskTable(tmp_path).snapshot(version=2).digest != recorded.digest
     first.write_text("{")
-    with pytest.raises(UserError, match="not a commit"):
+    with pytest.raises(UserError, match="cannot be used as a Delta table"):
         MaskTable(tmp_path).head()
+    first.write_text(text)
+    assert MaskTable(tmp_path).snapshot(version=2).digest == recorded.digest
+    with pytest.raises(UserError, match="cannot be used as a Delta table"):
+        MaskTable(tmp_path).snapshot(version=9)
+
+
+def test_the_same_rows_at_another_place_or_time_are_another_version(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("a", "b"):
+        table = MaskTable(tmp_path / name)
+        add(table, 1)
+        digests.add(table.head().digest)
+    add(table, 2)
+    assert len({*digests, table.head().digest}) == 3
+
+
+def test_a_table_of_the_old_layout_is_refused(uri: str) -> None:
+    filesystem, root = files.resolve(uri)
+    files.write_bytes(filesystem, f"{root}/_commits/000001.json", b"{}")
+    for use in (lambda t: t.head(), lambda t: t.snapshot(), lambda t: t.pending(ids(1), "p-1"), lambda t: add(t, 1)):
+        with pytest.raises(UserError, match=r"older layout.*precompute into a new table"):
+            use(MaskTable(uri))
+
+
+@pytest.mark.parametrize("name", ["a b", "50% of #1?", "masques d'été", "plus+=&"])
+def test_any_characters_do_in_addresses_and_proposer_ids(uri: str, name: str) -> None:
+    uri, proposer_id = f"{uri}/{name}", f"{name}/x%20"
+    table = MaskTable(uri)
+    add(table, 1, 2, proposer_id=proposer_id)
+    add(table, 3, proposer_id=proposer_id)
+    retried = table.write(mask_rows(ids(2), proposer_id, status="too_large"))
+    table.commit([retried], {"id": proposer_id, "leaky": True}, replace=True)
+    table.register_images(proposer_id, ["coco/1"])
+    assert compact(MaskTable(uri)) == (3, 1)
+    assert len(collect(MaskTable(uri), timedelta(0), delete=True)) == 4
+    assert counts(uri, proposer_id) == Counter(ids(1, 2, 3))
+    snapshot = MaskTable(uri).snapshot()
+    assert (snapshot.proposer_id, snapshot.lineage["leaky"], snapshot.trained_on()) == (proposer_id, True, ["coco/1"])
+    assert list(verify(table)) == []
+
+
+def test_an_address_that_delta_would_decode_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rename the folder"):
+        MaskTable(tmp_path / "a%20b").head()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("endpoint")
+def test_a_store_that_does_not_answer_as_it_should_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"s3://no-such-bucket/masks cannot be used as a Delta table: .*404") as caught:
+        MaskTable("s3://no-such-bucket/masks").head()
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_polars_reads_the_table_as_we_do(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    table.commit([table.write(mask_rows(ids(1, 2), status="decode_error"))], PROPOSER)
+    add(table, 3, 4)
+    table.commit([table.write(mask_rows(ids(2)))], PROPOSER, replace=True)
+    add(table, 1, proposer_id="p-2")
+    for proposer_id in ("p-1", "p-2"):
+        found = polars.scan_delta(str(tmp_path)).filter(polars.col("proposer_id") == proposer_id).sort("image_id")
+        rows = found.drop("proposer_id").collect().to_dicts()
+        assert rows == sorted(table.snapshot(proposer_id).rows(), key=lambda r: r["image_id"])
+    past = polars.read_delta(str(tmp_path), version=1)
+    assert past["status"].to_list() == ["decode_error"] * 2
+    assert past.columns == schema.MASKS.names
 
 
 def test_a_proposer_that_was_leaky_once_stays_so(tmp_path: Path) -> None:
@@ -256,8 +326,11 @@ def test_images_without_masks_are_named(tmp_path: Path) -> None:
 
 
 def test_nothing_but_whole_files_is_left_behind(tmp_path: Path) -> None:
-    table = MaskTable(tmp_path)
+    table, loser = MaskTable(tmp_path), MaskTable(tmp_path)
     add(table, 1)
-    loser = MaskTable(tmp_path)
-    assert loser.log.objects.create("_commits/000001.json", b"other") is False
-    assert not [p for p in tmp_path.rglob("*") if ".partial" in p.name]
+    before = loser.head()
+    add(table, 2)
+    assert loser.log.append(before, [loser.write(mask_rows(ids(3)))], proposer_id="p-1") is None
+    assert table.head().version == 2
+    kinds = {"".join(p.suffixes) for p in tmp_path.rglob("*") if p.is_file()}
+    assert kinds == {".json", ".parquet", ".info.json"}

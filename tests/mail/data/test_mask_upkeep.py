@@ -10,7 +10,7 @@ import pytest
 
 from mail.data import schema
 from mail.data.mask_table import MaskTable
-from mail.data.mask_upkeep import compact, problems, unneeded, verify
+from mail.data.mask_upkeep import collect, compact, problems, status, verify
 from tests.mask_rows import ids, mask_rows
 
 PROPOSER = {"id": "p-1"}
@@ -69,7 +69,7 @@ def test_compacting_keeps_rows_and_older_snapshots(tmp_path: Path) -> None:
         table.commit([table.write(mask_rows(ids(number)))], PROPOSER)
     before = table.snapshot()
     assert compact(table, dry_run=True) == (5, 1)
-    assert table.head().number == 5
+    assert table.head().version == 5
     assert compact(table) == (5, 1)
     after = table.snapshot()
     assert len(after.files) == 1
@@ -78,19 +78,39 @@ def test_compacting_keeps_rows_and_older_snapshots(tmp_path: Path) -> None:
     assert compact(table) == (0, 0)
 
 
-def test_gc_takes_only_old_files_that_no_recent_commit_names(tmp_path: Path) -> None:
+def age(path: Path, hours: float) -> None:
+    past = time.time() - hours * 3600
+    os.utime(path, (past, past))
+
+
+def test_gc_takes_only_old_files_that_no_recent_version_names(tmp_path: Path) -> None:
     table = MaskTable(tmp_path)
+    table.register_images("p-1", ["coco/1"])
     for number in range(3):
         table.commit([table.write(mask_rows(ids(number)))], PROPOSER)
-    orphan = table.write(mask_rows(ids(7)))
-    small = {f.path for f in table.head().files.values()}
+    before = table.snapshot()
+    orphan, young = table.write(mask_rows(ids(7))), table.write(mask_rows(ids(8)))
+    (partial := (tmp_path / orphan.path).with_name(".killed.partial")).write_text("half")
+    small = set(table.head().files)
     compact(table)
-    assert unneeded(table, timedelta(days=1)) == []
-    old = time.time() - 3600
-    os.utime(tmp_path / orphan.path, (old, old))
-    assert [path for path, _ in unneeded(table, timedelta(minutes=30))] == [orphan.path]
-    time.sleep(1.1)  # a commit's time is in whole seconds
-    assert {path for path, _ in unneeded(table, timedelta(0))} == {*small, orphan.path}
+    assert collect(table, timedelta(days=1)) == []
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path != tmp_path / young.path:
+            age(path, hours=48)
+    orphans = {orphan.path: orphan.bytes, partial.relative_to(tmp_path).as_posix(): 4}
+    assert dict(collect(table, timedelta(days=1))) == orphans  # the others were current a moment ago
+    for number in range(10, 30):  # the log's checkpoints remember since when files are unneeded
+        table.commit([table.write(mask_rows(ids(number)))], PROPOSER)
+    assert dict(collect(MaskTable(tmp_path), timedelta(days=1), delete=True)) == orphans
+    assert len(list(before.rows())) == 3
+    assert {path for path, _ in collect(table, timedelta(0))} == {*small, young.path}
+    assert (tmp_path / young.path).exists()
+    collect(table, timedelta(0), delete=True)
+    assert sorted(r["image_id"] for r in table.snapshot().rows()) == ids(0, 1, 2, *range(10, 30))
+    assert table.snapshot().trained_on() == ["coco/1"]
+    assert list(verify(table)) == []
+    with pytest.raises(FileNotFoundError):
+        list(before.rows())
 
 
 def test_problems_are_listed_by_status(tmp_path: Path) -> None:
@@ -99,3 +119,8 @@ def test_problems_are_listed_by_status(tmp_path: Path) -> None:
     table.commit([table.write(mask_rows(ids(2), status="too_large"))], PROPOSER)
     assert [(p.image_id, p.error) for p in problems(table, "p-1")] == [("coco/000002", "cut short")]
     assert list(problems(table, "p-1", {"decode_error"})) == []
+    mixed = pa.concat_tables([mask_rows(ids(3)), mask_rows(ids(4), status="decode_error")])
+    table.commit([table.write(mixed)], PROPOSER)
+    assert [p.image_id for p in problems(table, "p-1", {"decode_error", "too_large"})] == ids(2, 4)
+    (entry,) = status(table, table.head())
+    assert entry.statuses == {"decode_error": 1, "ok": 2, "too_large": 1}

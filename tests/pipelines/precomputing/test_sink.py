@@ -38,7 +38,7 @@ def test_first_commits_come_soon_and_later_ones_as_often_as_asked_for(tmp_path: 
     commits = []
     for number in range(120):
         rows.add(mask_rows(ids(number)))
-        if rows.state.number > len(commits):
+        if rows.state.version > len(commits):
             commits.append(clock.now - 100)
         clock.now += 1
     assert commits == [5, 15, 35, 65, 95]  # 5, 10, 20 seconds after the one before, then every 30
@@ -54,11 +54,11 @@ def test_a_file_is_written_when_enough_rows_wait_but_committed_with_the_others(
     rows = sink(tmp_path)
     for number in range(7):
         rows.add(mask_rows(ids(number)))
-    assert len(list((tmp_path / "data").rglob("*.parquet"))) == 2
-    assert rows.table.head().number == 0
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2
+    assert rows.table.head().version == 0
     rows.flush()
     state = MaskTable(tmp_path).head()
-    assert (state.number, sorted(f.rows for f in state.files.values())) == (1, [1, 3, 3])
+    assert (state.version, sorted(f.rows for f in state.files.values())) == (1, [1, 3, 3])
     rows.flush()
     assert MaskTable(tmp_path).head() == state
 

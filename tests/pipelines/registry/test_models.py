@@ -31,7 +31,7 @@ WHOLE = {
     "code_version": "0.1.0 abcdef",
     "config": {"preset": "tiny", "name": "micro", "proposals": "table"},
     "data_store": {"uri": "store", "name": "boxes", "digest": "d" * 64, "sources": [{"path": "a", "sha256": "b"}]},
-    "mask_table": {"uri": "masks", "commit": 1, "digest": "m" * 64, "proposer_id": "p"},
+    "mask_table": {"uri": "masks", "version": 1, "digest": "m" * 64, "proposer_id": "p"},
     "proposer": {"id": "p", "trained_on": {"count": 3, "digest": "t" * 64}},
     "leaky": False,
 }

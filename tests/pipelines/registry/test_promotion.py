@@ -230,14 +230,14 @@ def test_a_chain_whose_files_are_gone_is_shown_as_broken_and_refused(
     lost = make_boxes(tmp_path / "lost", images=8)
     version = make_registered(folder / "lost" / "model", lost, "lost", run_id="f" * 32)
     shutil.rmtree(tmp_path / "lost" / "store")
-    (tmp_path / "lost" / "masks" / "_commits" / "000001.json").unlink()
+    (tmp_path / "lost" / "masks" / "_delta_log" / f"{1:020}.json").unlink()
     MODELS["show"](model=number(version)).run()
     shown = capsys.readouterr().out
     assert [line.count("BROKEN") for line in shown.splitlines() if "BROKEN" in line] == [1, 1, 1, 1]
     assert "is not a data store" in shown
     MODELS["show"](model=number(version), json=True).run()
     broken = json.loads(capsys.readouterr().out)["broken"]
-    assert list(broken) == ["training run", "data store", "mask-table commit", "images that the proposer saw"]
+    assert list(broken) == ["training run", "data store", "mask-table version", "images that the proposer saw"]
     with pytest.raises(UserError, match=r"data store: .* is not a data store"):
         Promote(model=number(version)).run()
 
@@ -247,7 +247,7 @@ def test_a_store_that_was_prepared_anew_is_another_one(mlflow_here, folder: Path
     version = make_registered(folder / "anew" / "model", boxes, "anew")
     shutil.rmtree(tmp_path / "here")
     make_boxes(tmp_path / "here", images=12)
-    with pytest.raises(UserError, match=r"holds another data store now.*holds another commit 1 now"):
+    with pytest.raises(UserError, match=r"holds another data store now.*holds another version 1 now"):
         Promote(model=number(version)).run()
 
 

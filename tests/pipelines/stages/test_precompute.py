@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from mail.data.mask_table import MaskTable
 from mail.errors import UserError
@@ -13,6 +14,7 @@ from mail.proposers.rows import plan_units
 from pipelines.precomputing.proposals import Pool, proposals_of
 from pipelines.stages.masks import MasksGc, MasksRetry, MasksStatus, MasksVerify
 from pipelines.stages.precompute import Precompute
+from tests.mask_rows import ids, mask_rows
 from tests.noise import TRUNCATED, make_proposer, write_store
 
 
@@ -105,6 +107,20 @@ def test_pasting_in_tasks_of_its_own_gives_the_same_rows(tmp_path: Path, propose
     for one, other in zip(found[0]["instances"].to_pylist(), found[1]["instances"].to_pylist(), strict=True):
         # which images share a batch is chance, and with it the last digits
         assert [i["score"] for i in one] == pytest.approx([i["score"] for i in other], abs=1e-3)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_data_reads_the_table_as_we_do(tmp_path: Path) -> None:
+    import ray
+
+    table = MaskTable(tmp_path)
+    table.commit([table.write(mask_rows(ids(1, 2), status="decode_error"))], {"id": "p-1"})
+    table.commit([table.write(mask_rows(ids(3, 4)))], {"id": "p-1"})
+    table.commit([table.write(mask_rows(ids(2)))], {"id": "p-1"}, replace=True)
+    found = ray.data.read_parquet(DeltaTable(str(tmp_path)).file_uris()).take_all()
+    expected = [{**row, "proposer_id": "p-1"} for row in table.snapshot().rows()]
+    assert sorted(found, key=lambda r: r["image_id"]) == sorted(expected, key=lambda r: r["image_id"])
 
 
 @pytest.mark.usefixtures("no_ray")
