@@ -5,11 +5,13 @@ errors). Where standard error is piped or logged, the same work says a line now 
 every line is a JSON object, for whoever collects logs.
 """
 
+import contextlib
 import datetime
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -108,6 +110,23 @@ class Advance:
     def _line(self, finished: int, pace: float, beside: str) -> str:
         left = f", about {duration((self.total - finished) / pace)} left" if pace > 0 and finished < self.total else ""
         return f"{self.what}: {finished} of {self.total} ({pace:.1f}/s){left}" + (f", {beside}" if beside else "")
+
+
+@contextlib.contextmanager
+def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A `progress(done, total)` that shows how far it is; `what` names the work and its unit."""
+    shown: list[Advance] = []
+
+    def progress(finished: int, total: int) -> None:
+        if not shown:
+            shown.append(Advance(what, total).__enter__())
+        shown[0](finished)
+
+    try:
+        yield progress
+    finally:
+        for advance in shown:
+            advance.__exit__(None, None, None)
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Looking after a mask table: is everything right with it, fewer larger files, and what nobody needs any more."""
 
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from mail import rle
 from mail.data import files, schema
 from mail.data.coco import checked_mask
+from mail.data.ingest import Progress
 from mail.data.mask_log import MaskFile, MaskState
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
@@ -24,17 +26,20 @@ COMPACT_BYTES = 64 * 2**20
 BOX_TOLERANCE = 0.01  # pixels
 
 
-def verify(table: MaskTable, store: DataStore | None = None) -> Iterator[str]:
+def verify(table: MaskTable, store: DataStore | None = None, progress: Progress | None = None) -> Iterator[str]:
     """Reads every data file of the newest version and yields what is wrong: digests, schema, keys, masks, boxes, sizes.
 
     Args:
         store: its images' sizes and digests are compared with the rows'.
+        progress: is called with the files that were read and their number.
     """
-    head = table.head()
+    head, read = table.head(), itertools.count(1)
     sizes = _sizes(store) if store else {}
     for proposer_id in head.proposer_ids:
         keys: list[pa.ChunkedArray] = []
         for file in head.of(proposer_id):
+            if progress is not None:
+                progress(next(read), len(head.files))
             try:
                 data = files.read_bytes(table.filesystem, f"{table.root}/{file.path}")
             except FileNotFoundError:

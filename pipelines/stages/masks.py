@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mail.errors import UserError
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.stage import Stage
-from pipelines.terminal import done, say
+from pipelines.terminal import done, progress_of, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,10 +122,11 @@ class MasksVerify(Stage):
 
         table = _open(self.masks)
         found = []
-        for wrong in verify(table, DataStore(self.data) if self.data else None):
-            found.append(wrong)
-            if len(found) <= 20:
-                say(wrong)
+        with progress_of("files verified") as progress:
+            for wrong in verify(table, DataStore(self.data) if self.data else None, progress):
+                found.append(wrong)
+                if len(found) <= 20:
+                    say(wrong)
         head = table.head()
         rows = sum(f.rows for f in head.files.values())
         _write_json(self.json, {"masks": self.masks, "version": head.version, "rows": rows, "wrong": found})

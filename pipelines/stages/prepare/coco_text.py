@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mail.data.coco_text import TextConfig
 from mail.errors import UserError
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, counted, record, report
+from pipelines.stages.prepare.report import Flag, record, report
+from pipelines.terminal import progress_of
 
 if TYPE_CHECKING:
     from mail.data.store import DataStore
@@ -46,7 +47,7 @@ class PrepareCocoText(Stage):
     def run(self) -> "DataStore":
         from mail.data.coco_text import write_store
 
-        with counted("images read") as progress:
+        with progress_of("images read") as progress:
             store, findings = write_store(
                 str(self.instances),
                 self.images,

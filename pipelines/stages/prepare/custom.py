@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, counted, record, report
+from pipelines.stages.prepare.report import Flag, record, report
+from pipelines.terminal import progress_of
 
 if TYPE_CHECKING:
     from mail.data.store import DataStore
@@ -42,7 +43,7 @@ class PrepareCustom(Stage):
     def run(self) -> "DataStore":
         from mail.data.custom import write_store
 
-        with counted("images read") as progress:
+        with progress_of("images read") as progress:
             store, findings = write_store(
                 self.expressions,
                 self.images,

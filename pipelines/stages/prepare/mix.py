@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from mail.errors import UserError
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, counted, record
-from pipelines.terminal import done, say
+from pipelines.stages.prepare.report import Flag, record
+from pipelines.terminal import done, progress_of, say
 
 if TYPE_CHECKING:
     from mail.data.store import DataStore
@@ -66,7 +66,7 @@ class PrepareMix(Stage):
             ]
             if found:
                 raise UserError(f"{'; '.join(found)}. Without --strict they are left out of the training")
-        with counted("images mixed") as progress:
+        with progress_of("images mixed") as progress:
             mixture = mix(stores, self.out, self.name, held_out, record(self), progress)
         for (store, where), (images, expressions) in mixture.left_out.items():
             say(f"left out: {expressions} training expressions of {store} on {images} images of {where}")

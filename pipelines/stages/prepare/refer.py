@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mail.errors import UserError
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, counted, record, report
-from pipelines.terminal import say
+from pipelines.stages.prepare.report import Flag, record, report
+from pipelines.terminal import progress_of, say
 
 if TYPE_CHECKING:
     from mail.data.refer import Ref, ReferLayout
@@ -115,7 +115,7 @@ def write_and_report(
 
     for line in shared_images(refs):
         say(line)
-    with counted("images read") as progress:
+    with progress_of("images read") as progress:
         store, findings = write_store(
             layout, refs, out, skip_bad=skip_bad, prepared_with=prepared_with, progress=progress
         )

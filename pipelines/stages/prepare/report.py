@@ -1,38 +1,19 @@
 """What every `prepare` says and records: progress, findings, the summary, and its own config."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from pipelines.stage import Stage
-from pipelines.terminal import Advance, done, say
+from pipelines.terminal import done, say
 
 if TYPE_CHECKING:
     from mail.data.ingest import Findings
     from mail.data.store import DataStore
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-
-@contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A `progress(done, total)` that shows how far it is; `what` names the work and its unit."""
-    shown: list[Advance] = []
-
-    def progress(finished: int, total: int) -> None:
-        if not shown:
-            shown.append(Advance(what, total).__enter__())
-        shown[0](finished)
-
-    try:
-        yield progress
-    finally:
-        for advance in shown:
-            advance.__exit__(None, None, None)
 
 
 def report(store: "DataStore", findings: "Findings") -> None:

@@ -11,8 +11,8 @@ from mail.data.scenes import SceneConfig
 from mail.errors import UserError
 from pipelines.stage import Stage
 from pipelines.stages.prepare.refer import write_and_report
-from pipelines.stages.prepare.report import counted, record
-from pipelines.terminal import say
+from pipelines.stages.prepare.report import record
+from pipelines.terminal import progress_of, say
 
 if TYPE_CHECKING:
     from mail.data.store import DataStore
@@ -49,7 +49,7 @@ class PrepareSynthetic(Stage):
         with tempfile.TemporaryDirectory(prefix="mail-scenes-") as temporary:
             root = self.root or temporary
             say(f"generating {self.images} scenes from seed {self.seed}")
-            with counted("scenes generated") as progress:
+            with progress_of("scenes generated") as progress:
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
             layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
             refs = read_refs(layout.refs)
