@@ -152,7 +152,7 @@ class MaskLog:
             yield from self._table.history() if self._table else ()
 
     def vacuum(self, older_than: timedelta, delete: bool) -> list[str]:
-        """Paths of the files that no version named within the age limit (in whole hours), and that are older themselves.
+        """Paths of files that no version named within the age limit (in whole hours), and that are older themselves.
 
         Args:
             delete: delete them, which makes versions of its own; older versions that named them are lost.
