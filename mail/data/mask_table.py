@@ -218,7 +218,7 @@ class MaskTable:
             raise UserError(f"{where} has not the mask table's columns but {parquet.schema_arrow.names}")
         if file.proposer_id != proposer_id:
             raise UserError(f"{where} holds rows of another proposer than {proposer_id}")
-        keys = files.persistently(lambda: parquet.read(columns=["image_id"]))["image_id"].combine_chunks()
+        keys = self._key_column(file).combine_chunks()
         if len(keys) != file.rows or len(keys) == 0:
             raise UserError(f"{where} has {len(keys)} rows, {file.rows} were written")
         if len(keys) > 1 and not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
@@ -244,10 +244,8 @@ class MaskTable:
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
     def _key_column(self, file: MaskFile) -> pa.ChunkedArray:
-        path = f"{self.root}/{file.path}"
-        return files.persistently(
-            lambda: pq.read_table(path, columns=["image_id"], filesystem=self.filesystem, use_threads=False)
-        )["image_id"]
+        parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
+        return files.persistently(lambda: parquet.read(columns=["image_id"], use_threads=False))["image_id"]
 
     def _check_disjoint(self, data_files: Sequence[MaskFile]) -> None:
         ordered = sorted(data_files, key=lambda f: f.first_image_id)
@@ -259,33 +257,23 @@ class MaskTable:
 
     def _drop_committed(self, fresh: Sequence[MaskFile], rivals: Sequence[MaskFile]) -> list[MaskFile]:
         """`fresh` without the rows whose images `rivals` hold; files that lose rows are written anew."""
-        kept: list[MaskFile] = []
-        for file in fresh:
-            near = [r for r in rivals if _overlap(r, file.first_image_id, file.last_image_id)]
-            taken = self._keys(near)
-            if len(taken) and pc.any(pc.is_in(self._key_column(file), value_set=taken)).as_py():
-                rows = self.read_file(file)
-                rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=taken)))
-                kept += [self.write_rows(rows, file.proposer_id)] if len(rows) else []
-            else:
-                kept.append(file)
-        return kept
+        near = [[r for r in rivals if _overlap(r, f.first_image_id, f.last_image_id)] for f in fresh]
+        return [rest for f, n in zip(fresh, near, strict=True) if (rest := self._without(f, self._keys(n)))]
 
     def _cut_out(self, rivals: Sequence[MaskFile], fresh: Sequence[MaskFile]) -> tuple[list[MaskFile], list[MaskFile]]:
         """`rivals` without the images of `fresh`: (files written anew, those that they replace)."""
-        added: list[MaskFile] = []
-        removed: list[MaskFile] = []
-        keys = self._keys(fresh)
-        for rival in rivals:
-            if not any(_overlap(f, rival.first_image_id, rival.last_image_id) for f in fresh):
-                continue
-            if not pc.any(pc.is_in(self._key_column(rival), value_set=keys)).as_py():
-                continue
-            rows = self.read_file(rival)
-            rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=keys)))
-            added += [self.write_rows(rows, rival.proposer_id)] if len(rows) else []
-            removed.append(rival)
-        return added, removed
+        taken = self._keys(fresh)
+        near = [r for r in rivals if any(_overlap(f, r.first_image_id, r.last_image_id) for f in fresh)]
+        cut = [(rival, rest) for rival in near if (rest := self._without(rival, taken)) is not rival]
+        return [rest for _, rest in cut if rest], [rival for rival, _ in cut]
+
+    def _without(self, file: MaskFile, taken: pa.ChunkedArray) -> MaskFile | None:
+        """A file less these images: itself if it has none of them, None if it has no others."""
+        if len(taken) == 0 or not pc.any(pc.is_in(self._key_column(file), value_set=taken)).as_py():
+            return file
+        rows = self.read_file(file)
+        rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=taken)))
+        return self.write_rows(rows, file.proposer_id) if len(rows) else None
 
 
 def _overlap(file: MaskFile, first: str, last: str) -> bool:

@@ -73,7 +73,7 @@ def compact(table: MaskTable, target_bytes: int = COMPACT_BYTES, dry_run: bool =
     for group in _small_neighbours(table.head(), target_bytes):
         before, after = before + len(group), after + 1
         if not dry_run:
-            # our own writer: `optimize.compact` of deltalake keeps neither row groups of our size nor digests in names
+            # our own writer: deltalake's `optimize.compact` keeps neither order nor row groups, nor digests in names
             merged = table.write_rows(pa.concat_tables([table.read_file(f) for f in group]), group[0].proposer_id)
             table.swap(group, merged)  # None if a file is gone meanwhile: then somebody else tidied up
     return before, after
