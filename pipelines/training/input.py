@@ -82,7 +82,6 @@ def ray_batches(
     # Not in the trainers' placement group, which has no CPU to spare: on any node, the trainer's own first.
     build = ray.remote(_build).options(num_cpus=min(1.0, max(transport.cpus, 0.1)), scheduling_strategy="DEFAULT")
     asked: deque[tuple[list[Batch], Any]] = deque()  # the oldest first
-
     firsts = iter(range(start, stop, steps))
 
     def ask() -> None:
