@@ -94,10 +94,12 @@ def _claim(out: str, job: ProposerJob) -> str:
 
 def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[str, Any]]:
     """Runs the job with Ray Train; the weights and the last metrics."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    class ToFile(UserCallback):
+    from pipelines.training.watch import EndOnWrongInput
+
+    class ToFile(EndOnWrongInput):
         """Runs on this node, in Ray Train's controller process: hands the metrics to this process through a file."""
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:

@@ -1,12 +1,27 @@
-"""Sits beside Ray Train's controller, which outlives the workers, and tells why they were lost."""
+"""Sit beside Ray Train's controller, which outlives the workers, and learn why they were lost."""
 
 from typing import Any
 
 from ray.train import UserCallback
 
+from pipelines.cluster_session.errors import user_error
 
-class Watch(UserCallback):
-    """Tells the driver and Prometheus of lost workers.
+
+class EndOnWrongInput(UserCallback):
+    """Ends the run where a worker met a wrong input (UserError), which would be as wrong for the next one.
+
+    `FailureConfig` is for lost workers and knows no kinds; but what a callback raises ends a run at once, and the
+    controller then stops the workers that still wait for the one with the error.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if wrong := user_error(error):
+                raise wrong
+
+
+class Watch(EndOnWrongInput):
+    """Also tells the driver and Prometheus of lost workers.
 
     Args:
         run: name of the run. mailbox: the actor that the driver takes from.
@@ -16,6 +31,7 @@ class Watch(UserCallback):
         self._run, self._mailbox = run, mailbox
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        super().after_exception(run_context, worker_exceptions)
         from pipelines.training.prometheus import count_errors
 
         reasons = {str(rank): reason(error) for rank, error in worker_exceptions.items()}

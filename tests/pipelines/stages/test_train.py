@@ -19,11 +19,11 @@ from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
 from pipelines.registry.client import connect
 from pipelines.stages.train import Train
+from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import ModelOverrides
 from pipelines.training.overlays import default_every
 from pipelines.training.run_state import RunState, differences
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
-from pipelines.training.worker import Clock, memory_advice
 from tests.boxes import Boxes, make_boxes, micro_config
 
 MICRO = {
