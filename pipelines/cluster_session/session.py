@@ -125,7 +125,7 @@ def _start_local(num_cpus: int | None, metrics: bool) -> Session:
         folder = PrivateFolder()  # of the token, sockets and logs
         session = Session(folder)
         try:
-            _start_in(folder.path, num_cpus or max(2, _usable_cpus()), metrics)
+            _start_in(folder.path, num_cpus or _usable_cpus(), metrics)
             break
         except BaseException as error:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
@@ -179,10 +179,17 @@ def _stderr_to(path: Path) -> Iterator[None]:
         os.close(terminal)
 
 
+def local_cpus() -> int | None:
+    """CPUs of the Ray that `connect` would start here; None where it would join one, or is connected."""
+    import ray
+
+    return None if ray.is_initialized() or os.environ.get("RAY_ADDRESS") else _usable_cpus()
+
+
 def _usable_cpus() -> int:
     from ray._private.utils import get_num_cpus  # knows the limits of a container, unlike os.cpu_count
 
-    return int(get_num_cpus())
+    return max(2, int(get_num_cpus()))
 
 
 def _token_file(folder: Path) -> Path:
