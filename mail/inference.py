@@ -10,7 +10,6 @@
 proposed, rasterised and embedded once, however many sentences are asked about it.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,11 +19,11 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.utils import logging as transformers_logging
 
 from mail.data.images import ImageError, decode_image
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailOutput, MailProcessor, Segmentation
+from mail.model.folder import check_model_folder, load_model
 from mail.proposals import Proposals
 from mail.proposers import Proposer, load_proposer
 
@@ -65,14 +64,14 @@ class Predictor:
         """Predictor of a MODEL folder; its proposer is that of `proposer_path`, else the one bundled in the folder.
 
         Raises:
-            UserError: the folder is not a model.
+            UserError: the folder is not a model, or the device is not there.
         """
+        device = check_device(device or default_device())
         folder = check_model_folder(path)
-        model, processor = _load(folder)
+        model, processor = load_model(folder)
         bundled = folder / BUNDLED_PROPOSER
         if proposer_path is None and bundled.is_dir():
             proposer_path = bundled
-        device = torch.device(device or default_device())
         proposer = None
         if proposer_path is not None and model.config.uses_instances:
             proposer = load_proposer(os.fspath(proposer_path), device=str(device))
@@ -163,49 +162,23 @@ class Predictor:
                 yield start, output
 
 
-def _load(folder: Path) -> tuple[MailForReferringSegmentation, MailProcessor]:
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it. Raises UserError otherwise."""
     try:
-        found: Any = MailForReferringSegmentation.from_pretrained(folder, output_loading_info=True)
-        model, loaded = found  # with the info asked for, a pair
-        processor = MailProcessor.from_pretrained(folder)
-    except Exception as error:  # a damaged file raises whatever its reader raises
-        raise UserError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-    # transformers would go on with random numbers where a weight is missing
-    if wrong := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"], *map(str, loaded["mismatched_keys"])}):
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count()
+        there = "cpu" + "".join(f", cuda:{i}" for i in range(gpus))
         raise UserError(
-            f"the weights of {folder} are not those of this program's network: {len(wrong)} are missing or unknown, "
-            f"first: {', '.join(wrong[:3])}; they were written by another version, train again"
-        )
-    return model, processor
+            f"there is no device {str(device)!r} here ({str(error).splitlines()[0]}): use {there}"
+        ) from None
+    return found
 
 
 def default_device() -> str:
     """`cuda` where there is a usable GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def check_model_folder(path: str | os.PathLike) -> Path:
-    """The path, if it is a MODEL folder or a checkpoint that holds one. Raises UserError otherwise."""
-    folder = Path(path)
-    for candidate in (folder, folder / "model"):
-        config = candidate / "config.json"
-        if config.is_file():
-            try:
-                kind = json.loads(config.read_text()).get("model_type")
-            except (ValueError, AttributeError):
-                raise UserError(f"{config} is not a JSON object: the model is damaged") from None
-            if kind != MailForReferringSegmentation.config_class.model_type:
-                raise UserError(f"{candidate} holds a model of type {kind!r}, not one that `mail-ris train` wrote")
-            return candidate
-    why = "it has no config.json" if folder.is_dir() else "there is no such folder"
-    raise UserError(f"{folder} is not a model: {why} (`mail-ris train ... --out DIR` writes one)")
 
 
 def load_image(image: AnyImage) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`mail-ris STAGE ...`, the same as `python -m pipelines STAGE ...`."""
 
+import errno
 import sys
 
 from mail.errors import UserError
@@ -13,6 +14,14 @@ def main(argv: list[str] | None = None) -> int:
         parse(sys.argv[1:] if argv is None else argv).execute()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: no space is left to write to ({error}): make room, then run the same command again",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)

@@ -172,6 +172,7 @@ def write_store(
             paths[image.id] = path
     if not skip_bad:
         problems.raise_if_any(instances, "Complete the folder, or leave these out with --skip-bad")
+    writer.check_space(path.stat().st_size for path in paths.values())
     sources = _source_images(coco, paths, name, namespace, config or TextConfig())
     findings = ingest(
         sources,

@@ -91,6 +91,7 @@ def write_store(
             del by_image[image]
     if not skip_bad:
         problems.raise_if_any(expressions_file, "Complete the folder, or leave these out with --skip-bad")
+    writer.check_space((Path(images) / image).stat().st_size for image in by_image)
     findings = ingest(
         _source_images(by_image, Path(images), name),
         writer,

@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import tempfile
 import time
 import uuid
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyarrow import fs
+
+from mail.errors import UserError
 
 T = TypeVar("T")
 ATTEMPTS = 10
@@ -46,6 +49,45 @@ def absolute(uri: str | os.PathLike) -> str:
 
 def exists(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def check_writable(folder: str | os.PathLike, need: int = 0, what: str = "") -> None:
+    """Checks that files can be written to a local folder that need not be there yet; leaves no trace.
+
+    Args:
+        need: bytes that are going to be written, roughly. what: names them.
+
+    Raises:
+        UserError: a file is in the way, it may not be written, or too little space is free.
+    """
+    filesystem, path = resolve(folder)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return
+    above = path
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise UserError(f"{folder} cannot be written: {above} is a file, not a folder: choose another place")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            free = shutil.disk_usage(above).free
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): choose another place, or mend {above}"
+        ) from None
+    if free < need:
+        raise UserError(
+            f"{folder} needs about {need / 2**30:.1f} GiB for {what}, {free / 2**30:.1f} GiB are free on its disk: "
+            "make room there, or choose another place"
+        )
+
+
+def check_file_writable(file: str | os.PathLike) -> None:
+    """The same for a file, which may be there already."""
+    path = absolute(file)
+    if os.path.isdir(path):
+        raise UserError(f"{file} cannot be written: it is a folder, name a file")
+    check_writable(os.path.dirname(path))
 
 
 def persistently(read: Callable[[], T]) -> T:

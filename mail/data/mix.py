@@ -69,6 +69,7 @@ def mix(
     if doubled := sorted(n for n, count in Counter(names).items() if count > 1):
         raise UserError(f"two of the data stores are called {doubled[0]}: their expressions could not be told apart")
     writer = DataStoreWriter(out, name)
+    writer.check_space(file.bytes for store in stores for file in store.image_files)
     evaluated = evaluation_images([*stores, *held_out])
     lost: dict[tuple[str, str], Counter[str]] = {}
     everything: Counter[str] = Counter()

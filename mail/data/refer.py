@@ -186,6 +186,7 @@ def write_store(
         problems.raise_if_any(layout.refs, "Complete the data set, or leave these out with --skip-bad")
     if not usable:
         raise UserError(f"{layout.refs}: nothing is left to prepare. {problems.describe()}")
+    writer.check_space((layout.images / coco.images[i].file_name).stat().st_size for i in usable)
     findings = ingest(
         _source_images(layout, usable, coco),
         writer,

@@ -10,7 +10,7 @@ Readers take the list of files from `store.json`, never from a listing.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,6 +149,7 @@ class DataStoreWriter:
     def __init__(self, uri: str | os.PathLike, name: str):
         self.uri, self.name = os.fspath(uri), name
         self.filesystem, self.root = files.resolve(uri)
+        files.check_writable(uri)
         if files.exists(self.filesystem, f"{self.root}/store.json"):
             raise UserError(f"{self.uri} already holds a data store: choose another --out or delete it first")
         self._images: list[dict] = []
@@ -157,6 +158,10 @@ class DataStoreWriter:
         self._expressions: list[dict] = []
         self._tables: list[pa.Table] = []  # expressions so far: a tenth of the memory that dictionaries take
         self._image_files: list[DataFile] = []
+
+    def check_space(self, sizes: Iterable[int]) -> None:
+        """Raises UserError where photos of these sizes, in bytes, do not fit onto a local disk."""
+        files.check_writable(self.uri, sum(sizes), "the photos")
 
     def add_image(self, *, image_id: str, file_name: str, image: bytes, height: int, width: int) -> None:
         """Adds an image once; the same id with other bytes is an error."""

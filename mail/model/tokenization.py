@@ -20,20 +20,25 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """BERT uncased tokenizer of a vocabulary file, a folder or a hub name.
 
     Raises:
-        UserError: nothing there that can be read.
+        UserError: nothing there that can be read, or no vocabulary of BERT's kind.
     """
     path = Path(source)
-    if path.is_file():
-        return bert_tokenizer(path.read_text(encoding="utf-8").splitlines())
-    if (path / "vocab.txt").is_file() and not (path / "tokenizer.json").is_file():
-        return bert_tokenizer((path / "vocab.txt").read_text(encoding="utf-8").splitlines())
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        if path.is_file():
+            tokenizer = bert_tokenizer(path.read_text(encoding="utf-8").splitlines())
+        elif (path / "vocab.txt").is_file() and not (path / "tokenizer.json").is_file():
+            tokenizer = bert_tokenizer((path / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # the reader of a damaged file raises whatever it likes
         raise UserError(
-            f"no tokenizer at {source!r} ({str(error).splitlines()[0]}): give a vocab.txt, a folder with tokenizer "
-            "files, or a hub name that can be reached"
+            f"no tokenizer at {source!r} ({(str(error).splitlines() or [type(error).__name__])[0]}): give a vocab.txt, "
+            "a folder with tokenizer files, or a hub name that can be reached"
         ) from None
+    known = tokenizer.get_vocab()
+    if missing := [token for token in SPECIAL if token not in known]:
+        raise UserError(f"the vocabulary at {source!r} is not BERT's: it has no {', '.join(missing)}")
+    return tokenizer
 
 
 def tokenizer_from_texts(texts: Iterable[str], max_words: int = 8000) -> PreTrainedTokenizerBase:

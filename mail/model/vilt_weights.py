@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mail.errors import UserError
+from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
 
 
@@ -39,23 +41,41 @@ def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
     Raises:
         UserError: nothing can be read there, or it does not fit; the message names the tensors.
     """
+    state, unused = _read(source)
+    report = fill_from_vilt(model, state)
+    report.unused = unused
+    return report
+
+
+def check_vilt(config: MailConfig, source: str) -> None:
+    """Raises `load_vilt`'s UserError where it would, for a network that is not built yet. Fetches a hub's files."""
+    with torch.device("meta"):
+        model = MailForReferringSegmentation(config)
+    fill_from_vilt(model, _read(source)[0])
+
+
+def _read(source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """A `ViltModel`'s state dict, and the names of what else there is."""
     from transformers import ViltModel
 
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
     try:
         loaded: Any = ViltModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the reader of a damaged file raises whatever it likes
         raise UserError(
-            f"no ViLT weights at {source!r} ({str(error).splitlines()[0]}): give a folder that holds config.json and "
-            "model.safetensors of a ViLT, or a hub name that can be reached"
+            f"no ViLT weights at {source!r} ({(str(error).splitlines() or [type(error).__name__])[0]}): give a folder "
+            "that holds config.json and model.safetensors of a ViLT, or a hub name that can be reached"
         ) from None
+    finally:
+        if shown:
+            enable_progress_bar()
     vilt, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"{source} is no ViLT checkpoint: {len(missing)} tensors are not there, first {', '.join(missing[:3])}"
         )
-    report = fill_from_vilt(model, vilt.state_dict())
-    report.unused = sorted(info["unexpected_keys"])
-    return report
+    return vilt.state_dict(), sorted(info["unexpected_keys"])
 
 
 def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]) -> LoadReport:

@@ -43,7 +43,7 @@ class ProposerFolder:
         try:
             raw = json.loads(files.read_bytes(filesystem, f"{root}/proposer.json"))
             images = json.loads(files.read_bytes(filesystem, f"{root}/images.json"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             hint = "make one with `mail-ris train-proposer` or `mail-ris import-proposer`"
             raise UserError(
                 f"{text} is not a proposer: {os.path.basename(str(error.filename or ''))} " + hint
@@ -54,17 +54,20 @@ class ProposerFolder:
             raise UserError(
                 f"{text} has proposer format {raw.get('format_version')}, this program reads {FORMAT_VERSION}"
             )
-        network = {**raw["network"], "categories": tuple((int(i), str(n)) for i, n in raw["network"]["categories"])}
-        kind = Mask2FormerNetwork if network["architecture"] == "mask2former" else NetworkConfig
-        return cls(
-            path=text,
-            name=raw["name"],
-            network=kind(**network),
-            selection=SelectionConfig(**raw["selection"]),
-            weights_sha256=raw["weights_sha256"],
-            image_ids=None if images is None else tuple(images),
-            training=raw.get("training", {}),
-        )
+        try:
+            network = {**raw["network"], "categories": tuple((int(i), str(n)) for i, n in raw["network"]["categories"])}
+            kind = Mask2FormerNetwork if network["architecture"] == "mask2former" else NetworkConfig
+            return cls(
+                path=text,
+                name=raw["name"],
+                network=kind(**network),
+                selection=SelectionConfig(**raw["selection"]),
+                weights_sha256=raw["weights_sha256"],
+                image_ids=None if images is None else tuple(images),
+                training=raw.get("training", {}),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{text}/proposer.json is not one of this program's: {error!r}") from None
 
     def with_selection(self, score_threshold: float | None, max_instances: int | None) -> "ProposerFolder":
         """The same weights under other thresholds: another proposer."""

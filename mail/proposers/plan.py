@@ -17,6 +17,7 @@ from mail.proposers.dataset import (
     store_namespace,
 )
 from mail.proposers.fit import ProposerJob
+from mail.proposers.maskrcnn import build_network, load_initial_weights
 from mail.proposers.presets import preset
 from mail.proposers.training import InstanceImages
 
@@ -58,6 +59,8 @@ def plan_training(options: Options) -> tuple[ProposerJob, TrainingImages]:
     batch_size = recipe.batch_size if options.batch_size is None else options.batch_size
     if steps < 1 or batch_size < max(1, options.workers):
         raise UserError(f"{steps} steps of {batch_size} images for {options.workers} workers: each needs at least one")
+    if options.checkpoint_every < 1 or (options.learning_rate is not None and options.learning_rate <= 0):
+        raise UserError("--checkpoint-every must be at least 1, --learning-rate above 0")
     if options.exclude_eval_of and not options.refs_root:
         raise UserError("--exclude-eval-of needs --refs-root, the folder that holds refcoco/refs(unc).p and so on")
     store = DataStore(options.exclude_store) if options.exclude_store else None
@@ -76,7 +79,9 @@ def plan_training(options: Options) -> tuple[ProposerJob, TrainingImages]:
         max_held_out=options.max_held_out,
         seed=options.seed,
     )
-    InstanceImages(coco, options.images).image(chosen.train[0])  # a wrong --images is said before anything starts
+    photos = InstanceImages(coco, options.images)
+    photos.image(chosen.train[0])
+    photos.check([*chosen.train, *chosen.held_out])
     network = dataclasses.replace(
         recipe.network,
         categories=recipe.network.categories if options.class_agnostic else tuple(coco.categories.items()),
@@ -101,6 +106,12 @@ def plan_training(options: Options) -> tuple[ProposerJob, TrainingImages]:
         held_out=tuple(chosen.held_out),
     )
     return job, chosen
+
+
+def check_weights(job: ProposerJob) -> None:
+    """Raises UserError where the job's network cannot start from its `weights`."""
+    if job.weights:
+        load_initial_weights(build_network(job.network, job.selection), job.weights)
 
 
 def images_seen(options: Options, chosen: TrainingImages) -> list[str] | None:

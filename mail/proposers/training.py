@@ -1,5 +1,6 @@
 """Training a Mask R-CNN from COCO-format instances: which image comes when, targets, the step. Knows nothing of Ray."""
 
+import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from pyarrow import fs
 from torch import nn
 
 from mail import rle
@@ -42,6 +44,21 @@ class InstanceImages:
             raise UserError(f"{self.folder} has no file {name}, which {self.coco.path} lists") from None
         except ImageError as error:
             raise UserError(f"{self.folder}/{name}: {error}") from None
+
+    def check(self, image_ids: Sequence[int]) -> None:
+        """Raises UserError where photos are missing; none is opened."""
+        filesystem, root = files.resolve(self.folder)
+        names = [self.coco.images[i].file_name for i in image_ids]
+        if isinstance(filesystem, fs.LocalFileSystem):
+            missing = [n for n in names if not os.path.isfile(f"{root}/{n}")]
+        else:
+            there = {f.path for f in filesystem.get_file_info(fs.FileSelector(root, recursive=True))}
+            missing = [n for n in names if f"{root}/{n}" not in there]
+        if missing:
+            raise UserError(
+                f"{self.folder} lacks {len(missing)} of {len(names)} photos that {self.coco.path} lists: "
+                f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
+            )
 
     def masks(self, image_id: int) -> tuple[list[rle.RLE], np.ndarray]:
         """Run lengths and classes (1 .. C, int64) of an image's instances: no crowds, nothing empty or unreadable."""

@@ -20,6 +20,7 @@ from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
+from mail.errors import UserError
 from mail.model import MailProcessor
 from mail.proposals import Proposals
 from mail.training.step import TrainingBatch
@@ -127,8 +128,11 @@ class TrainingInput:
     def _decode(self, image: dict[str, Any]) -> np.ndarray:
         try:
             return decode_image(image["image"])
-        except ImageError as error:  # unusable images were left out of the plan, so the store has changed since
-            raise RuntimeError(f"image {image['image_id']} of {self.store_uri} cannot be decoded: {error}") from error
+        except ImageError as error:
+            raise UserError(
+                f"image {image['image_id']} of {self.store_uri} cannot be decoded ({error}): a mask table of the "
+                "store as it is now knows which images to leave out, give that as --masks"
+            ) from None
 
     def _tensors(self, batch: Batch, proposals: dict[str, Proposals]) -> dict[str, torch.Tensor]:
         images, expressions = self._open()

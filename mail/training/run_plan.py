@@ -51,7 +51,8 @@ class RunPlan:
     """Everything that the workers need, resolved.
 
     Attributes:
-        settings: the recipe. network: the network's configuration. pretrained: ViLT weights, None for none.
+        settings: the recipe. network: the network's configuration. pretrained: ViLT weights (a folder from any working
+            directory, or a hub name), None for none.
         source, epochs: the training input and its order. validation: what to validate on, None for nothing.
         leaky: whether the proposer saw evaluation images. config: the resolved config, for the record.
     """
@@ -121,7 +122,16 @@ class RunPlan:
             "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
         }
         validation = _validation(options, store, unusable)
+        if pretrained is not None and os.path.isdir(pretrained):
+            pretrained = files.absolute(pretrained)
         return cls(options, store, snapshot, settings, network, pretrained, source, epochs, validation, leaky, config)
+
+    def check_pretrained(self) -> None:
+        """Raises UserError where the network cannot begin with the pre-trained weights."""
+        if self.pretrained is not None:
+            from mail.model.vilt_weights import check_vilt
+
+            check_vilt(self.network, self.pretrained)
 
     def describe(self) -> dict[str, Any]:
         """The plan and its cost, ready for JSON."""

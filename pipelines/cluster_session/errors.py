@@ -4,13 +4,24 @@ from collections.abc import Iterator
 
 from mail.errors import UserError
 
+PRINTED = f"\n{UserError.__module__}.{UserError.__qualname__}: "  # how the last line of a stack trace begins
+TRACE = "Traceback (most recent call last)"
+
 
 def user_error(error: BaseException) -> UserError | None:
     """The wrong input that a task, an actor or a train worker met, None if it was something else.
 
-    Ray wraps what was raised (`cause`), Ray Train collects it by rank (`worker_failures`), Python chains it.
+    Ray wraps what was raised (`cause`), Ray Train collects it by rank (`worker_failures`) or names its own process's
+    (`controller_failure`), Python chains it. Of what a train worker or an actor's constructor raised, Ray hands on the
+    printed stack trace alone.
     """
-    return next((e for e in _inside(error) if isinstance(e, UserError)), None)
+    for inner in _inside(error):
+        if isinstance(inner, UserError):
+            return inner
+        _, printed, text = str(inner).rpartition(PRINTED)
+        if printed and TRACE not in text:  # otherwise something else went wrong after it
+            return UserError(text.strip())
+    return None
 
 
 def _inside(error: BaseException | None) -> Iterator[BaseException]:

@@ -123,7 +123,7 @@ def _start_local(num_cpus: int | None, metrics: bool) -> Session:
         folder = PrivateFolder()  # of sockets and logs
         session = Session(folder)
         try:
-            _start_in(folder.path, num_cpus or max(2, _usable_cpus()), metrics)
+            _start_in(folder.path, num_cpus or _usable_cpus(), metrics)
             break
         except BaseException as error:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
@@ -189,13 +189,23 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def local_cpus() -> int | None:
+    """CPUs of the Ray that `connect` would start here; None where it would join one, or is connected."""
+    import ray
+
+    return None if ray.is_initialized() or os.environ.get("RAY_ADDRESS") else _usable_cpus()
+
+
 def _usable_cpus() -> int:
-    """CPUs that this process may run on, within the limit of its container (cgroup v2), if it has one."""
+    """CPUs that this process may run on, within the limit of its container (cgroup v2), if it has one; at least 2.
+
+    A pool of actors on the only CPU would starve the tasks that feed it.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max 100000": no limit
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cpus = min(cpus, int(quota) // int(period))
-    return cpus
+    return max(2, cpus)
 
 
 def _use_private_token() -> None:

@@ -21,11 +21,10 @@ from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
-from mail.inference import Predictor, check_model_folder
+from mail.inference import Predictor
 from mail.leakage import check_leakage, check_model
 from mail.metrics import (
     Accumulator,
-    Difference,
     MetricsReport,
     get_protocol,
     paired_bootstrap,
@@ -36,6 +35,7 @@ from mail.metrics import (
 from mail.metrics.protocols import Protocol
 from mail.metrics.scoring import accumulate
 from mail.model import MailConfig
+from mail.model.folder import check_model_folder, check_weights
 from mail.report.gallery import thumbnail_side
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.gallery import write_evaluation_gallery
@@ -64,7 +64,7 @@ class Evaluation:
 
     Attributes:
         folder: of the model. model: its address and digest, for the record.
-        answers: what is known already, by image id.
+        answers: what is known already, by image id. other: what is compared with.
     """
 
     config: EvaluationConfig
@@ -76,6 +76,7 @@ class Evaluation:
     protocol: Protocol
     leaky: bool
     answers: dict[str, ImageAnswer]
+    other: Accumulator | None = None
 
     @classmethod
     def prepare(cls, config: EvaluationConfig) -> "Evaluation":
@@ -87,7 +88,10 @@ class Evaluation:
             raise UserError("--out must be a local folder: answers are appended to a file in it while they come in")
         if config.no_proposals and config.masks:
             raise UserError("--masks and --no-proposals exclude each other: leave one out")
+        files.check_writable(config.out)
+        other = None if config.compare is None else _other(config.compare, protocol)
         folder = check_model_folder(resolve_model(config.model))
+        check_weights(folder)
         origin = lineage.read(folder) if (folder / lineage.FILE).exists() else None
         store = DataStore(files.absolute(config.data))
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
@@ -102,7 +106,7 @@ class Evaluation:
             say(f"{config.model} {unknown}, so the results are labelled leaky")
         model: dict[str, Any] = {"address": config.model, "digest": model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
-        found = cls(config, folder, model, store, plan, snapshot, protocol, leaky or seen, {})
+        found = cls(config, folder, model, store, plan, snapshot, protocol, leaky or seen, {}, other)
         found.answers = found._read_answers()
         return found
 
@@ -160,8 +164,8 @@ class Evaluation:
         context = self.store.expressions(columns=["image_id", "ann_ids", "category"])
         slices = slice_expressions(self.plan.expressions, context)
         extra, differences = self._facts(), None
-        if config.compare is not None:
-            differences = self._compare(accumulator, config.compare)
+        if self.other is not None:
+            differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
             extra["compared"] = {"with": str(config.compare), **{k: d.to_dict() for k, d in differences.items()}}
         report = MetricsReport.build(accumulator, store=self.store, split=config.split, slices=slices, extra=extra)
         write_predictions(out / "predictions.jsonl", predictions)
@@ -257,12 +261,6 @@ class Evaluation:
         if self.leaky:
             yield "LEAKY: images of this split were seen in training, or nobody knows; do not compare these numbers"
 
-    def _compare(self, accumulator: Accumulator, other: Path) -> dict[str, Difference]:
-        theirs = read_per_expression(other / "per_expression.jsonl")
-        if theirs.protocol != self.protocol:
-            raise UserError(f"{other} was counted by protocol {theirs.protocol.name}, not {self.protocol.name}")
-        return paired_bootstrap(accumulator.counts, theirs.counts, protocol=self.protocol)
-
     def _note(self, report: MetricsReport) -> None:
         """Notes the figures on a registered version; a server that is away costs the note, not the evaluation."""
         if self.config.model.startswith("models:/"):
@@ -270,6 +268,13 @@ class Evaluation:
                 log_evaluation(self.config.model, report.to_dict(), folder=self.config.out)
             except UserError as error:
                 say(f"the figures are not noted on the version: {error}")
+
+
+def _other(folder: Path, protocol: Protocol) -> Accumulator:
+    theirs = read_per_expression(folder / "per_expression.jsonl")
+    if theirs.protocol != protocol:
+        raise UserError(f"{folder} was counted by protocol {theirs.protocol.name}, not {protocol.name}")
+    return theirs
 
 
 def _snapshot(config: EvaluationConfig, folder: Path, origin: dict[str, Any] | None) -> MaskSnapshot | None:

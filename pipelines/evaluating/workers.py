@@ -65,7 +65,7 @@ def _stream(
             assert isinstance(block, pa.Table)
             for line in block["answer"].to_pylist():
                 yield ImageAnswer.from_line(line)
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayError as error:
         if wrong := user_error(error):
             raise wrong from None
         raise

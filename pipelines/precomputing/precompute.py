@@ -18,6 +18,7 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import pyarrow as pa
 
+from mail.data import files
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -32,6 +33,7 @@ from pipelines.terminal import done, say
 
 UNITS_A_ROUND = 8192  # bounds what the driver holds of a plan; a round starts its actors anew
 BATCHES_A_UNIT = 4
+BYTES_A_MASK = 256  # on the disk, as run lengths, with what is known of the instance
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Precomputation:
         if not 0 <= config.max_error_rate <= 1 or config.commit_every <= 0:
             raise UserError("--max-error-rate must lie in 0..1 and --commit-every above 0")
         folder = ProposerFolder.read(config.proposer).with_selection(config.score_threshold, config.max_instances)
+        folder.weights()  # compared with their digest here, not by each actor
+        files.check_writable(config.masks)
         store, table = DataStore(config.data), MaskTable(config.masks)
         what = f"the proposer {config.proposer}"
         leaky = check_leakage(folder, store, allow_leaky=config.allow_leaky, what=what)
@@ -67,8 +71,12 @@ class Precomputation:
         """The table's state, and the ids of the images to compute."""
         head = self.table.head()  # before the ids, which may be of a later one: then a few files are checked twice
         if self.choose is not None:
-            return head, self.choose(self)
-        return head, self.table.pending(self.store.image_ids(), self.folder.proposer_id)
+            pending = self.choose(self)
+        else:
+            pending = self.table.pending(self.store.image_ids(), self.folder.proposer_id)
+        need = len(pending) * self.folder.selection.max_instances * BYTES_A_MASK
+        files.check_writable(self.config.masks, need, f"the masks of {len(pending)} images")
+        return head, pending
 
     def describe(self) -> dict[str, Any]:
         """What there is to do, ready for JSON."""

@@ -14,6 +14,7 @@ from mail.data import files
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.rows import WorkUnit, decode_unit, detect_rows, propose_rows, select_rows
+from pipelines.cluster_session.errors import user_error
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.precomputing.sink import give_back_memory
 
@@ -73,9 +74,14 @@ class ProposerActor:
 
 
 def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool) -> Iterator[pa.Table]:
-    """Rows of the mask table for the units' images, as they are finished. Needs a connection to Ray."""
+    """Rows of the mask table for the units' images, as they are finished. Needs a connection to Ray.
+
+    Raises:
+        UserError: a worker cannot read the proposer or the store.
+    """
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.exceptions import RayError
 
     store, max_pixels = files.absolute(config.data), config.max_pixels
     chosen = (config.score_threshold, config.max_instances)
@@ -105,4 +111,9 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
             return select_rows(folder, detected)
 
         rows = rows.map_batches(paste, batch_size=pool.batch_size, batch_format="pyarrow", num_cpus=PASTING_CPUS)
-    yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    try:
+        yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except RayError as error:
+        if wrong := user_error(error):
+            raise wrong from None
+        raise

@@ -38,11 +38,12 @@ def connect() -> Any:
 def answers() -> Iterator[None]:
     """What MLflow refuses or cannot answer becomes one clear line for the person who waits for it."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
-        text = str(error).splitlines()[0][:300]
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: of a database's driver
+        text = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
 
 

@@ -87,6 +87,7 @@ class ImportProposer(Stage):
         filesystem, root = files.resolve(self.out)
         if files.exists(filesystem, f"{root}/proposer.json"):
             raise UserError(f"{self.out} already holds a proposer: choose another --out or delete it first")
+        files.check_writable(self.out)
         self._selection()
 
     def _selection(self) -> "SelectionConfig":

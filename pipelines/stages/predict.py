@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mail.data import files
 from mail.errors import UserError
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
@@ -46,7 +47,8 @@ class Predict(Stage):
         self.image, self.out = tuple(Path(p) for p in given), Path(self.out)
 
     def plan(self) -> dict[str, Any]:
-        from mail.inference import BUNDLED_PROPOSER, check_model_folder
+        from mail.inference import BUNDLED_PROPOSER
+        from mail.model.folder import check_model_folder
         from pipelines.registry.models import resolve_model
 
         folder = check_model_folder(resolve_model(self.model))
@@ -68,6 +70,8 @@ class Predict(Stage):
         if not self.text.strip():
             raise UserError('--text is empty: say what to segment, for example --text "the left cup"')
         targets = self._targets()
+        for file in (*targets.values(), *([] if self.rle is None else [self.rle])):
+            files.check_file_writable(file)
         photos = {path: load_image(path) for path in targets} if len(targets) == 1 else {}
         predictor = Predictor.from_pretrained(resolve_model(self.model), self.proposer, self.device)
         if predictor.model.config.uses_instances and predictor.proposer is None:

@@ -77,6 +77,9 @@ class Score(Stage):
         )
         from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
 
+        written = [f for f in (self.json, self.per_expression) if f]
+        for file in written:
+            files.check_file_writable(file)
         protocol, store = get_protocol(self.protocol), DataStore(self.data)
         expressions = store.expressions([self.split])
         if not len(expressions):
@@ -110,7 +113,6 @@ class Score(Stage):
             report.write_json(self.json)
         if self.per_expression:
             report.write_per_expression(self.per_expression)
-        written = [f for f in (self.json, self.per_expression) if f]
         done(summary(report) + (f" -> {', '.join(written)}" if written else ""))
         return report
 

@@ -23,9 +23,9 @@ class Train(TrainConfig, Stage):
     """Trains the network and registers it."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.training.run_plan import RunPlan
+        from pipelines.training.driver import prepare
 
-        return RunPlan.make(self).describe()
+        return prepare(self)[0].describe()
 
     def run(self) -> dict[str, Any]:
         """Trains to the end; what comes back is `pipelines.training.driver.train`'s."""

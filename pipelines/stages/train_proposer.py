@@ -16,9 +16,12 @@ class TrainProposer(ProposerTrainingConfig, Stage):
     """COCO-format instances -> Mask R-CNN weights and the list of images it saw."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.proposers.plan import plan_training
+        from mail.data import files
+        from mail.proposers.plan import check_weights, plan_training
 
+        files.check_writable(self.out)
         job, chosen = plan_training(self)
+        check_weights(job)
         return {
             "images": len(job.train),
             "held_out": len(job.held_out),

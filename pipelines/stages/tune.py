@@ -23,11 +23,11 @@ class Tune(StudyConfig, Stage):
     """Trains many times, over ranges of any option of `train`; trials that fall behind end early."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.training.run_plan import RunPlan
+        from pipelines.training.driver import prepare
         from pipelines.training.space import read_space
 
         space = {option: r.describe() for option, r in read_space(self).items()}
-        return {"space": space, "trials": self.trials, **RunPlan.make(self).describe()}
+        return {"space": space, "trials": self.trials, **prepare(self)[0].describe()}
 
     def run(self) -> dict[str, Any]:
         """Runs all trials; what comes back is `pipelines.training.study.study`'s."""

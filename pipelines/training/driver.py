@@ -4,6 +4,7 @@ What a worker does is in `pipelines.training.worker`, how many there are and whe
 run's folder is `pipelines.training.run_state`'s.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from mail.data import files
 from mail.errors import UserError
 from mail.model import describe
+from mail.proposers.folder import ProposerFolder
 from mail.training.checkpoint import Saved, prune
 from mail.training.curves import Curves
 from mail.training.run_plan import RunPlan
@@ -25,7 +27,7 @@ from pipelines.training.on_ray import fit
 from pipelines.training.overlays import Overlays, default_every
 from pipelines.training.progress import Mailbox, Progress, start_mailbox
 from pipelines.training.run_state import RunState
-from pipelines.training.shares import worker_range
+from pipelines.training.shares import check_workers, worker_range
 from pipelines.training.worker import Job, here
 
 CLOSE_SECONDS = 300.0  # how long MLflow may be away at the end
@@ -46,15 +48,9 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
     Raises:
         UserError: an option is wrong, or the run cannot be begun or go on.
     """
-    if not config.name or "/" in config.name:
-        raise UserError(f"--name {config.name!r}: a run needs a name without slashes")
     begun = time.monotonic()
-    state = RunState.open(config.folder, config.name)
-    start = state.find_start(config.resume)
-    worker_range(config.workers)
     say(f"reading {config.data}")
-    run = RunPlan.make(config)
-    state.check_config(run.config)
+    run, state, start = prepare(config)
     if state.finished and start is not None and start.step >= run.settings.steps:
         _complete_record(config, state, start)
         done(f"run {config.name} is finished: {start.step} steps, model in {config.folder}/model")
@@ -64,18 +60,22 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
     if start is not None:
         say(f"going on from {start.address}")
     state.begin(run.config)
-    parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
-    run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key)
-    log = RunLog(run_id, say)
-    state.recorded_as(run_id)
-    lineage = run.lineage(run_id)
+    log: RunLog | None = None
     try:
+        parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
+        run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key)
+        log = RunLog(run_id, say)
+        state.recorded_as(run_id)
+        lineage = run.lineage(run_id)
         overlays = Overlays(f"{state.folder}/overlays")
         overlays.log(log)  # what a driver that was killed did not get to log
         last, scores = _fit(config, run, state, _job(config, run, state, lineage), log, validated, overlays)
         model_dir = state.export_model(lineage, config.proposer)
     except BaseException:
-        log.close("FAILED", timeout=5)
+        if log is not None:
+            log.close("FAILED", timeout=5)
+        with contextlib.suppress(OSError):  # the store is away: then the next start wants --resume
+            state.withdraw()
         raise
     log.tags({"model": model_dir})
     recorded = log.close(timeout=CLOSE_SECONDS)
@@ -88,6 +88,40 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
     named = f", registered as mail-ris version {version}" if version else ""
     done(f"trained {run.settings.steps} steps in {seconds:.0f} s: {model_dir}{named}")
     return {"model": model_dir, "seconds": seconds, **state.result}
+
+
+def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
+    """All that can be known before anything begins: what the run is, what is in its folder, where to go on from.
+
+    Raises:
+        UserError: an option is wrong, the run cannot be begun or go on, or it cannot be written.
+    """
+    check_options(config)
+    state = RunState.open(config.folder, config.name)
+    start = state.find_start(config.resume)
+    files.check_writable(config.folder)
+    run = RunPlan.make(config)
+    state.check_config(run.config)
+    if start is None:
+        run.check_pretrained()
+    # generously: weights are written with AdamW's two moments; there are the best checkpoint and
+    # the one that comes beside the newest
+    checkpoints = config.keep_checkpoints + 2 if start is None else 1
+    need = 4 * describe(run.network)["parameters"] * (3 * checkpoints + 1)
+    files.check_writable(config.folder, need, "checkpoints and the model (see --keep-checkpoints)")
+    return run, state, start
+
+
+def check_options(config: TrainConfig) -> None:
+    """What can be known to be wrong before anything is read. Raises UserError."""
+    if not config.name or "/" in config.name or config.name in (".", ".."):
+        raise UserError(f"--name {config.name!r}: a run needs a name without slashes")
+    check_workers(config.workers)
+    for name in ("checkpoint_every", "keep_checkpoints", "log_every", "micro_batch_size", "threads"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if config.proposer is not None:  # it is only needed when the model is written
+        ProposerFolder.read(config.proposer)
 
 
 def _complete_record(config: TrainConfig, state: RunState, newest: Saved) -> None:

@@ -15,15 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FileSelector
+
 from mail.data import files
 from mail.errors import UserError
-from mail.proposers.fit import ProposerJob, fit
+from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
-from mail.proposers.plan import images_seen, plan_training
+from mail.proposers.plan import check_weights, images_seen, plan_training
 from pipelines.cluster_session.errors import user_error
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
+from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
 PROGRESS = "progress.jsonl"
@@ -36,8 +39,10 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
         UserError: an option is wrong, or the folder holds something else.
     """
     started = time.monotonic()
+    check_workers(config.workers, 1.0)
     job, chosen = plan_training(config)
-    training = _claim(config.out, job)
+    files.check_writable(config.out)
+    training, new = claim(config.out, job)
     for reason, count in chosen.excluded.items():
         say(f"excluded: {count} images of {reason}")
     if chosen.left_out < sum(chosen.excluded.values()):
@@ -49,7 +54,15 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     seen = images_seen(config, chosen)
     if seen is None:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
-    weights, metrics = _train(job, training, config.workers)
+    try:
+        if new:
+            check_weights(job)
+        weights, metrics = _train(job, training, config.workers)
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # the store is away: the same command goes on there
+                _withdraw(training)
+        raise
     at = [(k.partition("@")[2], metrics[k], metrics[k.replace("_50", "_75")]) for k in metrics if "recall_50@" in k]
     say("recall@.5/.75 of the best K: " + ", ".join(f"K={k} {low:.3f}/{high:.3f}" for k, low, high in at))
     folder = write_proposer(
@@ -72,15 +85,15 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     return {"proposer_id": folder.proposer_id, "seconds": seconds, **metrics}
 
 
-def _claim(out: str, job: ProposerJob) -> str:
-    """The folder of the unfinished training, which is this job's alone."""
+def claim(out: str, job: ProposerJob) -> tuple[str, bool]:
+    """The folder of the unfinished training, which is this job's alone, and whether it is new."""
     filesystem, root = files.resolve(out)
     if files.exists(filesystem, f"{root}/proposer.json"):
         raise UserError(f"{out} already holds a proposer: choose another --out or delete it first")
     config = json.dumps(dataclasses.asdict(job), sort_keys=True).encode()
     digest = hashlib.sha256(config).hexdigest()
     mark = f"{root}/training/job.json"
-    if files.exists(filesystem, mark):
+    if begun := files.exists(filesystem, mark):
         if json.loads(files.read_bytes(filesystem, mark))["digest"] != digest:
             raise UserError(
                 f"{out} holds an unfinished training with other settings or images: repeat its command, or "
@@ -89,15 +102,25 @@ def _claim(out: str, job: ProposerJob) -> str:
         say(f"continuing the unfinished training in {out}")
     else:
         files.write_bytes(filesystem, mark, json.dumps({"digest": digest, "job": job.recipe()}).encode())
-    return f"{files.absolute(out)}/training"
+    return f"{files.absolute(out)}/training", not begun
+
+
+def _withdraw(training: str) -> None:
+    """Leaves nothing of a start that came to no checkpoint, so that other settings can be tried in the same folder."""
+    filesystem, path = files.resolve(training)
+    found = filesystem.get_file_info(FileSelector(path, recursive=True))
+    if not any(file.base_name == WEIGHTS for file in found):
+        filesystem.delete_dir(path)
 
 
 def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[str, Any]]:
     """Runs the job with Ray Train; the weights and the last metrics."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    class ToFile(UserCallback):
+    from pipelines.training.watch import EndOnWrongInput
+
+    class ToFile(EndOnWrongInput):
         """Runs on this node, in Ray Train's controller process: hands the metrics to this process through a file."""
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
@@ -132,7 +155,7 @@ def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[s
         assert result.checkpoint is not None
         assert result.metrics is not None
         with result.checkpoint.as_directory() as checkpoint:
-            weights = (Path(checkpoint) / "model.safetensors").read_bytes()
+            weights = (Path(checkpoint) / WEIGHTS).read_bytes()
         return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
 
 

@@ -35,6 +35,8 @@ class RunState:
     starts: int = 0
     finished: bool = False
     result: dict[str, Any] = field(default_factory=dict)
+    _before: bytes | None = field(default=None, repr=False)
+    _written: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, folder: str, name: str) -> "RunState":
@@ -46,12 +48,13 @@ class RunState:
         filesystem, root = files.resolve(folder)
         address = folder if folder.startswith("s3://") else root
         try:
-            values = json.loads(files.read_bytes(filesystem, f"{root}/run.json"))
-        except FileNotFoundError:
+            before = files.read_bytes(filesystem, f"{root}/run.json")
+        except (FileNotFoundError, NotADirectoryError):
             return cls(address, name)
+        values = json.loads(before)
         if values["name"] != name:
             raise UserError(f"{folder} holds the run {values['name']!r}: give --name {values['name']} or another --out")
-        return cls(address, **values)
+        return cls(address, **values, _before=before)
 
     @property
     def checkpoints(self) -> str:
@@ -95,6 +98,21 @@ class RunState:
         self.config, self.starts, self.finished = config, self.starts + 1, False
         self._write()
 
+    def withdraw(self) -> None:
+        """Takes a start back that left no checkpoint: the folder is as it was, and the name as free as it was."""
+        filesystem, root = files.resolve(self.folder)
+        if find_latest(f"{self.checkpoints}/{self.start_name}") is not None:
+            return
+        if files.read_bytes(filesystem, f"{root}/run.json") != self._written:
+            return  # another process began here meanwhile
+        started = f"{root}/checkpoints/{self.start_name}"
+        if files.exists(filesystem, started):
+            filesystem.delete_dir(started)  # Ray Train would go on with what it noted there
+        if self._before is not None:
+            files.write_bytes(filesystem, f"{root}/run.json", self._before)
+        else:
+            filesystem.delete_file(f"{root}/run.json")
+
     def recorded_as(self, run_id: str) -> None:
         """Notes the MLflow run."""
         if run_id != self.run_id:
@@ -132,9 +150,10 @@ class RunState:
         prune(self.checkpoints, keep)
 
     def _write(self) -> None:
-        values = {k: v for k, v in vars(self).items() if k != "folder"}
+        values = {k: v for k, v in vars(self).items() if k != "folder" and not k.startswith("_")}
+        self._written = json.dumps(values, indent=2, default=str).encode()
         filesystem, root = files.resolve(self.folder)
-        files.write_bytes(filesystem, f"{root}/run.json", json.dumps(values, indent=2, default=str).encode())
+        files.write_bytes(filesystem, f"{root}/run.json", self._written)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

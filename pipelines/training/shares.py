@@ -6,6 +6,9 @@ from typing import Annotated
 import tyro
 
 from mail.errors import UserError
+from pipelines.cluster_session.session import local_cpus
+
+LEAST_CPUS = 0.2  # of a worker and its input, where many share few
 
 
 def worker_range(workers: int | str) -> tuple[int, int]:
@@ -21,6 +24,22 @@ def worker_range(workers: int | str) -> tuple[int, int]:
         if fewest <= most and (fewest or not most):
             return fewest, most
     raise UserError(f"--workers {text}: give a number, or MIN..MAX such as 1..4 (0 alone trains without Ray)")
+
+
+def check_workers(workers: int | str, least: float = LEAST_CPUS) -> None:
+    """Raises UserError where `--workers` is nothing, or more than a Ray that is started on this machine has room for.
+
+    A cluster that is joined may grow, so what it has now says nothing.
+
+    Args:
+        least: CPUs that a worker needs.
+    """
+    fewest, _ = worker_range(workers)
+    if fewest and (cpus := local_cpus()) is not None and fewest * least > cpus:
+        raise UserError(
+            f"--workers {workers}: this machine's {cpus} CPUs have room for {int(cpus / least)} workers at most; "
+            "RAY_ADDRESS names a cluster"
+        )
 
 
 def _read_workers(arguments: list[str]) -> int | str:

@@ -6,24 +6,27 @@ OUT/tune/                        what Ray Tune remembers
 """
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mail.data import files
 from mail.errors import UserError
-from mail.training.run_plan import RunPlan
 from pipelines.cluster_session.session import connect
 from pipelines.registry.client import connect as mlflow_client
 from pipelines.registry.client import tracking_uri
 from pipelines.registry.run_log import RunLog, flatten, start_run
 from pipelines.terminal import done, say
 from pipelines.training.config import StudyConfig, TrainConfig
-from pipelines.training.driver import train
+from pipelines.training.driver import prepare, train
 from pipelines.training.space import Range, read_space
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
+
+REFUSED = "refused"  # what a trial tells that met a wrong input: why
 
 
 def study(config: StudyConfig) -> dict[str, Any]:
@@ -36,8 +39,6 @@ def study(config: StudyConfig) -> dict[str, Any]:
         UserError: an option is wrong, or no trial has a score.
     """
     ranges = read_space(config)
-    if not config.name or "/" in config.name:
-        raise UserError(f"--name {config.name!r}: a study needs a name without slashes")
     address = files.absolute(config.folder)
     filesystem, root = files.resolve(address)
     facts = {"name": config.name, "space": {k: v.describe() for k, v in ranges.items()}, "trials": config.trials}
@@ -49,11 +50,11 @@ def study(config: StudyConfig) -> dict[str, Any]:
         if changed := [k for k in facts if before[k] != facts[k]]:
             raise UserError(f"study {config.name} cannot go on with another {', '.join(changed)}: give another --name")
         run_id = before["run_id"]
-    run = RunPlan.make(config)  # wrong options end the study here, not in each trial
+    run, _, _ = prepare(config)  # wrong options end the study here, not in each trial
     steps = run.settings.steps
-    run_id = start_run(config.name, {"study": facts, **run.config}, run.tags() | {"kind": "study"}, run_id)
-    files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
     with connect():
+        run_id = start_run(config.name, {"study": facts, **run.config}, run.tags() | {"kind": "study"}, run_id)
+        files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
         say(f"{config.trials} trials of at most {steps} steps")
         grid = _fit(config, ranges, address, run_id, steps)
     return _conclude(config, grid, address, run_id, facts)
@@ -128,7 +129,8 @@ def _conclude(
         trial_id = metrics.get("trial_id", "")
         found = {"trial": trial_id, "score": metrics.get(config.metric), "step": metrics.get("step")}
         found |= {"options": ended.config, "folder": f"{address}/trials/{trial_id}"}
-        trials.append(found | {"error": str(ended.error).splitlines()[-1] if ended.error else None})
+        error = str(ended.error).splitlines()[-1] if ended.error else metrics.get(REFUSED)
+        trials.append(found | {"error": error} | ({"score": None} if REFUSED in metrics else {}))
     trials.sort(key=lambda t: (1.0 if t["score"] is None else -t["score"], t["trial"]))  # the first of equals
     if not trials or trials[0]["score"] is None:
         reason = next((t["error"] for t in trials if t["error"]), "no trial came to a validation")
@@ -142,7 +144,9 @@ def _conclude(
     for trial in trials[:10]:
         options = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial["options"].items())
         score = (
-            "no score" if trial["score"] is None else f"{config.metric} {trial['score']:.4f} at step {trial['step']}"
+            f"no score ({trial['error'] or 'ended before a validation'})"
+            if trial["score"] is None
+            else f"{config.metric} {trial['score']:.4f} at step {trial['step']}"
         )
         say(f"{trial['trial']}: {score}; {options}")
     filesystem, root = files.resolve(config.folder)
@@ -163,7 +167,7 @@ def _trial(
 
     last = options.get("steps", steps)
 
-    def tell(record: dict[str, float]) -> None:
+    def tell(record: Mapping[str, Any]) -> None:
         tune.report({**record, "trial_id": trial_id})
 
     def validated(record: dict[str, float]) -> None:
@@ -173,7 +177,11 @@ def _trial(
     config = trial_config(study, options, address, trial_id, run_id)
     if config.threads is None and str(config.workers) == "0":
         config.threads = max(1, int(study.trial_cpus))
-    result = train(config, validated)
+    try:
+        result = train(config, validated)
+    except UserError as error:  # an error of the trial would have Ray Tune start it again
+        tell({"step": 0, study.metric: math.nan, REFUSED: str(error)})
+        return
     # a trial that was finished, but whose end Ray Tune did not hear of, has nothing to train and nothing to validate
     tell({"step": result["steps"], **result["validation"]})
 

@@ -1,14 +1,27 @@
-"""Sits beside Ray Train's controller, which outlives the workers, and tells why they were lost."""
+"""Sit beside Ray Train's controller, which outlives the workers, and learn why they were lost."""
 
 from typing import Any
 
 from ray.train import UserCallback
 
-from mail.errors import UserError
+from pipelines.cluster_session.errors import user_error
 
 
-class Watch(UserCallback):
-    """Tells the driver and Prometheus of lost workers, and ends the training where the input is wrong.
+class EndOnWrongInput(UserCallback):
+    """Ends the run where a worker met a wrong input (UserError), which would be as wrong for the next one.
+
+    `FailureConfig` is for lost workers and knows no kinds; but what a callback raises ends a run at once, and the
+    controller then stops the workers that still wait for the one with the error.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if wrong := user_error(error):
+                raise wrong
+
+
+class Watch(EndOnWrongInput):
+    """Also tells the driver and Prometheus of lost workers.
 
     Args:
         run: name of the run. mailbox: the actor that the driver takes from.
@@ -20,20 +33,13 @@ class Watch(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         from pipelines.training.prometheus import count_errors
 
-        for error in map(own, worker_exceptions.values()):
-            if isinstance(error, UserError):
-                raise error  # an error of the controller, which is final: another worker would meet the same
+        super().after_exception(run_context, worker_exceptions)
         reasons = {str(rank): reason(error) for rank, error in worker_exceptions.items()}
         self._mailbox.lost.remote(reasons)
         count_errors(self._run, reasons)
 
 
-def own(error: BaseException) -> BaseException:
-    """What a worker raised; Ray wraps it."""
-    return getattr(error, "cause", None) or error
-
-
 def reason(error: BaseException) -> str:
     """Kind and first line of what a worker ended with."""
-    error = own(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    own = getattr(error, "cause", None) or error  # Ray wraps what a worker raised
+    return f"{type(own).__name__}: {(str(own).splitlines() or [''])[0][:200]}"

@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from mail.data import files
 from mail.data.epoch_plan import EpochPlan
-from mail.errors import UserError
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
-from mail.training.cost import estimate, peak_flops
 from mail.training.curves import Curves, Record
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
@@ -30,6 +28,7 @@ from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
 from pipelines.terminal import say
+from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.input import Transport, ahead, ray_batches
 from pipelines.training.overlays import Overlays
 
@@ -275,71 +274,3 @@ def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport,
             log=log,
         )
         train(job, source, place)
-
-
-class Clock:
-    """Where the time of a worker goes.
-
-    Args:
-        step_flops: operations of the network for one expression, forward and backward. bf16: their precision.
-    """
-
-    def __init__(self, step_flops: float = 0.0, bf16: bool = False) -> None:
-        self._step_flops, self._bf16 = step_flops, bf16
-        self._start = time.perf_counter()
-        self._waited = 0.0
-        self._images = self._expressions = 0
-
-    def waits(self, batches: Iterable[list[TrainingBatch]]) -> Iterator[list[TrainingBatch]]:
-        """Passes batches on and measures how long they are waited for."""
-        stream = iter(batches)
-        while True:
-            before = time.perf_counter()
-            parts = next(stream, None)
-            self._waited += time.perf_counter() - before
-            if parts is None:
-                return
-            yield parts
-
-    def count(self, parts: list[TrainingBatch]) -> None:
-        self._images += sum(len(p.tensors["pixel_values"]) for p in parts)
-        self._expressions += sum(len(p.plan.rows) for p in parts)
-
-    def skip(self) -> None:
-        """Leaves the time since the last lap out (validation, checkpoints)."""
-        self._start = time.perf_counter()
-
-    def lap(self, device: torch.device, world: int) -> dict[str, float]:
-        """Figures since the last lap, extrapolated to all workers."""
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        found = {
-            "seconds": seconds,
-            "expressions": self._expressions * world,
-            "images_per_second": self._images * world / seconds,
-            "expressions_per_second": self._expressions * world / seconds,
-            "waiting_for_data": self._waited / seconds,
-            "workers": world,
-            # of the network as it is, without what is computed twice or padded
-            "teraflops_per_worker": self._step_flops * self._expressions / seconds / 1e12,
-        }
-        if peak := peak_flops(device, self._bf16):
-            found["mfu"] = self._step_flops * self._expressions / seconds / peak
-        if device.type == "cuda":
-            found["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-        self._start, self._waited, self._images, self._expressions = time.perf_counter(), 0.0, 0, 0
-        return found
-
-
-@contextlib.contextmanager
-def memory_advice(config: Any, parts: list[TrainingBatch], bf16: bool) -> Iterator[None]:
-    """Says what a step needs and what to lower where the GPU's memory is too small for it (UserError)."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        most = max(len(p.plan.rows) for p in parts)
-        raise UserError(
-            f"the GPU's memory is too small for {most} expressions in one pass, which need about "
-            f"{estimate(config, most, bf16).total / 2**30:.1f} GiB ({estimate(config, 1, bf16).total / 2**30:.1f} GiB "
-            f"for one): lower --micro-batch-size (the result stays the same) or --model.max-instances. "
-            f"{str(error).splitlines()[0]}"
-        ) from error

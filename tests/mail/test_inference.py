@@ -13,8 +13,9 @@ from PIL import Image
 import mail
 from mail import rle
 from mail.errors import UserError
-from mail.inference import Predictor, check_model_folder, chosen_proposals, load_image
+from mail.inference import Predictor, chosen_proposals, load_image
 from mail.model import MailForReferringSegmentation, MailProcessor, Segmentation, tokenizer_from_texts
+from mail.model.folder import check_model_folder
 from mail.proposals import Proposals
 from tests.boxes import micro_config
 

@@ -11,19 +11,23 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import ViltConfig, ViltModel
 
 from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.inference import Predictor
+from mail.model.tokenization import SPECIAL
+from mail.proposers.config import NetworkConfig, SelectionConfig
+from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
-from pipelines.registry.client import connect
+from pipelines.registry.client import connect, experiment
 from pipelines.stages.train import Train
+from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import ModelOverrides
 from pipelines.training.overlays import default_every
 from pipelines.training.run_state import RunState, differences
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
-from pipelines.training.worker import Clock, memory_advice
 from tests.boxes import Boxes, make_boxes, micro_config
 
 MICRO = {
@@ -229,6 +233,39 @@ def test_an_interrupted_run_wants_resume(train, tmp_path):
         train().run()
 
 
+def test_a_start_that_came_to_nothing_leaves_the_name_free(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
+        (tmp_path / "nowhere").touch()  # a file where the folder would be
+        with pytest.raises(UserError, match="MLflow at"):
+            train().run()
+    with pytest.raises(UserError, match="lower --learning-rate"):
+        train(learning_rate=1e30).run()
+    assert not Path("runs/micro/run.json").exists()
+    assert train().run()["steps"] == 6
+    runs = connect().search_runs([experiment(connect())])
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+
+
+def test_a_resumed_start_that_came_to_nothing_changes_nothing(train):
+    train().run()
+    before = Path("runs/micro/run.json").read_bytes()
+    shutil.copytree("runs/micro/checkpoints", "kept")
+    weights = Path("runs/micro/checkpoints/start-001/step-0000006/model.safetensors")
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(Exception, match="header"):
+        train(resume=True, steps=9).run()
+    assert Path("runs/micro/run.json").read_bytes() == before
+
+
+def test_a_start_does_not_take_back_another_ones(train):
+    ours, theirs = RunState.open("runs/micro", "micro"), RunState.open("runs/micro", "micro")
+    ours.begin({})
+    theirs.begin({})
+    ours.withdraw()
+    assert RunState.open("runs/micro", "micro").key == theirs.key
+
+
 def test_a_run_does_not_go_on_with_another_config(train):
     train().run()
     with pytest.raises(UserError, match=r"recipe.learning_rate was .* is 0.5"):
@@ -265,11 +302,48 @@ def test_the_dry_run_tells_the_cost(train):
         ({"masks": None}, "--masks is missing"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"model": ModelOverrides(image_size=100)}, "this network cannot be"),
+        ({"tokenizer": "nowhere/at-all"}, "no tokenizer at 'nowhere/at-all'"),
+        ({"tokenizer": __file__}, r"is not BERT's: it has no \[PAD\]"),
+        ({"pretrained": "nowhere/at-all", "tokenizer": "vocab.txt"}, "no ViLT weights at 'nowhere/at-all'"),
+        ({"pretrained": "damaged", "tokenizer": "vocab.txt"}, "no ViLT weights at 'damaged'"),
+        ({"pretrained": "other", "tokenizer": "vocab.txt"}, r"does not fit, \d+ tensors: .* for \("),
+        ({"name": ".."}, "a run needs a name"),
+        ({"checkpoint_every": 0}, "--checkpoint-every 0 must be at least 1"),
+        ({"proposer": "nowhere"}, "nowhere is not a proposer"),
+        ({"workers": 10_000}, "have room for .* workers at most"),
+        ({"out": "vocab.txt/run"}, r"vocab.txt/run cannot be written: .*vocab.txt is a file, not a folder"),
+        ({"out": "/proc/run"}, "/proc/run cannot be written"),
+        ({"keep_checkpoints": 10**9}, "GiB are free on its disk"),
     ],
 )
-def test_wrong_options_are_one_clear_line(train, wrong, message):
-    with pytest.raises(UserError, match=message):
+def test_wrong_options_are_one_clear_line_before_anything_begins(train, tmp_path, wrong, message):
+    vilt("damaged", 32)
+    (tmp_path / "damaged/model.safetensors").write_bytes(b"not safetensors")
+    vilt("other", 64)
+    Path("vocab.txt").write_text("\n".join([*SPECIAL, "red", "green", "blue", "box"]))
+    with pytest.raises(UserError, match=message) as refused:
         train(**wrong).plan()
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=message):
+        train(**wrong).run()
+    assert not Path("runs").exists()
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_relative_folder_of_weights_is_found_from_everywhere(train, tmp_path):
+    vilt("weights", 32)
+    Path("vocab.txt").write_text("\n".join([*SPECIAL, "red", "green", "blue", "box"]))
+    stage = train(pretrained="weights", tokenizer="vocab.txt")
+    assert RunPlan.make(stage).pretrained == str(tmp_path / "weights")
+    assert stage.run()["steps"] == 6
+    shutil.rmtree("weights")  # no longer needed
+    assert train(pretrained="weights", tokenizer="vocab.txt", resume=True, steps=7).run()["steps"] == 7
+
+
+def vilt(folder: str, width: int) -> None:
+    """Weights of a small ViLT."""
+    sizes = {k: v for k, v in MICRO.items() if k in ViltConfig().to_dict()} | {"hidden_size": width}
+    ViltModel(ViltConfig(vocab_size=9, patch_size=16, **sizes), add_pooling_layer=False).save_pretrained(folder)
 
 
 def test_a_proposer_of_unknown_origin_is_refused(train, boxes, tmp_path):
@@ -282,10 +356,10 @@ def test_a_proposer_of_unknown_origin_is_refused(train, boxes, tmp_path):
 
 
 def test_the_proposer_goes_along_with_the_model(train, tmp_path):
-    (tmp_path / "proposer").mkdir()
-    (tmp_path / "proposer" / "proposer.json").write_text("{}")
+    settings = {"network": NetworkConfig(), "selection": SelectionConfig(), "weights": b"", "training": {}}
+    folder = write_proposer(tmp_path / "proposer", image_ids=None, **settings)
     result = train(proposer=str(tmp_path / "proposer"), validation_expressions=0).run()
-    assert read(result, "proposer/proposer.json") == {}
+    assert ProposerFolder.read(f"{result['model']}/proposer").proposer_id == folder.proposer_id
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])

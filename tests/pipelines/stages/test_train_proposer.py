@@ -11,7 +11,9 @@ from mail.errors import UserError
 from mail.proposers import load_proposer
 from mail.proposers.dataset import evaluation_images
 from mail.proposers.folder import ProposerFolder
+from mail.proposers.plan import plan_training
 from pipelines.stages.train_proposer import TrainProposer
+from pipelines.training.proposer import claim
 from tests.pipelines.killing import Run, wait_for
 
 
@@ -86,6 +88,10 @@ def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None
         ({"instances": "nowhere.json"}, "nowhere.json"),
         ({"preset": "huge"}, "no proposer preset"),
         ({"images": "nowhere"}, "has no file"),
+        ({"checkpoint_every": 0}, "--checkpoint-every must be at least 1"),
+        ({"weights": "nowhere.pth"}, "there is no file nowhere.pth"),
+        ({"weights": __file__}, "is not a state dict of tensors"),
+        ({"workers": 10_000, "batch_size": 10_000}, "have room for .* workers at most"),
         ({"learning_rate": 1e12, "steps": 8}, "lower --learning-rate"),
     ],
 )
@@ -95,10 +101,15 @@ def test_wrong_input_is_named(root: Path, tmp_path: Path, changes: dict, message
 
 
 def test_another_training_in_the_same_folder_is_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="lower --learning-rate"):
-        stage(root, tmp_path / "p", learning_rate=1e12, steps=8).run()
+    claim(str(tmp_path / "p"), plan_training(stage(root, tmp_path / "p", steps=8))[0])  # and then it was killed
     with pytest.raises(UserError, match="unfinished training with other settings"):
         stage(root, tmp_path / "p").run()
+
+
+def test_a_training_that_came_to_nothing_leaves_the_folder_free(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lower --learning-rate"):
+        stage(root, tmp_path / "p", learning_rate=1e12, steps=8).run()
+    stage(root, tmp_path / "p").run()
 
 
 @pytest.mark.cluster

@@ -1,0 +1,74 @@
+"""The MODEL folder, as `mail-ris train` writes it: recognised, checked, loaded."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.utils import logging as transformers_logging
+
+from mail.errors import UserError
+from mail.model.configuration import MailConfig
+from mail.model.modeling import MailForReferringSegmentation
+from mail.model.processing import MailProcessor
+
+
+def check_model_folder(path: str | os.PathLike) -> Path:
+    """The path, if it is a MODEL folder or a checkpoint that holds one. Raises UserError otherwise."""
+    folder = Path(path)
+    for candidate in (folder, folder / "model"):
+        config = candidate / "config.json"
+        if config.is_file():
+            try:
+                kind = json.loads(config.read_text()).get("model_type")
+            except (ValueError, AttributeError):
+                raise UserError(f"{config} is not a JSON object: the model is damaged") from None
+            if kind != MailForReferringSegmentation.config_class.model_type:
+                raise UserError(f"{candidate} holds a model of type {kind!r}, not one that `mail-ris train` wrote")
+            return candidate
+    why = "it has no config.json" if folder.is_dir() else "there is no such folder"
+    raise UserError(f"{folder} is not a model: {why} (`mail-ris train ... --out DIR` writes one)")
+
+
+def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcessor]:
+    """Network and processor. Raises UserError where the folder is damaged, or its weights are another network's."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        found: Any = MailForReferringSegmentation.from_pretrained(folder, output_loading_info=True)
+        model, loaded = found  # with the info asked for, a pair
+        processor = MailProcessor.from_pretrained(folder)
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        raise UserError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    # transformers would go on with random numbers where a weight is missing
+    _refuse(folder, {*loaded["missing_keys"], *loaded["unexpected_keys"], *map(str, loaded["mismatched_keys"])})
+    return model, processor
+
+
+def check_weights(folder: Path) -> None:
+    """Raises UserError where `load_model` would; loads no weights."""
+    try:
+        config = MailConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            own = {k: list(v.shape) for k, v in MailForReferringSegmentation(config).state_dict().items()}
+        with safe_open(folder / "model.safetensors", "pt") as file:  # checks that the file is whole
+            given = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118  # it is no dictionary
+        MailProcessor.from_pretrained(folder)
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        raise UserError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
+    _refuse(folder, {k for k in own.keys() | given.keys() if own.get(k) != given.get(k)})
+
+
+def _refuse(folder: Path, wrong: set[str]) -> None:
+    if wrong:
+        raise UserError(
+            f"the weights of {folder} are not those of this program's network: {len(wrong)} are missing or unknown, "
+            f"first: {', '.join(sorted(wrong)[:3])}; they were written by another version, train again"
+        )
