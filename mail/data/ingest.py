@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mail import rle
-from mail.data.coco import checked_mask
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.segmentation import checked_mask
 from mail.data.store import DataStoreWriter
 from mail.errors import UserError
 

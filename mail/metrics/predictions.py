@@ -21,8 +21,8 @@ from pycocotools import mask as coco_mask
 
 from mail import rle
 from mail.data import files
+from mail.data.segmentation import find_invalid
 from mail.errors import UserError
-from mail.metrics.run_lengths import find_invalid
 
 
 @dataclass(frozen=True, slots=True)

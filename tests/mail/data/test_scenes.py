@@ -28,6 +28,7 @@ from mail.data.scenes import (
 from mail.data.scenes.meaning import CLEARLY_VISIBLE, Place, Rank, Relation
 from mail.data.scenes.shapes import ANGULAR, KINDS, ROUND
 from mail.data.scenes.textures import COLOURS
+from mail.data.segmentation import checked_mask
 from mail.errors import UserError
 
 
@@ -108,7 +109,7 @@ def test_instances_are_coco_and_match_the_scenes(layout):
             assert (file.height, file.width) == size == scene.size
         assert len(by_image[image["id"]]) == len(scene.objects)
         for annotation, item in zip(by_image[image["id"]], scene.objects, strict=True):
-            mask = rle.from_coco(annotation["segmentation"], *size)
+            mask = checked_mask(annotation["segmentation"], *size)
             assert annotation["iscrowd"] == 0
             assert annotation["area"] == rle.area(mask) == item.area
             assert annotation["bbox"] == rle.bbox(mask)
