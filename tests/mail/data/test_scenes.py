@@ -19,7 +19,6 @@ from mail.data.scenes import (
     Scene,
     SceneConfig,
     SceneObject,
-    category_of,
     generate_scene,
     resolves,
     split_of,
@@ -305,10 +304,6 @@ def test_all_categories_of_expressions_occur(said):
     assert all(shares[category] > 0.05 * len(said) for category in CATEGORIES), shares
 
 
-def test_the_category_can_be_told_from_the_words(said):
-    assert [category_of(s.text) for _, _, s in said] == [s.category for _, _, s in said]
-
-
 def test_vocabulary_is_small(said):
     words = {word for _, _, sentence in said for word in sentence.text.split()}
     assert 50 < len(words) <= 80
@@ -322,7 +317,7 @@ def _share_resolved(said, shorten) -> float:
 
 
 def test_place_words_are_needed(said):
-    assert _share_resolved(said, Meaning.without_place) < 0.4
+    assert _share_resolved(said, lambda meaning: dataclasses.replace(meaning, place=None)) < 0.4
 
 
 def test_attribute_words_are_needed(said):
