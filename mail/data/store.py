@@ -10,6 +10,7 @@ Readers take the list of files from `store.json`, never from a listing.
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,6 +106,14 @@ class DataStore:
                 table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
             tables.append(table.select(wanted))
         return pa.concat_tables(tables)
+
+    def evaluation_images(self) -> dict[str, set[str]]:
+        """Image ids of every evaluation split, by "STORE SPLIT"."""
+        table = self.expressions([s for s in self.splits if schema.is_evaluation_split(s)], ["image_id", "split"])
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+            found[f"{self.name} {split}"].add(image_id)
+        return found
 
     def images(self, columns: Sequence[str] | None = None, batch_size: int = 64) -> Iterator[pa.RecordBatch]:
         """All images in batches of at most `batch_size` rows; memory does not grow with the store."""

@@ -16,7 +16,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
     """COCO-format instances -> Mask R-CNN weights and the list of images it saw."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.proposers.plan import plan_training
+        from pipelines.training.proposer_plan import plan_training
 
         job, chosen = plan_training(self)
         return {
