@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from mail import rle
+from mail.data.segmentation import find_invalid
 from mail.metrics import Counts, count, measure, paired_bootstrap
-from mail.metrics.run_lengths import find_invalid
 
 HEIGHT, WIDTH = 480, 640
 

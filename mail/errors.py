@@ -4,6 +4,13 @@ Everything a user can get wrong (a path, a file's content, a split's name, a con
 command line prints its text as a single line and exits with code 2. Any other exception is a bug of ours.
 """
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Wrong input: says what is wrong, where (file, row, id) and how to mend it."""
+
+
+def first_few(names: Sequence[object], most: int = 3) -> str:
+    """`a, b, c, ...`: as many of the things that are wrong as a line can name."""
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")

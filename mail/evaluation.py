@@ -19,16 +19,15 @@ import pyarrow as pa
 from PIL import Image
 
 from mail import rle
-from mail.data.epoch_plan import RowGroups
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.row_groups import RowGroups, RowReader
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.inference import BUNDLED_PROPOSER, Predictor, chosen_proposals
 from mail.metrics.predictions import Prediction
 from mail.proposals import Proposals
-from mail.training.input import RowReader
 
 
 @dataclass(frozen=True)

@@ -52,32 +52,28 @@ def check_leakage(
     Raises:
         UserError: it is leaky and not allowed; names the splits and counts.
     """
-    ids, marked = _ids_of(seen)
     if not [s for s in (splits or store.splits) if is_evaluation_split(s)]:
-        return marked
+        return False
+    ids = _ids_of(seen)
     if ids is None:
         reason = f"nobody knows which images {what} was trained on"
     elif found := overlaps(ids, store, splits):
         listed = ", ".join(f"{count} of {store.splits[s]['images']} of {s}" for s, count in found.items())
         reason = f"{what} was trained on images of the evaluation splits of {store.name}: {listed}"
     else:
-        return marked
+        return False
     if not allow_leaky:
         raise UserError(f"{reason}. Use one that did not see them, or --allow-leaky to label all results as leaky")
     return True
 
 
-def _ids_of(seen: Seen) -> tuple[Iterable[str] | None, bool]:
-    """The ids, None if unknown, and whether it carries the label already."""
-    if seen is None:
-        return None, False
+def _ids_of(seen: Seen) -> Iterable[str] | None:
+    """The ids, None if unknown."""
     if isinstance(seen, ProposerFolder):
-        return seen.image_ids, False
+        return seen.image_ids
     if isinstance(seen, MaskSnapshot):
-        return seen.trained_on(), False  # its label is about the store it was made for, which may be another
-    if isinstance(seen, Mapping):
-        return seen.get("image_ids"), bool(seen.get("leaky"))
-    return seen, False
+        return seen.trained_on()  # its label is about the store it was made for, which may be another
+    return seen.get("image_ids") if isinstance(seen, Mapping) else seen
 
 
 def check_model(

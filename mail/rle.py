@@ -47,28 +47,6 @@ def union(rles: Sequence[RLE], size: tuple[int, int]) -> RLE:
     return coco_mask.merge(list(rles), intersect=False) if rles else empty(*size)
 
 
-def from_coco(segmentation: Any, height: int, width: int) -> RLE:
-    """RLE of a COCO `segmentation`: polygons, uncompressed RLE (crowds) or compressed RLE.
-
-    Polygons of one annotation are united, so that parts which overlap stay filled.
-
-    Raises:
-        ValueError: the segmentation has none of the three forms, or a polygon has fewer than 3 points.
-    """
-    if isinstance(segmentation, list):
-        polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6]
-        if len(polygons) != len(segmentation) or not polygons:
-            raise ValueError("a polygon has fewer than 3 points")
-        return union(coco_mask.frPyObjects(polygons, height, width), (height, width))
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
-        counts = segmentation["counts"]
-        counts = counts.encode() if isinstance(counts, str) else counts
-        return {"size": list(segmentation["size"]), "counts": counts}
-    raise ValueError("a segmentation is neither polygons nor run lengths")
-
-
 def area(rle: RLE) -> int:
     """Number of pixels."""
     return int(coco_mask.area(rle))

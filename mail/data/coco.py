@@ -17,11 +17,9 @@ from pyarrow import fs
 
 from mail import rle
 from mail.data import files
+from mail.data.json_arrays import Element, JsonArrays
+from mail.data.segmentation import checked_mask
 from mail.errors import UserError
-
-_CHUNK = 4 * 2**20
-_LARGEST_VALUE = 256 * 2**20
-_BLANK = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,153 +161,12 @@ class CocoInstances:
             value.get("segmentation"),
         )
 
-    def _scan(self) -> Iterator[tuple[str, int, Any, int, int]]:
+    def _scan(self) -> Iterator[Element]:
         filesystem, path = files.resolve(self.path)
         if filesystem.get_file_info(path).type != fs.FileType.File:
             raise UserError(f"there is no file {self.path}: it should be a COCO instances.json")
         with filesystem.open_input_stream(path) as stream:
             try:
-                yield from _Scanner(stream).elements()
+                yield from JsonArrays(stream)
             except ValueError as error:
                 raise UserError(f"{self.path} is not valid JSON, or it is cut off: {error}") from None
-
-
-def checked_mask(segmentation: Any, height: int, width: int) -> rle.RLE:
-    """Run lengths of a COCO `segmentation` from an untrusted file, for an image of `height` x `width`.
-
-    Raises:
-        ValueError: no segmentation, coordinates that are no numbers or lie far outside the image (rasterising them
-            would take memory without bound), or run lengths that do not fill the image exactly.
-    """
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            if not isinstance(polygon, list) or not all(isinstance(v, int | float) for v in polygon):
-                raise ValueError("a polygon is not a flat list of x, y, x, y, ...")
-            points = np.asarray(polygon, np.float64)
-            if len(points) % 2 or not np.isfinite(points).all():
-                raise ValueError("a polygon has an odd or infinite coordinate")
-            if len(points) and (points.min() < -max(height, width) or points.max() > 2 * max(height, width)):
-                raise ValueError(f"a polygon lies far outside the image of {height} x {width} pixels")
-    elif isinstance(segmentation, dict):
-        if list(segmentation.get("size", ())) != [height, width]:
-            raise ValueError(f"its run lengths are for {segmentation.get('size')}, the image has {[height, width]}")
-        counts = segmentation.get("counts")
-        if isinstance(counts, str | bytes):
-            counts = _run_lengths(counts)
-        if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
-            raise ValueError("its run lengths are not a list of counts")
-        if sum(counts) != height * width:
-            raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
-    return rle.from_coco(segmentation, height, width)
-
-
-def _run_lengths(text: str | bytes) -> list[int]:
-    """COCO's ASCII compression undone (cocoapi, `rleFrString`): 5 bits a character, differences from the third run."""
-    codes = text.encode("latin-1", "replace") if isinstance(text, str) else text
-    counts: list[int] = []
-    value = shift = 0
-    for code in codes:
-        if not 48 <= code < 112:
-            raise ValueError("its compressed run lengths hold characters that do not belong there")
-        value |= (code - 48 & 0x1F) << shift
-        shift += 5
-        if shift > 35:
-            raise ValueError("its compressed run lengths hold a number that is too large")
-        if code - 48 & 0x20:
-            continue
-        if code - 48 & 0x10:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("its compressed run lengths are cut off")
-    return counts
-
-
-class _Scanner:
-    """Elements of the arrays of one big JSON object, with their byte ranges.
-
-    The bytes are read as Latin-1, so that a character is a byte and positions are file offsets; an element that is not
-    ASCII is parsed again as UTF-8.
-    """
-
-    def __init__(self, stream: Any):
-        self.stream = stream
-        self.decoder = json.JSONDecoder()
-        self.text = ""
-        self.at = 0  # position in `text`
-        self.offset = 0  # file offset of text[0]
-        self.ended = False
-
-    def elements(self) -> Iterator[tuple[str, int, Any, int, int]]:
-        """(key, number, element, file offset, length) of every array element.
-
-        An array yields (key, -1, None, 0, 0) first, so that an empty one is seen too; other values are skipped.
-        """
-        if self._peek() == "\xef":
-            self.at += 3  # byte order mark
-        self._expect("{")
-        while self._peek() != "}":
-            key, _, _ = self._value()
-            self._expect(":")
-            if self._peek() == "[":
-                self.at += 1
-                yield str(key), -1, None, 0, 0
-                number = 0
-                while self._peek() != "]":
-                    value, start, length = self._value()
-                    yield str(key), number, value, start, length
-                    number += 1
-                    if self._peek() == ",":
-                        self.at += 1
-                    elif self._peek() != "]":
-                        raise ValueError(f"expected ',' or ']' at byte {self.offset + self.at}")
-                self.at += 1
-            else:
-                self._value()
-            if self._peek() == ",":
-                self.at += 1
-            elif self._peek() != "}":
-                raise ValueError(f"expected ',' or '}}' at byte {self.offset + self.at}")
-
-    def _fill(self, size: int) -> None:
-        chunk = self.stream.read(size)
-        self.ended = not chunk
-        self.text = self.text[self.at :] + chunk.decode("latin-1")
-        self.offset += self.at
-        self.at = 0
-
-    def _peek(self) -> str:
-        while True:
-            while self.at < len(self.text) and self.text[self.at] in _BLANK:
-                self.at += 1
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if self.ended:
-                raise ValueError(f"it ends at byte {self.offset + self.at}")
-            self._fill(_CHUNK)
-
-    def _expect(self, character: str) -> None:
-        if self._peek() != character:
-            raise ValueError(f"expected {character!r} at byte {self.offset + self.at}")
-        self.at += 1
-
-    def _value(self) -> tuple[Any, int, int]:
-        self._peek()
-        while True:
-            try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
-                if end < len(self.text) or self.ended:  # a number could go on in the next chunk
-                    break
-            except RecursionError:
-                raise ValueError(f"the value at byte {self.offset + self.at} is nested too deeply") from None
-            except ValueError:
-                if self.ended or len(self.text) - self.at > _LARGEST_VALUE:
-                    raise
-            self._fill(max(_CHUNK, len(self.text) - self.at))  # twice as much, so that retries add up to little
-        piece = self.text[self.at : end]
-        start = self.offset + self.at
-        self.at = end
-        if not piece.isascii():
-            value = json.loads(piece.encode("latin-1"))
-        return value, start, len(piece)

@@ -1,37 +1,26 @@
 """Turns COCO-format instances into a referring data set: template expressions, checked to be unambiguous.
 
-For those who have instance masks but no sentences, and to measure on real photos. An expression names an object of its
-category by being the only one, by size, by place, by counting, or by its relation to the only object of another
-category. Every description is judged for every object of the category: it fits, it does not, or it is unclear (two
-boxes nearly level, sizes nearly equal). It is used only if it fits the referent and fits no other, not even unclearly.
-Categories with a crowd annotation in an image are left alone there: nobody knows how many there are.
-
-Geometry is that of the annotated boxes. Which photos go to which split, and which words are chosen, depends on ids
-alone, so that the same files always give the same data set.
+For those who have instance masks but no sentences, and to measure on real photos (`mail.data.descriptions` says what an
+object can be called). Categories with a crowd annotation in an image are left alone there: nobody knows how many there
+are. Which photos go to which split, and which words are chosen, depends on ids alone, so that the same files always
+give the same data set.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from mail.data import files
 from mail.data.coco import CocoImage, CocoInstances
-from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, ingest
-from mail.data.refer import safe_file
+from mail.data.descriptions import Description, Thing, describe
+from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photo, ingest, source_record
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
 SPLIT_SHARES = {"train": 0.80, "val": 0.08, "testA": 0.06, "testB": 0.06}
-LEVEL = 0.05  # of the image's side: nearer than this, one is not clearly left of (above) the other
-SAME_SIZE = 1.5  # areas within this factor are not clearly different
-ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth"}
-
-Judgement = bool | None  # None: unclear
-Fits = list[Judgement]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,58 +44,6 @@ class TextConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """One annotated object: its box in pixels and its area."""
-
-    ann_id: int
-    category: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-    area: float
-
-    @property
-    def x(self) -> float:
-        return (self.left + self.right) / 2
-
-    @property
-    def y(self) -> float:
-        return (self.top + self.bottom) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """A way to name one of `peers`: what kind it is, whom it fits, and how people would word it."""
-
-    kind: str  # "category", "size", "place", "ordinal", "relation"
-    fits: Fits  # one judgement a peer
-    wordings: tuple[str, ...]
-
-    def names(self, peer: int) -> bool:
-        """Whether it fits this peer and nobody else could be meant."""
-        return all(fit is (number == peer) for number, fit in enumerate(self.fits))
-
-
-def describe(peers: Sequence[Thing], others: Sequence[Thing], height: int, width: int) -> Iterator[Description]:
-    """All descriptions that can be made of things of one category.
-
-    Args:
-        peers: every object of that category in the image.
-        others: objects of other categories, each the only one of its own, to relate to.
-    """
-    name = peers[0].category
-    if len(peers) == 1:
-        yield Description("category", [True], (name, f"the {name}", f"the only {name}"))
-    else:
-        yield from _by_size(name, peers)
-        yield from _by_place(name, peers, height, width)
-        yield from _by_rank(name, peers, height, width)
-    for anchor in others:
-        yield from _by_relation(name, peers, anchor, height, width)
-
-
 def expressions_of(
     image: CocoImage, things: Sequence[Thing], crowded: set[str], config: TextConfig
 ) -> list[tuple[Thing, list[str]]]:
@@ -125,10 +62,10 @@ def expressions_of(
         for number, thing in enumerate(peers):
             if thing.area < smallest:
                 continue
-            by_kind: dict[str, list[Description]] = {}
+            by_kind: defaultdict[str, list[Description]] = defaultdict(list)
             for description in descriptions:
                 if description.names(number):
-                    by_kind.setdefault(description.kind, []).append(description)
+                    by_kind[description.kind].append(description)
             kinds = random.sample(sorted(by_kind), min(len(by_kind), config.max_expressions))
             texts = [random.choice(random.choice(by_kind[kind]).wordings) for kind in kinds]
             if texts:
@@ -165,11 +102,10 @@ def write_store(
     problems = Problems()
     paths: dict[int, Path] = {}
     for image in coco.images.values():
-        path = safe_file(Path(images), image.file_name)
-        if path is None or not path.is_file():
-            problems.add(f"images are missing in {images}", image.file_name)
-        else:
+        if (path := find_photo(Path(images), image.file_name)) is not None:
             paths[image.id] = path
+        else:
+            problems.add(f"images are missing in {images}", image.file_name)
     if not skip_bad:
         problems.raise_if_any(instances, "Complete the folder, or leave these out with --skip-bad")
     writer.check_space(path.stat().st_size for path in paths.values())
@@ -179,19 +115,14 @@ def write_store(
         writer,
         where=instances,
         total=len(paths),
+        problems=problems,
         skip_bad=skip_bad,
         turn_masks=False,  # "left" was written for the annotated picture
         progress=progress,
     )
     if findings.expressions == 0:
         raise UserError(f"{instances}: not one unambiguous expression can be made of its {len(coco)} instances")
-    findings.skipped = problems.counts() | findings.skipped
-    source = {
-        "path": Path(instances).name,
-        "sha256": files.sha256_file(instances),
-        "bytes": Path(instances).stat().st_size,
-    }
-    return writer.finish([source], prepared_with), findings
+    return writer.finish([source_record(instances)], prepared_with), findings
 
 
 def split_of(image_id: str, has_people: bool, has_others: bool) -> str:
@@ -236,114 +167,3 @@ def _source_images(
         ]
         if referents:
             yield SourceImage(image_id, paths[number], (image.height, image.width), referents)
-
-
-def _extreme(values: Sequence[float], margin: Callable[[float], float]) -> Fits:
-    """Whom "the smallest value" fits: nobody clearly, if several lie within `margin(smallest)` of each other."""
-    smallest = min(values)
-    near = [value <= margin(smallest) for value in values]
-    return [(True if sum(near) == 1 else None) if close else False for close in near]
-
-
-def _by_size(name: str, peers: Sequence[Thing]) -> Iterator[Description]:
-    areas = [thing.area for thing in peers]
-    largest = _extreme([-a for a in areas], lambda least: least / SAME_SIZE)
-    smallest = _extreme(areas, lambda least: least * SAME_SIZE)
-    two = len(peers) == 2
-    yield Description(
-        "size", largest, (f"{'bigger' if two else 'biggest'} {name}", f"the large{'r' if two else 'st'} {name}")
-    )
-    yield Description(
-        "size", smallest, (f"small{'er' if two else 'est'} {name}", f"the small{'er' if two else 'est'} {name}")
-    )
-
-
-def _by_place(name: str, peers: Sequence[Thing], height: int, width: int) -> Iterator[Description]:
-    sides = (
-        ("left", [t.x for t in peers], width, ("leftmost {}", "{} furthest to the left")),
-        ("right", [width - t.x for t in peers], width, ("rightmost {}", "{} furthest to the right")),
-        ("top", [t.y for t in peers], height, ("topmost {}", "{} at the top")),
-        ("bottom", [height - t.y for t in peers], height, ("lowest {}", "{} at the bottom")),
-    )
-    for side, values, extent, most in sides:
-        fits = _extreme(values, lambda least, extent=extent: least + LEVEL * extent)  # type: ignore[misc]
-        wordings = [form.format(name) for form in most]
-        if len(peers) == 2:
-            wordings += [f"{side} {name}", f"the {side} {name}"]
-        if side in ("left", "right") and min(values) < extent / 3:
-            wordings.append(f"{name} on the {side}")
-        if side in ("top", "bottom") and min(values) > extent / 2:
-            wordings = [w for w in wordings if " at the " not in w]  # highest of them, yet in the lower half
-        yield Description("place", fits, tuple(wordings))
-
-
-def _by_rank(name: str, peers: Sequence[Thing], height: int, width: int) -> Iterator[Description]:
-    """ "second cat from the left": only where the whole row can be counted without doubt."""
-    rows = (
-        ("left", [t.x for t in peers], width),
-        ("right", [width - t.x for t in peers], width),
-        ("top", [t.y for t in peers], height),
-        ("bottom", [height - t.y for t in peers], height),
-    )
-    if len(peers) < 3:
-        return
-    for side, values, extent in rows:
-        order = sorted(range(len(peers)), key=values.__getitem__)
-        gaps = [values[b] - values[a] for a, b in pairwise(order)]
-        if min(gaps) < LEVEL * extent:
-            continue
-        for position, peer in enumerate(order, start=1):
-            if position in ORDINALS and position <= (len(peers) + 1) // 2:  # people count from the nearer end
-                fits: Fits = [number == peer for number in range(len(peers))]
-                ordinal = ORDINALS[position]
-                yield Description(
-                    "ordinal", fits, (f"{ordinal} {name} from {side}", f"the {ordinal} {name} from the {side}")
-                )
-        if len(peers) == 3 and side in ("left", "top"):
-            middle: Fits = [number == order[1] for number in range(3)]
-            yield Description("ordinal", middle, (f"middle {name}", f"{name} in the middle"))
-
-
-def _by_relation(name: str, peers: Sequence[Thing], anchor: Thing, height: int, width: int) -> Iterator[Description]:
-    other = anchor.category
-    relations = (
-        (("left of", "to the left of"), [_beside(t, anchor, width, height) for t in peers]),
-        (("right of", "to the right of"), [_beside(_mirrored(t), _mirrored(anchor), width, height) for t in peers]),
-        (("above",), [_beside(_turned(t), _turned(anchor), height, width) for t in peers]),
-        (
-            ("below", "under"),
-            [_beside(_mirrored(_turned(t)), _mirrored(_turned(anchor)), height, width) for t in peers],
-        ),
-    )
-    for words, fits in relations:
-        yield Description("relation", fits, tuple(f"{name} {word} the {other}" for word in words))
-    if len(peers) > 1:
-        far = LEVEL * max(height, width)
-        distances = [_gap(t, anchor) for t in peers]
-        nearest = _extreme(distances, lambda least: max(least * SAME_SIZE, least + far))
-        yield Description("relation", nearest, (f"{name} closest to the {other}", f"the {name} nearest the {other}"))
-
-
-def _beside(thing: Thing, anchor: Thing, along: float, across: float) -> Judgement:
-    """Whether `thing` is left of `anchor`: clearly, clearly not, or neither."""
-    if thing.x >= anchor.x:
-        return False
-    apart = thing.right <= anchor.left + LEVEL * along and anchor.x - thing.x >= 2 * LEVEL * along
-    overlap = min(thing.bottom, anchor.bottom) - max(thing.top, anchor.top)
-    level = overlap > 0 or -overlap < LEVEL * across
-    return True if apart and level else None
-
-
-def _mirrored(thing: Thing) -> Thing:
-    return Thing(thing.ann_id, thing.category, -thing.right, thing.top, -thing.left, thing.bottom, thing.area)
-
-
-def _turned(thing: Thing) -> Thing:
-    return Thing(thing.ann_id, thing.category, thing.top, thing.left, thing.bottom, thing.right, thing.area)
-
-
-def _gap(a: Thing, b: Thing) -> float:
-    """Distance between two boxes, 0 if they touch."""
-    across = max(0.0, a.left - b.right, b.left - a.right)
-    down = max(0.0, a.top - b.bottom, b.top - a.bottom)
-    return (across**2 + down**2) ** 0.5

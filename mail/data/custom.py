@@ -11,32 +11,27 @@ unrotated pixels are recognised by their size.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mail.data import files
-from mail.data.ingest import Findings, Problems, Progress, Referent, Size, SourceImage, ingest
-from mail.data.refer import SPLITS, safe_file
+from mail.data.ingest import (
+    Findings,
+    Problems,
+    Progress,
+    Referent,
+    Size,
+    SourceImage,
+    find_photo,
+    ingest,
+    source_record,
+)
+from mail.data.refer import SPLITS
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
 
-@dataclass(slots=True)
-class CustomExpression:
-    """One line of the file."""
-
-    expr_id: str
-    ref_id: str
-    image: str
-    text: str
-    split: str
-    segmentation: Any  # None for no target
-    category: str
-
-
-def read_expressions(path: str | Path) -> list[CustomExpression]:
-    """All lines of the file.
+def read_expressions(path: str | Path) -> list[tuple[str, Referent]]:
+    """All lines of the file: the image's name, and what is said about something in it (ids as in the file).
 
     Raises:
         UserError: the file cannot be read; or names every line that lacks something or has it in another form.
@@ -81,12 +76,11 @@ def write_store(
     if not Path(images).is_dir():
         raise UserError(f"there is no folder {images}: --images is where the photos of {expressions_file} are")
     problems = Problems()
-    by_image: dict[str, list[CustomExpression]] = {}
-    for expression in expressions:
-        by_image.setdefault(expression.image, []).append(expression)
+    by_image: dict[str, list[Referent]] = {}
+    for image, referent in expressions:
+        by_image.setdefault(image, []).append(referent)
     for image in list(by_image):
-        path = safe_file(Path(images), image)
-        if path is None or not path.is_file():
+        if find_photo(Path(images), image) is None:
             problems.add(f"images are missing in {images}", image)
             del by_image[image]
     if not skip_bad:
@@ -97,16 +91,14 @@ def write_store(
         writer,
         where=expressions_file,
         total=len(by_image),
+        problems=problems,
         skip_bad=skip_bad,
         progress=progress,
     )
-    findings.skipped = problems.counts() | findings.skipped
-    source = Path(expressions_file)
-    record = {"path": source.name, "sha256": files.sha256_file(source), "bytes": source.stat().st_size}
-    return writer.finish([record], prepared_with), findings
+    return writer.finish([source_record(expressions_file)], prepared_with), findings
 
 
-def _expression(line: Any) -> CustomExpression:
+def _expression(line: Any) -> tuple[str, Referent]:
     if not isinstance(line, dict):
         raise ValueError("it is not a JSON object")
     for key in ("expr_id", "image", "text", "split"):
@@ -117,39 +109,31 @@ def _expression(line: Any) -> CustomExpression:
     given = [key for key in ("polygons", "rle", "no_target") if line.get(key)]
     if len(given) != 1:
         raise ValueError(f"exactly one of polygons, rle and no_target must be given, not {given or 'none'}")
-    expr_id = line["expr_id"]
-    return CustomExpression(
-        expr_id,
-        str(line.get("ref_id", expr_id)),
-        line["image"],
-        line["text"],
-        line["split"],
-        None if given == ["no_target"] else line[given[0]],
-        str(line.get("category", "")),
+    return line["image"], Referent(
+        ref_id=str(line.get("ref_id", line["expr_id"])),
+        split=line["split"],
+        expressions=[(line["expr_id"], line["text"])],
+        segmentations=[] if given == ["no_target"] else [line[given[0]]],
+        ann_ids=[],
+        category=str(line.get("category", "")),
+        no_target=given == ["no_target"],
     )
 
 
-def _source_images(by_image: dict[str, list[CustomExpression]], folder: Path, name: str) -> Iterator[SourceImage]:
+def _source_images(by_image: dict[str, list[Referent]], folder: Path, name: str) -> Iterator[SourceImage]:
     for image in sorted(by_image):
-        referents = [
-            Referent(
-                f"{name}/{e.ref_id}",
-                e.split,
-                [(f"{name}/{e.expr_id}", e.text)],
-                [] if e.segmentation is None else [e.segmentation],
-                [],
-                e.category,
-                e.segmentation is None,
-            )
-            for e in by_image[image]
-        ]
-        yield SourceImage(f"{name}/{image}", folder / image, _annotated_size(by_image[image]), referents)
+        referents = by_image[image]
+        for referent in referents:
+            referent.ref_id = f"{name}/{referent.ref_id}"
+            referent.expressions = [(f"{name}/{expr_id}", text) for expr_id, text in referent.expressions]
+        yield SourceImage(f"{name}/{image}", folder / image, _annotated_size(referents), referents)
 
 
-def _annotated_size(expressions: list[CustomExpression]) -> Size | None:
+def _annotated_size(referents: list[Referent]) -> Size | None:
     """Run lengths say for which size they were made; polygons do not."""
-    for expression in expressions:
-        size = expression.segmentation.get("size") if isinstance(expression.segmentation, dict) else None
-        if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
-            return size[0], size[1]
+    for referent in referents:
+        for segmentation in referent.segmentations:
+            size = segmentation.get("size") if isinstance(segmentation, dict) else None
+            if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
+                return size[0], size[1]
     return None

@@ -14,143 +14,19 @@ every machine.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from mail.data.store import DataFile, DataStore
+from mail.data.expression_index import ExpressionIndex
 from mail.errors import UserError
 
 Rule = Literal["one-per-ref", "all"]
 """What an epoch is: one random expression of every ref, or all expressions of all refs."""
 
 KEPT_WINDOWS = 4  # a batch rarely spans more; each is a few hundred numbers
-
-
-@dataclass(frozen=True)
-class RowGroups:
-    """Where the rows of a list of Parquet files are: row numbers go through all files in order.
-
-    Attributes:
-        files: the files' paths inside the store's file system.
-        starts: int64 (groups + 1), the first row number of every row group, and the end.
-        file: int32 (groups,), which file a row group is in; `group` int32 (groups,), its number there.
-    """
-
-    files: tuple[str, ...]
-    starts: np.ndarray
-    file: np.ndarray
-    group: np.ndarray
-
-    @classmethod
-    def of(cls, store: DataStore, data_files: Collection[DataFile]) -> "RowGroups":
-        """Reads the files' footers (nothing else)."""
-        lengths, file_numbers, group_numbers = [], [], []
-        for number, file in enumerate(data_files):
-            metadata = pq.read_metadata(store.path(file), filesystem=store.filesystem)
-            for group in range(metadata.num_row_groups):
-                lengths.append(metadata.row_group(group).num_rows)
-                file_numbers.append(number)
-                group_numbers.append(group)
-        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-        paths = tuple(store.path(f) for f in data_files)
-        return cls(paths, starts, np.array(file_numbers, np.int32), np.array(group_numbers, np.int32))
-
-    def group_of(self, rows: np.ndarray) -> np.ndarray:
-        """The row group (counted through all files) of every row number."""
-        return np.searchsorted(self.starts, rows, side="right") - 1
-
-
-@dataclass(frozen=True)
-class ExpressionIndex:
-    """The keys of a split's expressions, as numbers: 16 bytes an expression, sorted by image and ref.
-
-    Attributes:
-        row: int64 (N,), the expression's row number in the store's expression files.
-        image: int32 (N,), its image's row number in the store's image files.
-        ref: int32 (N,), a number for its ref.
-        image_groups: the row groups of the image files; `expression_groups` those of the expression files.
-        skipped_images, skipped_expressions: how many were left out because their image cannot be used.
-    """
-
-    row: np.ndarray
-    image: np.ndarray
-    ref: np.ndarray
-    image_groups: RowGroups
-    expression_groups: RowGroups
-    skipped_images: int = 0
-    skipped_expressions: int = 0
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    @classmethod
-    def read(cls, store: DataStore, split: str, unusable: Collection[str] = ()) -> "ExpressionIndex":
-        """Reads the key columns of a split (in batches; neither texts, nor targets, nor image bytes).
-
-        Args:
-            unusable: ids of images to leave out; those that cannot be decoded (height 0) are left out in any case.
-
-        Raises:
-            UserError: the store has no such split, or nothing is left of it.
-        """
-        store.check_split(split)
-        image_ids, bad = _images(store, unusable)
-        rows, images, refs = [], [], []
-        first_row, next_ref = 0, 0
-        open_refs: dict[str, int] = {}  # of the image that the last batch ended with: rows are sorted by image
-        for file in store.expression_files:
-            reader = pq.ParquetFile(store.path(file), filesystem=store.filesystem)
-            for batch in reader.iter_batches(65536, columns=["image_id", "ref_id", "split"]):
-                keep = np.flatnonzero(pc.equal(batch["split"], split).to_numpy(zero_copy_only=False))
-                if len(keep):
-                    kept = batch.take(pa.array(keep))
-                    coded = kept["ref_id"].dictionary_encode()
-                    numbers = {}
-                    for ref_id in coded.dictionary.to_pylist():
-                        if ref_id in open_refs:
-                            numbers[ref_id] = open_refs[ref_id]
-                        else:
-                            numbers[ref_id] = next_ref
-                            next_ref += 1
-                    rows.append(first_row + keep.astype(np.int64))
-                    images.append(pc.index_in(kept["image_id"], image_ids).to_numpy().astype(np.int32))
-                    refs.append(np.fromiter(numbers.values(), np.int32)[coded.indices.to_numpy()])
-                    last = pc.equal(kept["image_id"], kept["image_id"][-1])
-                    open_refs = {r: numbers[r] for r in pc.unique(kept["ref_id"].filter(last)).to_pylist()}
-                first_row += len(batch)
-        row, image, ref = (np.concatenate(a) if a else np.zeros(0, np.int64) for a in (rows, images, refs))
-        usable = ~bad[image] if len(row) else np.zeros(0, bool)
-        if not usable.any():
-            raise UserError(f"split {split!r} of {store.uri} has no expression whose image can be used")
-        skipped = image[~usable]
-        row, image, ref = row[usable], image[usable], ref[usable]
-        order = np.lexsort((row, ref, image))
-        return cls(
-            row[order].astype(np.int64),
-            image[order].astype(np.int32),
-            ref[order].astype(np.int32),
-            RowGroups.of(store, store.image_files),
-            RowGroups.of(store, store.expression_files),
-            len(np.unique(skipped)),
-            len(skipped),
-        )
-
-
-def _images(store: DataStore, unusable: Collection[str]) -> tuple[pa.Array, np.ndarray]:
-    """Ids of all images in row order, and which of them cannot be used."""
-    batches = list(store.images(["image_id", "height"], batch_size=65536))
-    table = pa.Table.from_batches(batches) if batches else pa.table({"image_id": pa.array([], pa.string())})
-    if not len(table):
-        raise UserError(f"{store.uri} holds no images")
-    named = pc.is_in(table["image_id"], pa.array(sorted(unusable), pa.string()))
-    bad = pc.or_(pc.equal(table["height"], 0), named).to_numpy()
-    return table["image_id"].combine_chunks(), bad
 
 
 @dataclass(frozen=True)
@@ -226,12 +102,6 @@ class EpochPlan:
     @property
     def steps_per_epoch(self) -> float:
         return self.expressions_per_epoch / self.global_batch_size
-
-    def epoch(self, epoch: int) -> np.ndarray:
-        """All of an epoch's expressions in order, as positions in the index (for tests and statistics)."""
-        order, _ = self._epoch(epoch)
-        windows = range(-(-len(order) // self.window_groups))
-        return np.concatenate([self._window(epoch, w) for w in windows])
 
     def positions(self, start: int, count: int) -> np.ndarray:
         """int64 (count,): positions in the index of `count` expressions of the stream from position `start` on."""

@@ -27,7 +27,6 @@ _TURNS = {  # EXIF 2.32, tag Orientation: what brings the stored pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SWAPPING = {5, 6, 7, 8}
 
 
 class ImageError(Exception):
@@ -66,12 +65,6 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ImageError(schema.STATUS_DECODE_ERROR, _explain(error)) from error
 
 
-def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) after EXIF rotation, from the header alone; raises ImageError like `decode_image`."""
-    (height, width), orientation = stored_size(data, max_pixels)
-    return (width, height) if orientation in _SWAPPING else (height, width)
-
-
 def stored_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], int]:
     """(height, width) as stored, before any rotation, and the EXIF orientation (1 if there is none)."""
     image = _open(data, max_pixels)
@@ -83,17 +76,8 @@ def stored_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, i
 
 
 def turn_upright(mask: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns an array (H, W, ...) that lies on the stored pixels the way `decode_image` turns the image."""
-    flips = {
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.swapaxes(0, 1),
-        6: lambda a: a[::-1].swapaxes(0, 1),
-        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-        8: lambda a: a[:, ::-1].swapaxes(0, 1),
-    }
-    return np.ascontiguousarray(flips[orientation](mask)) if orientation in flips else mask
+    """Turns a mask (H, W) that lies on the stored pixels the way `decode_image` turns the image."""
+    return np.asarray(Image.fromarray(mask).transpose(_TURNS[orientation])) if orientation in _TURNS else mask
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -10,18 +10,19 @@ Nothing is left out silently.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mail import rle
-from mail.data.coco import checked_mask
+from mail.data import files
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.segmentation import checked_mask
 from mail.data.store import DataStoreWriter
-from mail.errors import UserError
+from mail.errors import UserError, first_few
 
 LONG_EXPRESSION = 40  # words; ViLT's text input ends about there
 
@@ -55,6 +56,20 @@ class SourceImage:
     referents: list[Referent]
 
 
+def find_photo(folder: Path, name: str) -> Path | None:
+    """The file that an untrusted index names; None if it is not there, or the name leads out of the folder."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
+        return None
+    return folder / pure if (folder / pure).is_file() else None
+
+
+def source_record(path: str | Path, folder: str = "") -> dict[str, Any]:
+    """What a store remembers of a file that it was made from: `folder`/name, digest and length."""
+    name = str(Path(folder, Path(path).name))
+    return {"path": name, "sha256": files.sha256_file(path), "bytes": Path(path).stat().st_size}
+
+
 class Problems:
     """What is wrong with an input, by kind, to be told at once."""
 
@@ -68,12 +83,9 @@ class Problems:
     def counts(self) -> dict[str, int]:
         return {kind: len(names) for kind, names in self.names.items()}
 
-    def describe(self, shown: int = 3) -> str:
+    def describe(self) -> str:
         """One line: every kind with its total and the first few names."""
-        return "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
-            for kind, names in self.names.items()
-        )
+        return "; ".join(f"{len(names)} {kind} ({first_few(names)})" for kind, names in self.names.items())
 
     def raise_if_any(self, where: object, how_to_mend: str) -> None:
         if self.names:
@@ -96,28 +108,17 @@ class Findings:
     def lines(self) -> Iterator[str]:
         """One sentence per finding."""
 
-        def some(names: Sequence[str]) -> str:
-            return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-        if self.undecodable:
-            yield (
-                f"{len(self.undecodable)} images cannot be decoded; they and their expressions are kept, "
-                f"and precompute records them as such: {some(self.undecodable)}"
-            )
-        if self.turned:
-            yield f"{len(self.turned)} images were annotated unrotated; their masks are turned: {some(self.turned)}"
-        if self.assumed_upright:
-            yield (
-                f"{len(self.assumed_upright)} EXIF-rotated images are taken as annotated upright, which their size "
-                f"cannot tell: {some(self.assumed_upright)}"
-            )
-        if self.long_expressions:
-            yield (
-                f"{len(self.long_expressions)} expressions have more than {LONG_EXPRESSION} words; a model may see "
-                f"only the beginning: {some(self.long_expressions)}"
-            )
-        if self.empty_targets:
-            yield f"{len(self.empty_targets)} referents have masks without a pixel: {some(self.empty_targets)}"
+        long = f"have more than {LONG_EXPRESSION} words; a model may see only the beginning"
+        kept = "they and their expressions are kept, and precompute records them as such"
+        for names, said in (
+            (self.undecodable, f"images cannot be decoded; {kept}"),
+            (self.turned, "images were annotated unrotated; their masks are turned"),
+            (self.assumed_upright, "EXIF-rotated images are taken as annotated upright, which their size cannot tell"),
+            (self.long_expressions, f"expressions {long}"),
+            (self.empty_targets, "referents have masks without a pixel"),
+        ):
+            if names:
+                yield f"{len(names)} {said}: {first_few(names)}"
         for kind, number in self.skipped.items():
             yield f"left out: {number} {kind}"
 
@@ -128,6 +129,7 @@ def ingest(
     *,
     where: object,
     total: int,
+    problems: Problems | None = None,
     skip_bad: bool = False,
     turn_masks: bool = True,
     progress: Progress | None = None,
@@ -138,6 +140,7 @@ def ingest(
         images: sorted by image_id, each id once.
         where: what errors call the source.
         total: number of images, for `progress(done, total)`.
+        problems: what was left out before, to be counted with the rest.
         skip_bad: leave out referents with an unusable mask, and images of another size than annotated, and count them;
             otherwise they are an error.
         turn_masks: whether masks that were annotated on unrotated pixels may be turned; if the texts speak of places in
@@ -146,7 +149,7 @@ def ingest(
     Raises:
         UserError: a file cannot be read, or (unless `skip_bad`) something is wrong with sizes or masks.
     """
-    findings, problems = Findings(), Problems()
+    findings, problems = Findings(), problems or Problems()
     for done, (source, data, seen) in enumerate(_examined(images), start=1):
         if progress is not None:
             progress(done, total)

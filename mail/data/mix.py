@@ -37,12 +37,9 @@ class Mixture:
 def evaluation_images(stores: Sequence[DataStore]) -> dict[str, set[str]]:
     """Image id -> "STORE SPLIT" of every evaluation split that it is in."""
     found: dict[str, set[str]] = {}
-    for store in stores:
-        splits = [s for s in store.splits if is_evaluation_split(s)]
-        if splits:
-            table = store.expressions(splits, ["image_id", "split"])
-            for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-                found.setdefault(image_id, set()).add(f"{store.name} {split}")
+    for where, images in ((w, i) for store in stores for w, i in store.evaluation_images().items()):
+        for image_id in images:
+            found.setdefault(image_id, set()).add(where)
     return found
 
 

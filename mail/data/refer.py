@@ -14,12 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from mail.data import files, restricted_pickle
+from mail.data import restricted_pickle
 from mail.data.coco import CocoInstances
-from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, ingest
+from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photo, ingest, source_record
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
@@ -192,27 +192,12 @@ def write_store(
         writer,
         where=layout.refs,
         total=len(usable),
+        problems=problems,
         skip_bad=skip_bad,
         progress=progress,
     )
-    findings.skipped = problems.counts() | findings.skipped
-    sources = [
-        {
-            "path": f"{layout.dataset}/{path.name}",
-            "sha256": files.sha256_file(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in (layout.refs, layout.instances)
-    ]
+    sources = [source_record(path, layout.dataset) for path in (layout.refs, layout.instances)]
     return writer.finish(sources, prepared_with), findings
-
-
-def safe_file(folder: Path, name: str) -> Path | None:
-    """Path of a file that an untrusted index names; None if the name leads out of the folder."""
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
-        return None
-    return folder / pure
 
 
 def _ref(entry: Any) -> Ref:
@@ -243,8 +228,7 @@ def _checked(layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances) -> t
     for ref in refs:
         image = coco.images.get(ref.image_id)
         if ref.image_id not in present:
-            path = safe_file(layout.images, image.file_name) if image else None
-            present[ref.image_id] = path is not None and path.is_file()
+            present[ref.image_id] = image is not None and find_photo(layout.images, image.file_name) is not None
             if image is None:
                 problems.add(f"images are not in {layout.instances.name}", ref.image_id)
             elif not present[ref.image_id]:

@@ -86,26 +86,6 @@ class _PlainDataUnpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         raise _Forbidden("refers to an object outside the file")
 
-    def load_setitem(self) -> None:
-        _check_keys(self.stack[-2:-1])
-        super().load_setitem()  # type: ignore[misc]
-
-    def load_setitems(self) -> None:
-        _check_keys(self.stack[::2])
-        super().load_setitems()  # type: ignore[misc]
-
-    def load_dict(self) -> None:
-        _check_keys(self.stack[::2])
-        super().load_dict()  # type: ignore[misc]
-
-    def load_additems(self) -> None:
-        _check_keys(self.stack)
-        super().load_additems()  # type: ignore[misc]
-
-    def load_frozenset(self) -> None:
-        _check_keys(self.stack)
-        super().load_frozenset()  # type: ignore[misc]
-
     def refuse_global(self) -> None:
         module, name = (self.readline()[:-1].decode("latin-1") for _ in range(2))
         self.find_class(module, name)
@@ -114,36 +94,42 @@ class _PlainDataUnpickler(pickle._Unpickler):
         self.find_class(str(self.stack[-2])[:80], str(self.stack[-1])[:80])
 
 
-def _check_keys(keys: list[Any]) -> None:
-    for key in keys:
-        if not isinstance(key, _SCALARS):
-            raise _Forbidden(f"uses a {type(key).__name__} as a key")
+_KEYS = {  # which of the values on the stack an instruction makes keys of
+    "SETITEM": slice(-2, -1),
+    "SETITEMS": slice(None, None, 2),
+    "DICT": slice(None, None, 2),
+    "ADDITEMS": slice(None),
+    "FROZENSET": slice(None),
+}
 
 
 def _dispatch_table() -> dict[int, Any]:
+    theirs = pickle._Unpickler.dispatch
+
+    def allow(name: str) -> Any:
+        def instruction(self: Any) -> None:
+            for key in self.stack[_KEYS[name]]:
+                if not isinstance(key, _SCALARS):
+                    raise _Forbidden(f"uses a {type(key).__name__} as a key")
+            theirs[_INSTRUCTIONS[name][0]](self)
+
+        return instruction if name in _KEYS else theirs[_INSTRUCTIONS[name][0]]
+
     def refuse(name: str) -> Any:
         def instruction(self: Any) -> None:
             raise _Forbidden(f"uses the pickle instruction {name}, which plain data does not need")
 
         return instruction
 
-    table = {code[0]: refuse(name) for name, code in _INSTRUCTIONS.items()}
-    table |= {_INSTRUCTIONS[name][0]: pickle._Unpickler.dispatch[_INSTRUCTIONS[name][0]] for name in _ALLOWED.split()}
-    mine = _PlainDataUnpickler
-    table |= {
-        _INSTRUCTIONS[name][0]: method
-        for name, method in {
-            "SETITEM": mine.load_setitem,
-            "SETITEMS": mine.load_setitems,
-            "DICT": mine.load_dict,
-            "ADDITEMS": mine.load_additems,
-            "FROZENSET": mine.load_frozenset,
-            "GLOBAL": mine.refuse_global,
-            "INST": mine.refuse_global,
-            "STACK_GLOBAL": mine.refuse_stack_global,
-        }.items()
+    own = {
+        "GLOBAL": _PlainDataUnpickler.refuse_global,
+        "INST": _PlainDataUnpickler.refuse_global,
+        "STACK_GLOBAL": _PlainDataUnpickler.refuse_stack_global,
     }
-    return table
+    allowed = _ALLOWED.split()
+    return {
+        code[0]: allow(name) if name in allowed else own.get(name, refuse(name)) for name, code in _INSTRUCTIONS.items()
+    }
 
 
 _PlainDataUnpickler.dispatch = _dispatch_table()

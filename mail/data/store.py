@@ -10,6 +10,7 @@ Readers take the list of files from `store.json`, never from a listing.
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,14 +99,21 @@ class DataStore:
             self.check_split(split)
         wanted = list(columns) if columns else schema.EXPRESSIONS.names
         read = wanted if splits is None else list(dict.fromkeys([*wanted, "split"]))
-        tables = []
+        tables = [pa.schema([schema.EXPRESSIONS.field(c) for c in wanted]).empty_table()]
         for file in self.expression_files:
             table = self._read(file, read)
             if splits is not None:
                 table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
             tables.append(table.select(wanted))
-        empty = pa.schema([schema.EXPRESSIONS.field(c) for c in wanted]).empty_table()
-        return pa.concat_tables(tables) if tables else empty
+        return pa.concat_tables(tables)
+
+    def evaluation_images(self) -> dict[str, set[str]]:
+        """Image ids of every evaluation split, by "STORE SPLIT"."""
+        table = self.expressions([s for s in self.splits if schema.is_evaluation_split(s)], ["image_id", "split"])
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+            found[f"{self.name} {split}"].add(image_id)
+        return found
 
     def images(self, columns: Sequence[str] | None = None, batch_size: int = 64) -> Iterator[pa.RecordBatch]:
         """All images in batches of at most `batch_size` rows; memory does not grow with the store."""
@@ -115,15 +123,15 @@ class DataStore:
     @cached_property
     def image_index(self) -> pa.Table:
         """image_id, height, width, sha256 of every image (no bytes), in the store's order."""
-        columns = ["image_id", "height", "width", "sha256"]
-        empty = pa.schema([schema.IMAGES.field(c) for c in columns]).empty_table()
-        return pa.concat_tables([empty, *(self._read(file, columns) for file in self.image_files)])
+        return self._image_columns(["image_id", "height", "width", "sha256"])
 
     def image_ids(self) -> pa.Array:
         """Ids of all images, in the store's order."""
-        tables = [self._read(file, ["image_id"]) for file in self.image_files]
-        empty = pa.schema([schema.IMAGES.field("image_id")]).empty_table()
-        return pa.concat_tables([empty, *tables])["image_id"].combine_chunks()
+        return self._image_columns(["image_id"])["image_id"].combine_chunks()
+
+    def _image_columns(self, columns: Sequence[str]) -> pa.Table:
+        empty = pa.schema([schema.IMAGES.field(c) for c in columns]).empty_table()
+        return pa.concat_tables([empty, *(self._read(file, columns) for file in self.image_files)])
 
     def _read(self, file: DataFile, columns: Sequence[str]) -> pa.Table:
         return files.persistently(lambda: self._open(file).read(columns=list(columns)))
@@ -203,7 +211,9 @@ class DataStoreWriter:
         table = table.sort_by([("image_id", "ascending"), ("expr_id", "ascending")])
         self._check(table)
         expression_files = []
-        for number, part in enumerate(_parts(table)):
+        rows = -(-len(table) // max(1, -(-table.nbytes // TARGET_FILE_BYTES)))  # of a file of about the target size
+        for number, start in enumerate(range(0, len(table), max(1, rows))):
+            part = table.slice(start, rows)
             expression_files.append(self._write("expressions", number, part, EXPRESSIONS_PER_ROW_GROUP))
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -262,16 +272,6 @@ class DataStoreWriter:
         files.write_bytes(self.filesystem, f"{self.root}/{relative}", data)
         keys = table["image_id"]
         return DataFile(relative, len(table), len(data), sha256, keys[0].as_py(), keys[-1].as_py())
-
-
-def _parts(table: pa.Table) -> Iterator[pa.Table]:
-    """Cuts expressions into files of about the target size."""
-    if len(table) == 0:
-        return
-    number = -(-table.nbytes // TARGET_FILE_BYTES)
-    rows = -(-len(table) // number)
-    for start in range(0, len(table), rows):
-        yield table.slice(start, rows)
 
 
 def _count_splits(table: pa.Table) -> dict[str, dict[str, int]]:

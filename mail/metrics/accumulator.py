@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pycocotools import mask as coco_mask
 
-from mail.errors import UserError
+from mail.errors import UserError, first_few
 from mail.metrics.protocols import PROTOCOLS, Protocol
 from mail.rle import RLE
 
@@ -97,18 +97,14 @@ class Accumulator:
         wanted = set(expected)
         problems = []
         if missing := sorted(wanted - self.counts.keys()):
-            problems.append(f"{len(missing)} of {len(wanted)} expressions are missing ({_first(missing)})")
+            problems.append(f"{len(missing)} of {len(wanted)} expressions are missing ({first_few(missing)})")
         if unknown := sorted(self.counts.keys() - wanted):
-            problems.append(f"{len(unknown)} are not of this split ({_first(unknown)})")
+            problems.append(f"{len(unknown)} are not of this split ({first_few(unknown)})")
         if problems:
             raise UserError("the counts do not cover the split: " + "; ".join(problems))
 
     def _insert(self, items: Iterable[tuple[str, Counts]]) -> None:
         items = list(items)
         if doubled := sorted(e for e, _ in items if e in self.counts):
-            raise UserError(f"{len(doubled)} expressions were counted twice ({_first(doubled)})")
+            raise UserError(f"{len(doubled)} expressions were counted twice ({first_few(doubled)})")
         self.counts.update(items)
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -21,8 +21,8 @@ from pycocotools import mask as coco_mask
 
 from mail import rle
 from mail.data import files
-from mail.errors import UserError
-from mail.metrics.run_lengths import find_invalid
+from mail.data.segmentation import find_invalid
+from mail.errors import UserError, first_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,6 @@ def _read_png(path: Path) -> rle.RLE:
     values = np.unique(pixels)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         raise UserError(
-            f"{path} holds the values {', '.join(str(v) for v in values[:4])}{', ...' if len(values) > 4 else ''}: "
-            "a mask has two, 0 for the background"
+            f"{path} holds the values {first_few(values.tolist(), 4)}: a mask has two, 0 for the background"
         )
     return rle.encode(pixels != 0)

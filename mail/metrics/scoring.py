@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mail.errors import UserError
+from mail.errors import UserError, first_few
 from mail.metrics.accumulator import Accumulator
 from mail.metrics.predictions import Prediction, PredictionSet
 from mail.metrics.protocols import PROTOCOLS, Protocol
@@ -33,11 +33,12 @@ class Coverage:
         """
         problems = []
         if self.missing and not allow_missing:
-            problems.append(_count(self.missing, f"of the {self.expressions} expressions of {split} are missing"))
+            missing = f"{len(self.missing)} of the {self.expressions} expressions of {split} are missing"
+            problems.append(f"{missing} ({first_few(self.missing)})")
         if self.unknown and not allow_missing:
-            problems.append(_count(self.unknown, f"are not in {split}"))
+            problems.append(f"{len(self.unknown)} are not in {split} ({first_few(self.unknown)})")
         if self.doubled:
-            problems.append(_count(self.doubled, "come more than once"))
+            problems.append(f"{len(self.doubled)} come more than once ({first_few(self.doubled)})")
         if not problems:
             return
         mend = "" if self.doubled else "; --allow-missing counts a missing one as the empty mask and leaves out others"
@@ -85,7 +86,3 @@ def accumulate(
     for expr_id, target in zip(expressions["expr_id"].to_pylist(), targets, strict=True):
         accumulator.add(expr_id, masks.get(expr_id, nothing).rle, target)
     return accumulator
-
-
-def _count(names: list[str], what: str) -> str:
-    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -1,10 +1,8 @@
 """`MailConfig`: every size and design choice of the network, saved as `config.json` beside the weights."""
 
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PretrainedConfig
-
-MaskModality = Literal["none", "channels", "tokens"]
 
 
 class MailConfig(PretrainedConfig):
@@ -89,15 +87,12 @@ class MailConfig(PretrainedConfig):
     loss_no_target: float = 0.1
     selection_min_iou: float = 0.5
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        self._check()
-
     def to_diff_dict(self) -> dict[str, Any]:
         """All its own fields, not only those that differ: a saved network stays as it is when a default changes."""
         return super().to_diff_dict() | {name: getattr(self, name) for name in MailConfig.__annotations__}
 
-    def _check(self) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
         if self.mask_modality not in ("none", "channels", "tokens"):
             raise ValueError(f"mask_modality {self.mask_modality!r}: it is none, channels or tokens")
         if self.attention not in ("joint", "one_way"):

@@ -1,7 +1,7 @@
 """Named networks: `tiny` for a CPU in minutes, `vilt-b32` and `vilt-b16` at the real size."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,26 +71,20 @@ def vilt_b16() -> MailConfig:
     return MailConfig(image_size=480, patch_size=16)
 
 
+_VILT = Preset(
+    config=vilt_b32,
+    pretrained="dandelin/vilt-b32-mlm",
+    tokenizer="dandelin/vilt-b32-mlm",
+    learning_rate=5e-5,
+    steps=40_000,
+    global_batch_size=64,
+    expressions_per_image=3,
+)
+
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(config=tiny, learning_rate=1e-3, warmup_fraction=0.05, steps=1400, expressions_per_image=3),
-    "vilt-b32": Preset(
-        config=vilt_b32,
-        pretrained="dandelin/vilt-b32-mlm",
-        tokenizer="dandelin/vilt-b32-mlm",
-        learning_rate=5e-5,
-        steps=40_000,
-        global_batch_size=64,
-        expressions_per_image=3,
-    ),
-    "vilt-b16": Preset(
-        config=vilt_b16,
-        pretrained="dandelin/vilt-b32-mlm",
-        tokenizer="dandelin/vilt-b32-mlm",
-        learning_rate=5e-5,
-        steps=40_000,
-        global_batch_size=64,
-        expressions_per_image=3,
-    ),
+    "vilt-b32": _VILT,
+    "vilt-b16": replace(_VILT, config=vilt_b16),
 }
 
 

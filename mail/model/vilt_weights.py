@@ -97,12 +97,11 @@ def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]
                 report.resampled.append(name)
             ours[name].copy_(fitted)
             report.loaded.append(name)
-    untouched = [name for name in ours if name not in converted]
-    if lacking := [n for n in untouched if n.startswith(("text.", "patch.", "encoder.blocks.", "encoder.norm."))]:
-        wrong += [f"{name} (not in the checkpoint)" for name in lacking]
+    report.new = [name for name in ours if name not in converted]
+    shared = ("text.", "patch.", "encoder.blocks.", "encoder.norm.")
+    wrong += [f"{name} (not in the checkpoint)" for name in report.new if name.startswith(shared)]
     if wrong:
         raise UserError(f"the ViLT checkpoint does not fit, {len(wrong)} tensors: {'; '.join(wrong[:5])}")
-    report.new = untouched
     return report
 
 

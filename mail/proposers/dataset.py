@@ -95,15 +95,6 @@ def store_namespace(store: DataStore) -> str:
     return found[0]
 
 
-def store_evaluation_images(store: DataStore) -> dict[str, set[str]]:
-    """Images of all evaluation splits of a store, by "synthetic-0 testA"."""
-    found: dict[str, set[str]] = {}
-    table = store.expressions([s for s in store.splits if is_evaluation_split(s)], ["image_id", "split"])
-    for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-        found.setdefault(f"{store.name} {split}", set()).add(image_id)
-    return found
-
-
 def read_ids(path: str, namespace: str) -> set[str]:
     """Image ids of a text file (one a line) or a JSON list; bare numbers are taken as ids of `namespace`."""
     try:
@@ -113,7 +104,12 @@ def read_ids(path: str, namespace: str) -> set[str]:
         raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
     except ValueError as error:
         raise UserError(f"{path} is neither a JSON list of image ids nor one id a line: {error}") from None
-    return {str(e) if "/" in str(e) else f"{namespace}/{int(e)}" for e in entries if _is_id(e, path)}
+    ids = set()
+    for entry in map(str, entries):
+        if "/" not in entry and not entry.isdigit():
+            raise UserError(f"{path}: {entry!r:.60} is not an image id (expected 520199 or coco/520199)")
+        ids.add(entry if "/" in entry else f"{namespace}/{int(entry)}")
+    return ids
 
 
 def evaluation_images(root: str, datasets: Sequence[str], namespace: str = "") -> dict[str, set[str]]:
@@ -139,10 +135,3 @@ def evaluation_images(root: str, datasets: Sequence[str], namespace: str = "") -
                 if is_evaluation_split(ref.split):
                     found.setdefault(f"{name} {ref.split}", set()).add(f"{begin}/{ref.image_id}")
     return found
-
-
-def _is_id(entry: object, path: str) -> bool:
-    text = str(entry)
-    if "/" in text or text.isdigit():
-        return True
-    raise UserError(f"{path}: {text!r:.60} is not an image id (expected 520199 or coco/520199)")

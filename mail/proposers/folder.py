@@ -71,12 +71,9 @@ class ProposerFolder:
 
     def with_selection(self, score_threshold: float | None, max_instances: int | None) -> "ProposerFolder":
         """The same weights under other thresholds: another proposer."""
-        selection = self.selection
-        if score_threshold is not None:
-            selection = replace(selection, score_threshold=score_threshold)
-        if max_instances is not None:
-            selection = replace(selection, max_instances=max_instances)
-        return replace(self, selection=selection)
+        given = {"score_threshold": score_threshold, "max_instances": max_instances}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(self, selection=replace(self.selection, **changes))
 
     @cached_property
     def proposer_id(self) -> str:

@@ -1,6 +1,6 @@
 """Named settings of proposers: what to build, which detections to keep, how to train."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mail.errors import UserError
 from mail.proposers.config import NetworkConfig, SelectionConfig
@@ -19,7 +19,15 @@ class ProposerPreset:
     weight_decay: float = 1e-4
 
 
-_R50_SELECTION = SelectionConfig(score_threshold=0.05, max_instances=50, box_nms=0.6, duplicate_iou=0.8)
+# COCO's photos, on GPUs; sizes are torchvision's
+_R50 = ProposerPreset(
+    network=NetworkConfig(architecture="r50-fpn", min_size=800, max_size=1333),
+    selection=SelectionConfig(score_threshold=0.05, max_instances=50, box_nms=0.6, duplicate_iou=0.8),
+    steps=90_000,
+    batch_size=16,
+    learning_rate=1e-4,
+    warm_up=1000,
+)
 
 PRESETS = {
     # generated scenes of about 128 pixels, on a CPU, in about a minute
@@ -31,23 +39,8 @@ PRESETS = {
         learning_rate=3e-3,
         warm_up=20,
     ),
-    # COCO's photos, on GPUs; sizes are torchvision's
-    "r50-fpn": ProposerPreset(
-        network=NetworkConfig(architecture="r50-fpn", min_size=800, max_size=1333),
-        selection=_R50_SELECTION,
-        steps=90_000,
-        batch_size=16,
-        learning_rate=1e-4,
-        warm_up=1000,
-    ),
-    "r50-fpn-v2": ProposerPreset(
-        network=NetworkConfig(architecture="r50-fpn-v2", min_size=800, max_size=1333),
-        selection=_R50_SELECTION,
-        steps=90_000,
-        batch_size=16,
-        learning_rate=1e-4,
-        warm_up=1000,
-    ),
+    "r50-fpn": _R50,
+    "r50-fpn-v2": replace(_R50, network=replace(_R50.network, architecture="r50-fpn-v2")),
 }
 
 

@@ -1,6 +1,7 @@
 """How good proposals are: against annotated instances of held-out images, and against the referents of a data store."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,17 @@ def proposal_quality(store: DataStore, masks: MaskSnapshot, splits: Sequence[str
         `expressions`, `images`, `images_without_row`, and the first three again per split under `splits`.
     """
     table = store.expressions(splits, ["image_id", "split", "target", "no_target"]).sort_by("image_id")
-    ids = table["image_id"].unique().to_pylist()
-    starts = np.searchsorted(table["image_id"].to_numpy(zero_copy_only=False).astype(str), np.array(ids, dtype=str))
-    ends = np.append(starts[1:], len(table))
+    grouped = table["image_id"].value_counts()  # in the order of the rows
+    ids, starts = grouped.field("values").to_pylist(), np.append(0, np.cumsum(grouped.field("counts").to_numpy()))
     ious: dict[str, list[float]] = {}
     counted: list[int] = []
     missing = 0
     for at in range(0, len(ids), IMAGES_AT_ONCE):
-        found = masks.proposals(ids[at : at + IMAGES_AT_ONCE])
-        for image_id, start, end in zip(
-            ids[at : at + IMAGES_AT_ONCE], starts[at : at + IMAGES_AT_ONCE], ends[at : at + IMAGES_AT_ONCE], strict=True
-        ):
-            rows = [r for r in table.slice(start, end - start).to_pylist() if not r["no_target"]]
+        some = ids[at : at + IMAGES_AT_ONCE]
+        found = masks.proposals(some)
+        expressions = table.slice(starts[at], starts[at + len(some)] - starts[at]).to_pylist()
+        for image_id, own in groupby(expressions, key=lambda row: row["image_id"]):
+            rows = [r for r in own if not r["no_target"]]
             proposals = found.get(image_id)
             missing += proposals is None
             counted.append(0 if proposals is None else len(proposals))

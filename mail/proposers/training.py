@@ -87,23 +87,18 @@ class InstanceImages:
                 f"{self.folder}/{size.file_name} has {height} x {width} pixels, {self.coco.path} says "
                 f"{size.height} x {size.width}: the photos are not the ones that were annotated"
             )
+        boxes = np.array([rle.bbox(mask) for mask in listed], np.float32).reshape(-1, 4)  # x, y, width, height
         if flip:
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
+            boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
+        boxes[:, 2:] += boxes[:, :2]
         target = {
-            "boxes": torch.from_numpy(_boxes(masks)),
+            "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(classes),
             "masks": torch.from_numpy(np.ascontiguousarray(masks)),
         }
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
         return image, target
-
-
-def _boxes(masks: np.ndarray) -> np.ndarray:
-    """float32 (K, 4) x0, y0, x1, y1 around masks (K, H, W), none of which is empty."""
-    across, down = masks.max(axis=1, initial=0), masks.max(axis=2, initial=0)
-    x0, y0 = across.argmax(axis=1), down.argmax(axis=1)
-    x1, y1 = masks.shape[2] - across[:, ::-1].argmax(axis=1), masks.shape[1] - down[:, ::-1].argmax(axis=1)
-    return np.stack([x0, y0, x1, y1], axis=1).astype(np.float32).reshape(-1, 4)
 
 
 def training_batches(

@@ -7,6 +7,7 @@ HTML. Template: `gallery.html` beside this file.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -148,18 +149,11 @@ def _page_data(
 
 def _slices(entries: Sequence[GalleryEntry]) -> list[dict[str, Any]]:
     """Every slice with its values and how many expressions have each; rare values of a slice with very many last."""
-    found: dict[str, dict[str, int]] = {}
-    for name in dict.fromkeys(name for e in entries for name in e.slices):
-        counts = found.setdefault(name, {})
-        for entry in entries:
-            value = entry.slices.get(name, "")
-            counts[value] = counts.get(value, 0) + 1
     result = []
-    for name, counts in found.items():
-        if len(counts) > MAX_SEARCHABLE_VALUES:
-            ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        else:
-            ordered = sorted(counts.items())
+    for name in dict.fromkeys(name for e in entries for name in e.slices):
+        ordered = sorted(Counter(entry.slices.get(name, "") for entry in entries).items())
+        if len(ordered) > MAX_SEARCHABLE_VALUES:
+            ordered.sort(key=lambda item: -item[1])
         result.append({"name": name, "values": [v for v, _ in ordered], "counts": [n for _, n in ordered]})
     return result
 

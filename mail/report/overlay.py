@@ -1,5 +1,6 @@
 """Masks drawn on images: a tint inside, a line around."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,19 +58,11 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], w
 
 def _with_caption(picture: Image.Image, text: str) -> Image.Image:
     line = 14
-    wrapped = _wrap(text, max(8, picture.width // 7))
+    columns = max(8, picture.width // 7)
+    wrapped = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
     page = Image.new("RGB", (picture.width, picture.height + line * len(wrapped) + 4), "white")
     page.paste(picture)
     draw = ImageDraw.Draw(page)
     for number, part in enumerate(wrapped):
         draw.text((3, picture.height + 2 + line * number), part, fill="black")
     return page
-
-
-def _wrap(text: str, columns: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > columns:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines

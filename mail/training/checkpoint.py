@@ -13,6 +13,7 @@ functions of (seed, step), see `mail.data.epoch_plan` and `mail.training.step`.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         UserError: the checkpoint is incomplete or fits another network.
     """
-    manifest = read_manifest(*_local(folder))
+    manifest = read_manifest(*files.resolve(folder))
     if manifest is None:
         raise UserError(f"{folder} is no complete checkpoint: resume from an earlier one")
     tensors = load_file(folder / "optimizer.safetensors")
@@ -108,8 +109,11 @@ def find_latest(uri: str) -> Saved | None:
 
 def find_best(uri: str) -> Saved | None:
     """The complete checkpoint with the best oIoU on validation, the later one of equals; None without validations."""
-    scored = [c for c in list_checkpoints(uri) if c.oiou is not None]
-    return max(scored, key=lambda c: (c.oiou, c.step), default=None)
+    return _best(list_checkpoints(uri))
+
+
+def _best(checkpoints: Iterable[Saved]) -> Saved | None:
+    return max((c for c in checkpoints if c.oiou is not None), key=lambda c: (c.oiou, c.step), default=None)
 
 
 def prune(uri: str, keep: int) -> list[str]:
@@ -123,7 +127,7 @@ def prune(uri: str, keep: int) -> list[str]:
     """
     filesystem, _ = files.resolve(uri)
     complete, incomplete = _scan(uri)
-    best = max((c for c, _ in complete if c.oiou is not None), key=lambda c: (c.oiou, c.step), default=None)
+    best = _best(saved for saved, _ in complete)
     gone = [path for saved, path in complete[max(keep, 1) :] if saved != best]
     if len(complete) >= max(keep, 1):
         gone += [path for step, path in incomplete if step < complete[max(keep, 1) - 1][0].step]
@@ -139,18 +143,14 @@ def _scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
     filesystem, root = files.resolve(uri)
     selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
     complete: list[tuple[Saved, str]] = []
+    incomplete: list[tuple[int, str]] = []
     folders = {i.path.rpartition("/")[0] for i in filesystem.get_file_info(selector) if i.type == fs.FileType.File}
-    whole: set[str] = set()
     for folder in sorted(folders):
         if (manifest := read_manifest(filesystem, folder)) is not None:
             scores = manifest.get("validation") or {}
             complete.append((Saved(_prefix(uri) + folder, int(manifest["step"]), scores.get("oIoU")), folder))
-            whole.add(folder)
-    incomplete = []
-    for folder in sorted(folders):
-        name = folder.rpartition("/")[2]
-        if name.startswith("step-") and name[5:].isdigit() and folder not in whole:
-            incomplete.append((int(name[5:]), folder))
+        elif (step := folder.rpartition("/step-")[2]).isdigit():
+            incomplete.append((int(step), folder))
     return sorted(complete, key=lambda c: (-c[0].step, c[0].address)), incomplete
 
 
@@ -169,10 +169,6 @@ def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | No
         i.type == fs.FileType.File and i.size == s for i, s in zip(infos, manifest["files"].values(), strict=True)
     )
     return manifest if whole else None
-
-
-def _local(folder: Path) -> tuple[fs.FileSystem, str]:
-    return fs.LocalFileSystem(), str(folder)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -4,20 +4,18 @@
 (`pipelines.training.input`), tests and bare machines run it in place (`batches`). Both give the same tensors.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from mail.data import files
-from mail.data.epoch_plan import Batch, EpochPlan, ExpressionIndex, RowGroups
+from mail.data.epoch_plan import Batch, EpochPlan
+from mail.data.expression_index import ExpressionIndex
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.row_groups import RowGroups, RowReader
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -27,49 +25,6 @@ from mail.training.step import TrainingBatch
 
 IMAGE_CACHE_BYTES = 96 * 2**20
 EXPRESSION_CACHE_BYTES = 64 * 2**20
-OPEN_FILES = 16
-
-
-class RowReader:
-    """Rows of Parquet files by number. Row groups are kept until `cache_bytes` are held, the least used go first."""
-
-    def __init__(self, uri: str, groups: RowGroups, columns: Sequence[str], cache_bytes: int):
-        self._filesystem, _ = files.resolve(uri)
-        self._groups, self._columns, self._limit = groups, list(columns), cache_bytes
-        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
-        self._held = 0
-        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
-
-    def take(self, rows: np.ndarray) -> pa.Table:
-        """The rows in the order asked for; one may come more than once."""
-        groups = self._groups.group_of(rows)
-        parts, where = [], []
-        for group in np.unique(groups):
-            mine = np.flatnonzero(groups == group)
-            parts.append(self._table(int(group)).take(pa.array(rows[mine] - self._groups.starts[group])))
-            where.append(mine)
-        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(where))))
-
-    def _table(self, group: int) -> pa.Table:
-        if group in self._tables:
-            self._tables.move_to_end(group)
-            return self._tables[group]
-        file = self._file(int(self._groups.file[group]))
-        table = file.read_row_group(int(self._groups.group[group]), columns=self._columns, use_threads=False)
-        self._tables[group] = table
-        self._held += table.nbytes
-        while self._held > self._limit and len(self._tables) > 1:
-            self._held -= self._tables.popitem(last=False)[1].nbytes
-        return table
-
-    def _file(self, number: int) -> pq.ParquetFile:
-        if number not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)
-            self._open[number] = pq.ParquetFile(
-                self._groups.files[number], filesystem=self._filesystem, pre_buffer=True
-            )
-        return self._open[number]
 
 
 @dataclass

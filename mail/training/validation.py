@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mail import rle
-from mail.data.epoch_plan import ExpressionIndex
+from mail.data.expression_index import ExpressionIndex
 from mail.inference import Predictor
 from mail.metrics import count
 from mail.report.overlay import overlay

@@ -17,7 +17,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
 
     def plan(self) -> dict[str, Any]:
         from mail.data import files
-        from mail.proposers.plan import check_weights, plan_training
+        from pipelines.training.proposer_plan import check_weights, plan_training
 
         files.check_writable(self.out)
         job, chosen = plan_training(self)

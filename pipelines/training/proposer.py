@@ -21,11 +21,11 @@ from mail.data import files
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
-from mail.proposers.plan import check_weights, images_seen, plan_training
 from pipelines.cluster_session.errors import user_error
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
+from pipelines.training.proposer_plan import check_weights, images_seen, plan_training
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5

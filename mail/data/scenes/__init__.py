@@ -10,7 +10,6 @@ the same whoever generates it, in whatever order.
 from mail.data.scenes.layout import write_published_layout
 from mail.data.scenes.meaning import CATEGORIES, Meaning, SceneObject, resolves
 from mail.data.scenes.scene import SPLITS, Reference, Scene, SceneConfig, Sentence, generate_scene, split_of
-from mail.data.scenes.wording import category_of
 
 __all__ = [
     "CATEGORIES",
@@ -21,7 +20,6 @@ __all__ = [
     "SceneConfig",
     "SceneObject",
     "Sentence",
-    "category_of",
     "generate_scene",
     "resolves",
     "split_of",

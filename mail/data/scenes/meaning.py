@@ -6,13 +6,13 @@ one possibly does.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from mail.rle import RLE
 
 CLEARLY_VISIBLE = 0.35  # visible share below which an object is never a referent, and its size cannot be judged
 SIDES = ("left", "right", "top", "bottom")
-RELATIONS = (*SIDES, "front", "behind", "closest")
 CATEGORIES = ("attribute", "absolute", "relative", "ordinal", "superlative")
 
 
@@ -91,9 +91,6 @@ class Meaning:
         if isinstance(self.place, Rank):
             return "superlative" if self.place.position == 1 else "ordinal"
         return "attribute"
-
-    def without_place(self) -> "Meaning":
-        return dataclasses.replace(self, place=None)
 
     def without_attributes(self) -> "Meaning":
         return Meaning(place=self.place)
@@ -234,7 +231,7 @@ def _related(
                 sure.add(index)
         return sure, possible
     if direction == "closest":
-        away = {i: _distance(objects[i].centre, target.centre) for i in candidates}
+        away = {i: math.dist(objects[i].centre, target.centre) for i in candidates}
         for index in candidates:
             others = [away[i] for i in candidates if i != index]
             if all(away[index] < 1.35 * other + 2 for other in others):
@@ -253,7 +250,3 @@ def _related(
         if along > 0.1 * side and across < along:
             sure.add(index)
     return sure, possible
-
-
-def _distance(a: tuple[float, float], b: tuple[float, float]) -> float:
-    return ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) ** 0.5

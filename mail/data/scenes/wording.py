@@ -97,20 +97,3 @@ def _at(place: Place, noun: str, rng: Random) -> str:
         (f"{before} {noun}", f"{before} {noun}", f"{noun} {on} {side}", f"{noun} {on} the {side}",
          f"{noun} {on} the {side} side" if place.across else f"{noun} at the {side}", f"{noun} {side}")
     )  # fmt: skip
-
-
-_RELATING = frozenset(("of", "above", "over", "below", "under", "behind", "closest", "nearest"))
-_RANKING = frozenset(word for words in _ENDS.values() for text in words for word in text.split()) - set(_SIDES)
-_PLACING = frozenset(word for words in _SIDES.values() for word in words) | {"middle", "center"}
-
-
-def category_of(sentence: str) -> str:
-    """Category of a generated sentence (one of `meaning.CATEGORIES`), from its words alone: for slices of results."""
-    words = set(sentence.split())
-    if words & _RELATING:
-        return "relative"
-    if words & set(_ORDINALS):
-        return "ordinal"
-    if words & _RANKING:
-        return "superlative"
-    return "absolute" if words & _PLACING else "attribute"

@@ -37,8 +37,8 @@ class PrepareCustom(Stage):
 
         DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
         expressions = read_expressions(self.expressions)
-        splits = Counter(expression.split for expression in expressions)
-        return {"name": self.name, "images": len({e.image for e in expressions}), "expressions": dict(splits)}
+        splits = Counter(referent.split for _, referent in expressions)
+        return {"name": self.name, "images": len({image for image, _ in expressions}), "expressions": dict(splits)}
 
     def run(self) -> "DataStore":
         from mail.data.custom import write_store

@@ -2,12 +2,11 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mail import rle
-from mail.data import coco
-from mail.data.coco import CocoInstances, checked_mask
+from mail.data import coco, json_arrays
+from mail.data.coco import CocoInstances
 from mail.errors import UserError
 
 REAL = Path(__file__).resolve().parents[4] / "shared/data/coco_pool/instances.json"
@@ -39,7 +38,7 @@ def write(path: Path, data: dict | str, **options) -> Path:
 @pytest.mark.parametrize("options", [{}, {"ensure_ascii": False}, {"indent": 2}, {"ensure_ascii": False, "indent": 1}])
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
 def test_reads_what_json_reads_however_it_is_chunked(tmp_path, monkeypatch, options, chunk):
-    monkeypatch.setattr(coco, "_CHUNK", chunk)
+    monkeypatch.setattr(json_arrays, "_CHUNK", chunk)
     index = CocoInstances(write(tmp_path / "instances.json", content(), **options))
     assert index.images[7] == coco.CocoImage(7, "caf\u00e9 \u4e2d.jpg", 8, 10)
     assert list(index.images) == [7, 3]
@@ -116,42 +115,6 @@ def test_entry_that_is_not_cocos_is_named(tmp_path, change, message):
     change(data)
     with pytest.raises(UserError, match=message):
         CocoInstances(write(tmp_path / "instances.json", data))
-
-
-@pytest.mark.parametrize(
-    "segmentation",
-    [
-        None,
-        [],
-        [[]],
-        [[1, 2, 3, 4]],
-        [[1, 2, 3, 4, 5, 6, 7]],
-        [[0, 0, 1e9, 0, 1e9, 1e9]],
-        [[0, 0, float("nan"), 0, 5, 5]],
-        [["0", "0", "1", "1", "2", "2"]],
-        [{}],
-        {"size": [8, 10], "counts": [10, 5]},
-        {"size": [8, 10], "counts": [10, -5, 75]},
-        {"size": [10, 8], "counts": [80]},
-        {"size": [8, 10], "counts": "0"},  # covers less than the image: pycocotools would show stray memory
-        {"size": [8, 10], "counts": "\x00\xff"},
-        {"size": [8, 10], "counts": "ooooooooooooo"},
-        {"size": [8, 10], "counts": "T"},
-        {"counts": [80]},
-        "polygon",
-    ],
-)
-def test_unusable_segmentation_is_a_value_error(segmentation):
-    with pytest.raises(ValueError, match=r"polygon|run lengths|segmentation"):
-        checked_mask(segmentation, 8, 10)
-
-
-def test_compressed_run_lengths_pass_unchanged():
-    mask = np.random.default_rng(0).random((37, 53)) > 0.5
-    published = rle.encode(mask)
-    text = {"size": published["size"], "counts": published["counts"].decode()}
-    for form in (published, text):
-        assert checked_mask(form, 37, 53) == published
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs shared/data/coco_pool beside the checkout")

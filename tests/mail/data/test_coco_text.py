@@ -7,7 +7,8 @@ from random import Random
 import pytest
 
 from mail import rle
-from mail.data.coco_text import LEVEL, SAME_SIZE, Description, TextConfig, Thing, describe, split_of, write_store
+from mail.data.coco_text import TextConfig, split_of, write_store
+from mail.data.descriptions import LEVEL, SAME_SIZE, Description, Thing, describe
 from mail.errors import UserError
 from tests.published import HEIGHT, WIDTH, Published, jpeg
 

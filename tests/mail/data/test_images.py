@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mail.data import schema
-from mail.data.images import ImageError, decode_image, image_size, stored_size, turn_upright
+from mail.data.images import ImageError, decode_image, stored_size, turn_upright
 
 
 def picture(height: int = 12, width: int = 20) -> np.ndarray:
@@ -43,7 +43,6 @@ def test_exif_orientation_turns_pixels_size_and_masks_alike(kind, orientation):
     data = with_orientation(kind, orientation)
     decoded = decode_image(data)
     np.testing.assert_allclose(decoded, turn_upright(picture(), orientation), atol=8 if kind == "JPEG" else 0)
-    assert image_size(data) == decoded.shape[:2]
     assert stored_size(data) == ((12, 20), orientation)
 
 
@@ -95,7 +94,7 @@ def test_truncated_file_is_a_decode_error(kind, share):
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"<html>404</html>", b"GIF89a", bytes(4096)])
 def test_bytes_that_are_no_image_are_a_decode_error(data):
-    for reader in (decode_image, image_size):
+    for reader in (decode_image, stored_size):
         with pytest.raises(ImageError) as caught:
             reader(data)
         assert caught.value.status == schema.STATUS_DECODE_ERROR
@@ -123,7 +122,7 @@ def png_that_declares(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("side", [12_000, 100_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bomb_is_refused_by_its_header(side):
-    for reader in (decode_image, image_size):
+    for reader in (decode_image, stored_size):
         with pytest.raises(ImageError) as caught:
             reader(png_that_declares(side, side))
         assert caught.value.status == schema.STATUS_TOO_LARGE

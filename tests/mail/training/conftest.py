@@ -1,6 +1,7 @@
 import pytest
 
-from mail.data.epoch_plan import EpochPlan, ExpressionIndex
+from mail.data.epoch_plan import EpochPlan
+from mail.data.expression_index import ExpressionIndex
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, texts, training_input, unusable_images
 from tests.boxes import Boxes, make_boxes, micro_config

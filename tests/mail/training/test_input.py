@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from mail.data.epoch_plan import EpochPlan
-from mail.training.input import RowReader, batches, unusable_images
+from mail.data.row_groups import RowReader
+from mail.training.input import batches, unusable_images
 
 
 def test_rows_come_in_the_order_asked_for(boxes, plan):

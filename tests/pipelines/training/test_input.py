@@ -16,7 +16,8 @@ import pytest
 import ray
 import torch
 
-from mail.data.epoch_plan import Batch, EpochPlan, ExpressionIndex
+from mail.data.epoch_plan import Batch, EpochPlan
+from mail.data.expression_index import ExpressionIndex
 from mail.errors import UserError
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, batches, texts, training_input, unusable_images

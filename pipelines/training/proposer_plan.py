@@ -1,7 +1,6 @@
 """What a proposer's training is, worked out from its options before anything starts."""
 
 import dataclasses
-from typing import Any, Protocol
 
 from mail.data import files
 from mail.data.coco import CocoInstances
@@ -13,42 +12,16 @@ from mail.proposers.dataset import (
     evaluation_images,
     infer_namespace,
     read_ids,
-    store_evaluation_images,
     store_namespace,
 )
 from mail.proposers.fit import ProposerJob
 from mail.proposers.maskrcnn import build_network, load_initial_weights
 from mail.proposers.presets import preset
 from mail.proposers.training import InstanceImages
+from pipelines.training.proposer_config import ProposerTrainingConfig
 
 
-class Options(Protocol):
-    """The options that decide what is computed (see `pipelines.stages.train_proposer`, which explains each)."""
-
-    preset: Any
-    instances: str
-    images: str
-    steps: int | None
-    batch_size: int | None
-    learning_rate: float | None
-    min_size: int | None
-    max_size: int | None
-    workers: int
-    class_agnostic: bool
-    weights: str | None
-    weights_images: str | None
-    exclude: str | None
-    exclude_eval_of: str
-    refs_root: str | None
-    exclude_store: str | None
-    namespace: str
-    holdout_fraction: float
-    max_held_out: int
-    checkpoint_every: int
-    seed: int
-
-
-def plan_training(options: Options) -> tuple[ProposerJob, TrainingImages]:
+def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, TrainingImages]:
     """The job of the workers, and which images it trains on.
 
     Raises:
@@ -65,7 +38,7 @@ def plan_training(options: Options) -> tuple[ProposerJob, TrainingImages]:
         raise UserError("--exclude-eval-of needs --refs-root, the folder that holds refcoco/refs(unc).p and so on")
     store = DataStore(options.exclude_store) if options.exclude_store else None
     namespace = options.namespace or (store_namespace(store) if store else infer_namespace(options.instances))
-    forbidden: dict[str, set[str]] = store_evaluation_images(store) if store else {}
+    forbidden: dict[str, set[str]] = store.evaluation_images() if store else {}
     if options.exclude:
         forbidden[options.exclude] = read_ids(options.exclude, namespace)
     if options.exclude_eval_of:
@@ -114,7 +87,7 @@ def check_weights(job: ProposerJob) -> None:
         load_initial_weights(build_network(job.network, job.selection), job.weights)
 
 
-def images_seen(options: Options, chosen: TrainingImages) -> list[str] | None:
+def images_seen(options: ProposerTrainingConfig, chosen: TrainingImages) -> list[str] | None:
     """Ids of all images that make the weights, None if those of `weights` are unknown."""
     if options.weights is None or options.weights_images == "none":
         return chosen.seen

@@ -1,14 +1,63 @@
-"""Checks run lengths that somebody else wrote, many at once, before any C code reads them.
+"""Checks the masks that somebody else wrote (polygons, run lengths) before any C code reads them.
 
 pycocotools trusts its input: run lengths that do not add up to the image are silently counted with the wrong area.
 Ten thousand masks are checked in some hundredths of a second, since all strings are decoded as one array.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
+
+from mail import rle
 
 _CHUNK = 2**17  # characters
+
+
+def checked_mask(segmentation: Any, height: int, width: int) -> rle.RLE:
+    """Run lengths of a COCO `segmentation` from an untrusted file, for an image of `height` x `width`.
+
+    Polygons of one annotation are united, so that parts which overlap stay filled.
+
+    Raises:
+        ValueError: no segmentation, a polygon of fewer than 3 points, coordinates that are no numbers or lie far
+            outside the image (rasterising them would take memory without bound), or run lengths that do not fill the
+            image exactly.
+    """
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            _check_polygon(polygon, height, width)
+        if not segmentation:
+            raise ValueError("it has no polygon")
+        return rle.union(coco_mask.frPyObjects(segmentation, height, width), (height, width))
+    if not isinstance(segmentation, dict):
+        raise ValueError("a segmentation is neither polygons nor run lengths")
+    if list(segmentation.get("size", ())) != [height, width]:
+        raise ValueError(f"its run lengths are for {segmentation.get('size')}, the image has {[height, width]}")
+    counts = segmentation.get("counts")
+    if isinstance(counts, str | bytes):
+        text = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
+        for reason in find_invalid([text], [height * width]).values():
+            raise ValueError(f"its run lengths are invalid: {reason}")
+        return {"size": [height, width], "counts": text}
+    if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
+        raise ValueError("its run lengths are not a list of counts")
+    if sum(counts) != height * width:
+        raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
+    return coco_mask.frPyObjects(segmentation, height, width)
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    if not isinstance(polygon, list) or not all(isinstance(v, int | float) for v in polygon):
+        raise ValueError("a polygon is not a flat list of x, y, x, y, ...")
+    points = np.asarray(polygon, np.float64)
+    if len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError("a polygon has an odd or infinite coordinate")
+    if len(points) < 6:
+        raise ValueError("a polygon has fewer than 3 points")
+    if points.min() < -max(height, width) or points.max() > 2 * max(height, width):
+        raise ValueError(f"a polygon lies far outside the image of {height} x {width} pixels")
 
 
 def find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, str]:
@@ -41,7 +90,7 @@ def _find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, s
         return problems
     mask_of_code = np.repeat(np.arange(len(counts)), lengths)
     for i in np.unique(mask_of_code[(codes < 0) | (codes > 63)]):
-        problems[int(i)] = "its counts hold characters that COCO run lengths cannot have"
+        problems[int(i)] = "its counts hold characters that do not belong there"
     ends = np.flatnonzero((codes & 32) == 0)  # last character of each run
     last = np.cumsum(lengths)[lengths > 0] - 1
     for i in np.flatnonzero(lengths > 0)[(codes[last] & 32) != 0]:
@@ -72,5 +121,7 @@ def _find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, s
     totals = np.zeros(len(counts), dtype=np.int64)
     np.add.at(totals, mask_of_run, lengths_of_runs)
     for wrong in np.flatnonzero(totals != np.asarray(pixels, dtype=np.int64)).tolist():
-        problems.setdefault(wrong, f"its runs add up to {totals[wrong]} pixels, not height x width = {pixels[wrong]}")
+        problems.setdefault(
+            wrong, f"its runs add up to {totals[wrong]} pixels: they do not cover height x width = {pixels[wrong]}"
+        )
     return problems

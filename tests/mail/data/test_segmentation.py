@@ -1,4 +1,4 @@
-"""Run lengths that others wrote are checked before any C code counts with them."""
+"""Masks that others wrote are checked before any C code reads them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail import rle
-from mail.metrics.run_lengths import find_invalid
+from mail.data.segmentation import checked_mask, find_invalid
 
 
 def test_masks_that_pycocotools_wrote_are_valid():
@@ -44,3 +44,39 @@ def test_any_bytes_are_judged_and_never_raise(strings: list[bytes]):
     for number, counts in enumerate(strings):
         if number not in problems:  # then it is a mask of 12 pixels for pycocotools as well
             assert 0 <= rle.area({"size": [3, 4], "counts": counts}) <= 12
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        [[]],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
+        [[0, 0, float("nan"), 0, 5, 5]],
+        [["0", "0", "1", "1", "2", "2"]],
+        [{}],
+        {"size": [8, 10], "counts": [10, 5]},
+        {"size": [8, 10], "counts": [10, -5, 75]},
+        {"size": [10, 8], "counts": [80]},
+        {"size": [8, 10], "counts": "0"},  # covers less than the image: pycocotools would show stray memory
+        {"size": [8, 10], "counts": "\x00\xff"},
+        {"size": [8, 10], "counts": "ooooooooooooo"},
+        {"size": [8, 10], "counts": "T"},
+        {"counts": [80]},
+        "polygon",
+    ],
+)
+def test_unusable_segmentation_is_a_value_error(segmentation):
+    with pytest.raises(ValueError, match=r"polygon|run lengths|segmentation"):
+        checked_mask(segmentation, 8, 10)
+
+
+def test_compressed_run_lengths_pass_unchanged():
+    mask = np.random.default_rng(0).random((37, 53)) > 0.5
+    published = rle.encode(mask)
+    text = {"size": published["size"], "counts": published["counts"].decode()}
+    for form in (published, text):
+        assert checked_mask(form, 37, 53) == published

@@ -1,0 +1,85 @@
+"""Rows of a data store's Parquet files by number: where they are, and reading any of them in any order."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mail.data import files
+from mail.data.store import DataFile, DataStore
+
+OPEN_FILES = 16
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Where the rows of a list of Parquet files are: row numbers go through all files in order.
+
+    Attributes:
+        files: the files' paths inside the store's file system.
+        starts: int64 (groups + 1), the first row number of every row group, and the end.
+        file: int32 (groups,), which file a row group is in; `group` int32 (groups,), its number there.
+    """
+
+    files: tuple[str, ...]
+    starts: np.ndarray
+    file: np.ndarray
+    group: np.ndarray
+
+    @classmethod
+    def of(cls, store: DataStore, data_files: Collection[DataFile]) -> "RowGroups":
+        """Reads the files' footers (nothing else)."""
+        paths = tuple(store.path(file) for file in data_files)
+        footers = [pq.read_metadata(path, filesystem=store.filesystem) for path in paths]
+        found = [(n, g, f.row_group(g).num_rows) for n, f in enumerate(footers) for g in range(f.num_row_groups)]
+        file, group, length = np.array(found, np.int64).reshape(-1, 3).T
+        return cls(paths, np.append(0, np.cumsum(length)), file.astype(np.int32), group.astype(np.int32))
+
+    def group_of(self, rows: np.ndarray) -> np.ndarray:
+        """The row group (counted through all files) of every row number."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+
+class RowReader:
+    """Rows of Parquet files by number. Row groups are kept until `cache_bytes` are held, the least used go first."""
+
+    def __init__(self, uri: str, groups: RowGroups, columns: Sequence[str], cache_bytes: int):
+        self._filesystem, _ = files.resolve(uri)
+        self._groups, self._columns, self._limit = groups, list(columns), cache_bytes
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._held = 0
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        """The rows in the order asked for; one may come more than once."""
+        groups = self._groups.group_of(rows)
+        parts, where = [], []
+        for group in np.unique(groups):
+            mine = np.flatnonzero(groups == group)
+            parts.append(self._table(int(group)).take(pa.array(rows[mine] - self._groups.starts[group])))
+            where.append(mine)
+        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(where))))
+
+    def _table(self, group: int) -> pa.Table:
+        if group in self._tables:
+            self._tables.move_to_end(group)
+            return self._tables[group]
+        file = self._file(int(self._groups.file[group]))
+        table = file.read_row_group(int(self._groups.group[group]), columns=self._columns, use_threads=False)
+        self._tables[group] = table
+        self._held += table.nbytes
+        while self._held > self._limit and len(self._tables) > 1:
+            self._held -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        if number not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                self._open.popitem(last=False)
+            self._open[number] = pq.ParquetFile(
+                self._groups.files[number], filesystem=self._filesystem, pre_buffer=True
+            )
+        return self._open[number]
