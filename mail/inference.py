@@ -170,9 +170,8 @@ def check_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         gpus = torch.cuda.device_count()
         there = "cpu" + "".join(f", cuda:{i}" for i in range(gpus))
-        raise UserError(
-            f"there is no device {str(device)!r} here ({str(error).splitlines()[0]}): use {there}"
-        ) from None
+        why = str(error).splitlines()[0].split(". ")[0][:100]
+        raise UserError(f"there is no device {str(device)!r} here ({why}): use {there}") from None
     return found
 
 

@@ -23,19 +23,19 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         UserError: nothing there that can be read, or no vocabulary of BERT's kind.
     """
     path = Path(source)
+    file = path if path.is_file() else path / "vocab.txt"
     try:
-        if path.is_file():
-            tokenizer = bert_tokenizer(path.read_text(encoding="utf-8").splitlines())
-        elif (path / "vocab.txt").is_file() and not (path / "tokenizer.json").is_file():
-            tokenizer = bert_tokenizer((path / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        if file.is_file() and not (path / "tokenizer.json").is_file():
+            known = file.read_text(encoding="utf-8").splitlines()
+            tokenizer = bert_tokenizer(known)  # would add what it lacks
         else:
             tokenizer = AutoTokenizer.from_pretrained(source)
+            known = list(tokenizer.get_vocab())
     except Exception as error:  # the reader of a damaged file raises whatever it likes
         raise UserError(
             f"no tokenizer at {source!r} ({(str(error).splitlines() or [type(error).__name__])[0]}): give a vocab.txt, "
             "a folder with tokenizer files, or a hub name that can be reached"
         ) from None
-    known = tokenizer.get_vocab()
     if missing := [token for token in SPECIAL if token not in known]:
         raise UserError(f"the vocabulary at {source!r} is not BERT's: it has no {', '.join(missing)}")
     return tokenizer

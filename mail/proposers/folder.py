@@ -44,9 +44,10 @@ class ProposerFolder:
             raw = json.loads(files.read_bytes(filesystem, f"{root}/proposer.json"))
             images = json.loads(files.read_bytes(filesystem, f"{root}/images.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            hint = "make one with `mail-ris train-proposer` or `mail-ris import-proposer`"
+            name = os.path.basename(str(error.filename or "")) or "proposer.json"
             raise UserError(
-                f"{text} is not a proposer: {os.path.basename(str(error.filename or ''))} " + hint
+                f"{text} is not a proposer: it has no {name} (make one with `mail-ris train-proposer` or "
+                "`mail-ris import-proposer`)"
             ) from None
         except ValueError as error:
             raise UserError(f"{text} is not a proposer: proposer.json or images.json is broken ({error})") from None

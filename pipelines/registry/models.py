@@ -175,8 +175,8 @@ def find_version(address: str) -> Version:
 
 def versions(name: str = MODEL_NAME) -> list[Version]:
     """All versions of a model, newest first; empty if there is no such model."""
-    client = connect()
     with answers():
+        client = connect()
         found = client.search_model_versions(f"name = '{name}'", max_results=1000)
     # the search leaves aliases out
     aliases: dict[str, list[str]] = {}
