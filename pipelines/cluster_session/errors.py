@@ -15,12 +15,14 @@ def user_error(error: BaseException) -> UserError | None:
     (`controller_failure`), Python chains it. Of what a train worker or an actor's constructor raised, Ray hands on the
     printed stack trace alone.
     """
-    for inner in _inside(error):
-        if isinstance(inner, UserError):
+    found = list(_inside(error))
+    for inner in found:
+        if type(inner) is UserError:  # Ray derives its own from it, whose text is the whole trace
             return inner
+    for inner in found:
         _, printed, text = str(inner).rpartition(PRINTED)
         if printed and TRACE not in text:  # otherwise something else went wrong after it
-            return UserError(text.strip())
+            return UserError(text.splitlines()[0])  # Ray Data adds advice of its own
     return None
 
 

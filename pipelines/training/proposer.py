@@ -39,8 +39,8 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
         UserError: an option is wrong, or the folder holds something else.
     """
     started = time.monotonic()
-    check_workers(config.workers, 1.0)
     job, chosen = plan_training(config)
+    check_workers(config.workers, 1.0)
     files.check_writable(config.out)
     training, new = claim(config.out, job)
     for reason, count in chosen.excluded.items():

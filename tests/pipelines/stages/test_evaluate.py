@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load, save_file
 
 from mail.errors import UserError
 from mail.evaluation import SplitInput
@@ -39,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, boxes: Boxes) -> Path:
 def stage(boxes: Boxes, model: Path, tmp_path: Path):
     def make(out: str = "out", **settings: Any) -> Evaluate:
         settings = {"masks": boxes.masks_uri, "split": "train", "allow_leaky": True, "workers": 0, **settings}
-        return Evaluate(model=str(model), data=boxes.store_uri, out=tmp_path / out, **settings)
+        return Evaluate(**{"model": str(model), "data": boxes.store_uri, "out": tmp_path / out, **settings})
 
     return make
 
@@ -135,6 +136,28 @@ def test_masks_must_be_named_and_complete(stage, boxes: Boxes, tmp_path: Path):
     fewer = make_boxes(tmp_path / "fewer", images=8)
     with pytest.raises(UserError, match="run `mail-ris precompute`"):
         stage(masks=fewer.masks_uri).run()
+
+
+def test_a_damaged_model_is_found_before_anything_begins(stage, model: Path, tmp_path: Path):
+    damaged = shutil.copytree(model, tmp_path / "damaged")
+    weights = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(weights[:-100])
+    job = stage(model=str(damaged), workers=2)
+    with pytest.raises(UserError, match="cannot be loaded as a model"):
+        job.run()
+    tensors = load(weights)
+    save_file({k: v for k, v in tensors.items() if k != max(tensors)}, damaged / "model.safetensors")
+    with pytest.raises(UserError, match=f"1 are missing or unknown, first: {max(tensors)}"):
+        job.run()
+    assert not job.out.exists()
+
+
+def test_what_is_compared_with_and_where_it_is_written_is_looked_at_first(stage, tmp_path: Path):
+    with pytest.raises(UserError, match=r"per_expression\.jsonl"):
+        stage(compare=tmp_path).plan()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file, not a folder"):
+        stage(out="file/out").plan()
 
 
 def test_a_proposer_of_unknown_origin_is_refused_or_labelled(stage, boxes: Boxes, tmp_path: Path):

@@ -1,6 +1,7 @@
 """precompute and masks: exactly one row an image, whatever is wrong with it, however often a run is killed."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,23 @@ def test_leaky_proposers_are_refused_before_anything_starts(tmp_path: Path, prop
     allowed = Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m"), allow_leaky=True)
     assert allowed.plan()["leaky"] is True
     assert not (tmp_path / "m").exists()
+
+
+def test_weights_that_are_not_the_proposers_are_found_before_ray_starts(
+    tmp_path: Path, proposer: str, no_ray: None
+) -> None:
+    store = write_store(tmp_path / "store", range(4))
+    damaged = shutil.copytree(proposer, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is not the file that proposer"):
+        Precompute(data=store.uri, proposer=str(damaged), masks=str(tmp_path / "m")).run()
+    description = json.loads((damaged / "proposer.json").read_text())
+    description["network"]["depth"] = 3
+    (damaged / "proposer.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"proposer\.json is not one of this program's: .*depth"):
+        Precompute(data=store.uri, proposer=str(damaged), masks=str(tmp_path / "m")).run()
+    with pytest.raises(UserError, match=r"store\.json is a file, not a folder"):
+        Precompute(data=store.uri, proposer=proposer, masks=f"{store.uri}/store.json/m").run()
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, proposer: str) -> None:
