@@ -86,7 +86,8 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
     if state:
         optimizer.load_state_dict(state["optimizer"])
-    images = InstanceImages(CocoInstances(job.instances), job.images, _classes(job.network))
+    classes = tuple(i for i, _ in job.network.categories) if len(job.network.categories) > 1 else None
+    images = InstanceImages(CocoInstances(job.instances), job.images, classes)
     batches = training_batches(
         images,
         job.train,
@@ -138,10 +139,6 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
         by_image |= dict(zip(chosen, found, strict=True))
     precision = mask_ap(images.coco, by_image, class_agnostic=images.categories is None)
     return {**instance_recall(pairs), **precision, "images_per_second": len(pairs) / spent if spent else 0.0}
-
-
-def _classes(network: NetworkConfig) -> tuple[int, ...] | None:
-    return tuple(i for i, _ in network.categories) if len(network.categories) > 1 else None
 
 
 def _save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
