@@ -23,10 +23,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         UserError: nothing there that can be read.
     """
     path = Path(source)
-    if path.is_file():
-        return bert_tokenizer(path.read_text(encoding="utf-8").splitlines())
-    if (path / "vocab.txt").is_file() and not (path / "tokenizer.json").is_file():
-        return bert_tokenizer((path / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    words = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").is_file() else path
+    if words.is_file():
+        return bert_tokenizer(words.read_text(encoding="utf-8").splitlines())
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:

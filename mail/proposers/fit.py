@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 
-from mail import rle
 from mail.data.coco import CocoInstances
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
@@ -126,7 +125,6 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
     run lengths)."""
     unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", None)
     proposer = MaskRCNNProposer(unnamed, network, device)
-    pairs: list[tuple[list[rle.RLE], Proposals]] = []
     by_image: dict[int, Proposals] = {}
     spent = 0.0
     for at in range(0, len(job.held_out), EVALUATION_BATCH):
@@ -135,8 +133,8 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
         started = time.monotonic()
         found = proposer.propose(pictures)
         spent += time.monotonic() - started
-        pairs += [(images.masks(i)[0], proposals) for i, proposals in zip(chosen, found, strict=True)]
         by_image |= dict(zip(chosen, found, strict=True))
+    pairs = [(images.masks(i)[0], proposals) for i, proposals in by_image.items()]
     precision = mask_ap(images.coco, by_image, class_agnostic=images.categories is None)
     return {**instance_recall(pairs), **precision, "images_per_second": len(pairs) / spent if spent else 0.0}
 
