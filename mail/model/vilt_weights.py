@@ -89,11 +89,9 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A `ViltModel` state dict under our parameters' names."""
     renamed: dict[str, Tensor] = {}
     layers = {int(key.split(".")[2]) for key in state if key.startswith("encoder.layer.")}
-    for name, value in state.items():
-        if name.startswith("embeddings.text_embeddings."):
-            renamed[name.replace("embeddings.text_embeddings.", "text.", 1)] = value
-        elif name.startswith("embeddings.patch_embeddings.projection."):
-            renamed[name.replace("embeddings.patch_embeddings.", "patch.", 1)] = value
+    for old, new in (("text_embeddings.", "text."), ("patch_embeddings.projection.", "patch.projection.")):
+        old = f"embeddings.{old}"
+        renamed |= {new + name.removeprefix(old): value for name, value in state.items() if name.startswith(old)}
     renamed["patch.cls_token"] = state["embeddings.cls_token"]
     renamed["patch.position_embeddings"] = state["embeddings.position_embeddings"]
     types = state["embeddings.token_type_embeddings.weight"]
