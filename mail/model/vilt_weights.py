@@ -24,13 +24,11 @@ class LoadReport:
         loaded: our parameters that the checkpoint filled.
         resampled: those among them that were resized (another patch size or position grid).
         new: our parameters that no ViLT has (mask modality, decoder, heads), left as initialised.
-        unused: tensors of the checkpoint that have no place here (its pooler and task heads).
     """
 
     loaded: list[str] = field(default_factory=list)
     resampled: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
 
 
 def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
@@ -53,9 +51,7 @@ def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
         raise UserError(
             f"{source} is no ViLT checkpoint: {len(missing)} tensors are not there, first {', '.join(missing[:3])}"
         )
-    report = fill_from_vilt(model, vilt.state_dict())
-    report.unused = sorted(info["unexpected_keys"])
-    return report
+    return fill_from_vilt(model, vilt.state_dict())
 
 
 def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]) -> LoadReport:

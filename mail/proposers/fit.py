@@ -16,9 +16,9 @@ from torchvision.models.detection import MaskRCNN
 from mail.data.coco import CocoInstances
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
-from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.maskrcnn import MaskRCNNProposer, build_network, load_initial_weights
+from mail.proposers.presets import ProposerPreset
 from mail.proposers.quality import instance_recall
 from mail.proposers.training import InstanceImages, learning_rate, training_batches, training_step
 
@@ -29,18 +29,11 @@ Report = Callable[[dict[str, Any], Path | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposerJob:
-    """Everything that determines the weights."""
+class ProposerJob(ProposerPreset):
+    """Everything that determines the weights: a preset with the options' changes, on these images."""
 
-    network: NetworkConfig
-    selection: SelectionConfig
     instances: str
     images: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warm_up: int
-    weight_decay: float
     seed: int
     weights: str | None
     checkpoint_every: int
