@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenes import make_scenes
-from mail.data.published import PUBLISHED
+from mail.data.published_counts import PUBLISHED
 from mail.model import describe, find_preset
 from mail.training.cost import PEAKS, estimate
 

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class SplitImage:
 class SplitPlan:
     """The images of a split, in batches."""
 
-    split: str
     expressions: pa.Table = field(repr=False)
     images: tuple[SplitImage, ...] = field(repr=False)
     images_per_batch: int
@@ -61,17 +61,14 @@ class SplitPlan:
         if not len(table):
             raise UserError(f"split {split!r} of {store.uri} has no expressions")
         rows = {image_id: n for n, image_id in enumerate(store.image_index["image_id"].to_pylist())}
-        grouped: dict[str, list[tuple[str, str]]] = {}
-        sizes: dict[str, tuple[int, int]] = {}
-        columns = (table[c].to_pylist() for c in ("image_id", "expr_id", "text", "target"))
-        for image_id, expr_id, text, target in zip(*columns, strict=True):
-            grouped.setdefault(image_id, []).append((expr_id, text))
-            sizes[image_id] = (int(target["size"][0]), int(target["size"][1]))
-        images = tuple(
-            SplitImage(i, rows[i], sizes[i], tuple(e for e, _ in own), tuple(t for _, t in own))
-            for i, own in grouped.items()
-        )
-        return cls(split, table, images, images_per_batch)
+        images = []
+        expressions = table.select(["image_id", "expr_id", "text", "target"]).to_pylist()
+        for image_id, group in groupby(expressions, key=lambda row: row["image_id"]):  # the store's are sorted by image
+            own = list(group)
+            height, width = own[0]["target"]["size"]
+            expr_ids, texts = tuple(row["expr_id"] for row in own), tuple(row["text"] for row in own)
+            images.append(SplitImage(image_id, rows[image_id], (height, width), expr_ids, texts))
+        return cls(table, tuple(images), images_per_batch)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -136,14 +133,8 @@ class ImageAnswer:
 
     def to_line(self) -> str:
         """One line of JSON."""
-        row = {
-            "image_id": self.image_id,
-            "error": self.error,
-            "masks_status": self.masks_status,
-            "thumbnail": self.thumbnail,
-            "predictions": [p.to_json(e) for e, p in self.predictions.items()],
-        }
-        return json.dumps(row, separators=(",", ":"))
+        predictions = [p.to_json(e) for e, p in self.predictions.items()]
+        return json.dumps(vars(self) | {"predictions": predictions}, separators=(",", ":"))
 
     @classmethod
     def from_line(cls, line: str) -> "ImageAnswer":

@@ -1,1 +1,4 @@
-"""Data formats: the published layouts, the data store and the mask table. Knows nothing of the network."""
+"""Data formats: published layouts and generated scenes, the data store, the mask table, and the order of training.
+
+Knows nothing of the network.
+"""

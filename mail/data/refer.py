@@ -136,15 +136,15 @@ def read_refs(path: str | Path) -> list[Ref]:
 
 def count_splits(refs: Sequence[Ref]) -> dict[str, dict[str, int]]:
     """Per split, in the published order, the number of `refs`, `expressions` and `images`."""
-    images: dict[str, set[int]] = defaultdict(set)
-    counts: dict[str, dict[str, int]] = {}
-    for ref in refs:
-        images[ref.split].add(ref.image_id)
-        count = counts.setdefault(ref.split, {"refs": 0, "expressions": 0, "images": 0})
-        count["refs"] += 1
-        count["expressions"] += len(ref.sentences)
-        count["images"] = len(images[ref.split])
-    return {split: counts[split] for split in SPLITS if split in counts}
+    return {
+        split: {
+            "refs": len(own),
+            "expressions": sum(len(ref.sentences) for ref in own),
+            "images": len({ref.image_id for ref in own}),
+        }
+        for split in SPLITS
+        if (own := [ref for ref in refs if ref.split == split])
+    }
 
 
 def shared_images(refs: Sequence[Ref]) -> Iterator[str]:

@@ -92,7 +92,9 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
         if not line.strip():
             continue
         try:
-            expr_id, prediction = _parse(line)
+            expr_id, prediction = Prediction.from_json(json.loads(line))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{source}, line {number}: this is not JSON ({error})") from None
         except ValueError as error:
             raise UserError(f"{source}, line {number}: {error}") from None
         if expr_id in result.masks:
@@ -107,14 +109,6 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
         more = f" ({len(invalid)} masks of this file are invalid)" if len(invalid) > 1 else ""
         raise UserError(f"{source}, line {number}: the mask of {expr_id} is invalid: {invalid[min(invalid)]}{more}")
     return result
-
-
-def _parse(line: bytes) -> tuple[str, Prediction]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"this is not JSON ({error})") from None
-    return Prediction.from_json(row)
 
 
 def _parse_rle(value: Any, expr_id: str) -> rle.RLE | None:

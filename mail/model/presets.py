@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,18 +62,8 @@ def tiny() -> MailConfig:
     )
 
 
-def vilt_b32() -> MailConfig:
-    """ViLT-B/32 at 480 pixels: 15 x 15 patches."""
-    return MailConfig(image_size=480)
-
-
-def vilt_b16() -> MailConfig:
-    """ViLT-B with patches of 16 pixels at 480: 30 x 30 patches, projection and positions resampled from B/32."""
-    return MailConfig(image_size=480, patch_size=16)
-
-
 _VILT = Preset(
-    config=vilt_b32,
+    config=MailConfig,
     pretrained="dandelin/vilt-b32-mlm",
     tokenizer="dandelin/vilt-b32-mlm",
     learning_rate=5e-5,
@@ -83,8 +74,10 @@ _VILT = Preset(
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(config=tiny, learning_rate=1e-3, warmup_fraction=0.05, steps=1400, expressions_per_image=3),
+    # ViLT-B/32 at 480 pixels: 15 x 15 patches
     "vilt-b32": _VILT,
-    "vilt-b16": replace(_VILT, config=vilt_b16),
+    # patches of 16 pixels, 30 x 30 of them: projection and positions resampled from B/32
+    "vilt-b16": replace(_VILT, config=partial(MailConfig, patch_size=16)),
 }
 
 

@@ -188,7 +188,7 @@ class MailProcessor(ProcessorMixin):
         texts: list[Any] = [text] if single else list(text)
         given = [proposals] if single or proposals is None else list(proposals)  # type: ignore[arg-type]
         if proposals is None:
-            given = [Proposals(_size(picture)) for picture in pictures]
+            given = [Proposals((len(p), len(p[0]))) for p in map(np.asarray, pictures)]
         if not len(pictures) == len(texts) == len(given):
             raise ValueError(f"{len(pictures)} images, {len(texts)} texts and {len(given)} proposals do not match")
         items = []
@@ -250,10 +250,3 @@ def _pad(array: np.ndarray, length: int, axis: int) -> np.ndarray:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
     return np.pad(array, widths)
-
-
-def _size(picture: np.ndarray | Image.Image) -> tuple[int, int]:
-    """(H, W)."""
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    return int(picture.shape[0]), int(picture.shape[1])

@@ -26,13 +26,11 @@ class LoadReport:
         loaded: our parameters that the checkpoint filled.
         resampled: those among them that were resized (another patch size or position grid).
         new: our parameters that no ViLT has (mask modality, decoder, heads), left as initialised.
-        unused: tensors of the checkpoint that have no place here (its pooler and task heads).
     """
 
     loaded: list[str] = field(default_factory=list)
     resampled: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
 
 
 def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
@@ -41,21 +39,18 @@ def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
     Raises:
         UserError: nothing can be read there, or it does not fit; the message names the tensors.
     """
-    state, unused = _read(source)
-    report = fill_from_vilt(model, state)
-    report.unused = unused
-    return report
+    return fill_from_vilt(model, _read(source))
 
 
 def check_vilt(config: MailConfig, source: str) -> None:
     """Raises `load_vilt`'s UserError where it would, for a network that is not built yet. Fetches a hub's files."""
     with torch.device("meta"):
         model = MailForReferringSegmentation(config)
-    fill_from_vilt(model, _read(source)[0])
+    fill_from_vilt(model, _read(source))
 
 
-def _read(source: str) -> tuple[dict[str, Tensor], list[str]]:
-    """A `ViltModel`'s state dict, and the names of what else there is."""
+def _read(source: str) -> dict[str, Tensor]:
+    """A `ViltModel`'s state dict."""
     from transformers import ViltModel
 
     shown = is_progress_bar_enabled()
@@ -75,7 +70,7 @@ def _read(source: str) -> tuple[dict[str, Tensor], list[str]]:
         raise UserError(
             f"{source} is no ViLT checkpoint: {len(missing)} tensors are not there, first {', '.join(missing[:3])}"
         )
-    return vilt.state_dict(), sorted(info["unexpected_keys"])
+    return vilt.state_dict()
 
 
 def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]) -> LoadReport:
@@ -109,11 +104,9 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A `ViltModel` state dict under our parameters' names."""
     renamed: dict[str, Tensor] = {}
     layers = {int(key.split(".")[2]) for key in state if key.startswith("encoder.layer.")}
-    for name, value in state.items():
-        if name.startswith("embeddings.text_embeddings."):
-            renamed[name.replace("embeddings.text_embeddings.", "text.", 1)] = value
-        elif name.startswith("embeddings.patch_embeddings.projection."):
-            renamed[name.replace("embeddings.patch_embeddings.", "patch.", 1)] = value
+    for old, new in (("text_embeddings.", "text."), ("patch_embeddings.projection.", "patch.projection.")):
+        old = f"embeddings.{old}"
+        renamed |= {new + name.removeprefix(old): value for name, value in state.items() if name.startswith(old)}
     renamed["patch.cls_token"] = state["embeddings.cls_token"]
     renamed["patch.position_embeddings"] = state["embeddings.position_embeddings"]
     types = state["embeddings.token_type_embeddings.weight"]

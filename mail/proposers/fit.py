@@ -13,13 +13,12 @@ import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 
-from mail import rle
 from mail.data.coco import CocoInstances
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
-from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.maskrcnn import MaskRCNNProposer, build_network, load_initial_weights
+from mail.proposers.presets import ProposerPreset
 from mail.proposers.quality import instance_recall
 from mail.proposers.training import InstanceImages, learning_rate, training_batches, training_step
 
@@ -30,18 +29,11 @@ Report = Callable[[dict[str, Any], Path | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposerJob:
-    """Everything that determines the weights."""
+class ProposerJob(ProposerPreset):
+    """Everything that determines the weights: a preset with the options' changes, on these images."""
 
-    network: NetworkConfig
-    selection: SelectionConfig
     instances: str
     images: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warm_up: int
-    weight_decay: float
     seed: int
     weights: str | None
     checkpoint_every: int
@@ -86,7 +78,8 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
     if state:
         optimizer.load_state_dict(state["optimizer"])
-    images = InstanceImages(CocoInstances(job.instances), job.images, _classes(job.network))
+    classes = tuple(i for i, _ in job.network.categories) if len(job.network.categories) > 1 else None
+    images = InstanceImages(CocoInstances(job.instances), job.images, classes)
     batches = training_batches(
         images,
         job.train,
@@ -125,7 +118,6 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
     run lengths)."""
     unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", None)
     proposer = MaskRCNNProposer(unnamed, network, device)
-    pairs: list[tuple[list[rle.RLE], Proposals]] = []
     by_image: dict[int, Proposals] = {}
     spent = 0.0
     for at in range(0, len(job.held_out), EVALUATION_BATCH):
@@ -134,14 +126,10 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
         started = time.monotonic()
         found = proposer.propose(pictures)
         spent += time.monotonic() - started
-        pairs += [(images.masks(i)[0], proposals) for i, proposals in zip(chosen, found, strict=True)]
         by_image |= dict(zip(chosen, found, strict=True))
+    pairs = [(images.masks(i)[0], proposals) for i, proposals in by_image.items()]
     precision = mask_ap(images.coco, by_image, class_agnostic=images.categories is None)
     return {**instance_recall(pairs), **precision, "images_per_second": len(pairs) / spent if spent else 0.0}
-
-
-def _classes(network: NetworkConfig) -> tuple[int, ...] | None:
-    return tuple(i for i, _ in network.categories) if len(network.categories) > 1 else None
 
 
 def _save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:

@@ -202,7 +202,5 @@ def _device_is_lost(error: Exception) -> bool:
     """Errors after which a GPU gives nothing but errors: the process must end, not blame every image."""
     import torch
 
-    lost = getattr(torch, "AcceleratorError", ())
-    return isinstance(error, (lost, torch.cuda.DeferredCudaCallError)) and not isinstance(
-        error, torch.cuda.OutOfMemoryError
-    )
+    lost = isinstance(error, torch.AcceleratorError | torch.cuda.DeferredCudaCallError)
+    return lost and not isinstance(error, torch.OutOfMemoryError)

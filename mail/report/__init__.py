@@ -1,4 +1,4 @@
-"""Pictures for people: overlays of masks on images, and the gallery page of an evaluation."""
+"""Pictures for people: overlays of masks on images, the gallery page of an evaluation, the page of the demo."""
 
 from mail.report.overlay import overlay
 

@@ -57,7 +57,7 @@ def write_demo_page(
     environment = Environment(loader=PackageLoader("mail", "report"), autoescape=True, undefined=StrictUndefined)
     environment.filters["points"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
     groups = {
-        heading: [{"example": e, "proposals": _proposals_picture(e), "predictions": _predictions(e)} for e in chosen]
+        heading: [{"example": e, "proposals": _picture(e, None), "predictions": _predictions(e)} for e in chosen]
         for heading, chosen in examples.items()
     }
     page = environment.get_template("demo_report.html.j2").render(
@@ -65,10 +65,6 @@ def write_demo_page(
     )
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
-
-
-def _proposals_picture(example: Example) -> str:
-    return _picture(example, None, [rle.decode(m) for m in example.proposals.rles], show_target=False)
 
 
 def _predictions(example: Example) -> list[dict[str, Any]]:
@@ -79,21 +75,18 @@ def _predictions(example: Example) -> list[dict[str, Any]]:
     ]
 
 
-def _picture(
-    example: Example, prediction: np.ndarray | None, proposals: Sequence[np.ndarray] = (), show_target: bool = True
-) -> str:
-    """The image with masks drawn on it, as a data address."""
+def _picture(example: Example, prediction: np.ndarray | None) -> str:
+    """The image with a prediction and the ground truth drawn on it, or with the proposals, as a data address."""
     factor = max(1, round(PICTURE_SIDE / max(example.image.shape[:2])))
 
     def enlarged(pixels: np.ndarray) -> np.ndarray:
         return pixels.repeat(factor, 0).repeat(factor, 1)
 
-    picture = overlay(
-        enlarged(example.image),
-        None if prediction is None else enlarged(prediction.astype(bool)),
-        enlarged(rle.decode(example.target).astype(bool)) if show_target else None,
-        [enlarged(mask.astype(bool)) for mask in proposals],
-    )
+    image = enlarged(example.image)
+    if prediction is None:
+        picture = overlay(image, proposals=[enlarged(rle.decode(mask)) for mask in example.proposals.rles])
+    else:
+        picture = overlay(image, enlarged(prediction), enlarged(rle.decode(example.target)))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -55,8 +55,8 @@ class ImportProposer(Stage):
     def run(self) -> str:
         """Writes the folder; returns the proposer's id."""
         from mail.proposers import load_proposer
-        from mail.proposers.dataset import read_ids
         from mail.proposers.folder import write_proposer
+        from mail.proposers.training_images import read_ids
 
         self._check_out()
         ids = None if self.images_seen is None else sorted(read_ids(self.images_seen, "coco"))
@@ -102,7 +102,7 @@ class ImportProposer(Stage):
             from mail.proposers.mask2former import read_checkpoint
 
             return read_checkpoint(self.weights)
-        from mail.proposers.published import coco_mask_rcnn
+        from mail.proposers.torchvision_weights import coco_mask_rcnn
 
         path = None if self.weights == COCO_V1 else self.weights
         return coco_mask_rcnn(self._kind, path, self.min_size, self.max_size)

@@ -6,7 +6,11 @@ from mail.data import files
 from mail.data.coco import CocoInstances
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.proposers.dataset import (
+from mail.proposers.fit import ProposerJob
+from mail.proposers.maskrcnn import build_network, load_initial_weights
+from mail.proposers.presets import preset
+from mail.proposers.training import InstanceImages
+from mail.proposers.training_images import (
     TrainingImages,
     choose_images,
     evaluation_images,
@@ -14,10 +18,6 @@ from mail.proposers.dataset import (
     read_ids,
     store_namespace,
 )
-from mail.proposers.fit import ProposerJob
-from mail.proposers.maskrcnn import build_network, load_initial_weights
-from mail.proposers.presets import preset
-from mail.proposers.training import InstanceImages
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
 

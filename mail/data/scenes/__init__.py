@@ -8,20 +8,6 @@ the same whoever generates it, in whatever order.
 """
 
 from mail.data.scenes.layout import write_published_layout
-from mail.data.scenes.meaning import CATEGORIES, Meaning, SceneObject, resolves
-from mail.data.scenes.scene import SPLITS, Reference, Scene, SceneConfig, Sentence, generate_scene, split_of
+from mail.data.scenes.scene import SceneConfig, generate_scene
 
-__all__ = [
-    "CATEGORIES",
-    "SPLITS",
-    "Meaning",
-    "Reference",
-    "Scene",
-    "SceneConfig",
-    "SceneObject",
-    "Sentence",
-    "generate_scene",
-    "resolves",
-    "split_of",
-    "write_published_layout",
-]
+__all__ = ["SceneConfig", "generate_scene", "write_published_layout"]

@@ -7,7 +7,7 @@ one possibly does.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mail.rle import RLE
 
@@ -111,37 +111,37 @@ def resolves(meaning: Meaning, objects: Sequence[SceneObject], size: tuple[int, 
 
 def fit(meaning: Meaning, objects: Sequence[SceneObject], size: tuple[int, int]) -> Fit:
     """The objects that surely and possibly fit; see the module's text."""
-    sure, possible = _described(meaning, objects)
+    sure, possible = _fit(_described(meaning, objects))
     match meaning.place:
         case Place() as place:
-            keep = _placed(place, objects, size)
+            keep = _fit(_placed(place, objects, size))
             return sure & keep[0], possible & keep[1]
         case Rank() as rank:
             if sure != possible:  # who counts is unclear, so every rank is
                 return set(), possible
-            return _ranked(rank, sorted(sure), objects, size)
+            return _fit(_ranked(rank, sorted(sure), objects, size))
         case Relation() as relation:
             anchors = resolves(relation.anchor, objects, size)
             if len(anchors) != 1:
                 return set(), possible
             (anchor,) = anchors
-            keep = _related(relation.direction, anchor, sorted(possible - {anchor}), objects, size)
+            keep = _fit(_related(relation.direction, anchor, sorted(possible - {anchor}), objects, size))
             return sure & keep[0], possible & keep[1]
     return sure, possible
 
 
-def _described(meaning: Meaning, objects: Sequence[SceneObject]) -> Fit:
-    sure, possible = set(), set()
+def _fit(judged: Iterable[tuple[int, bool, bool]]) -> Fit:
+    """From (object, whether it surely fits, whether it possibly does) to the two sets."""
+    verdicts = list(judged)
+    return {i for i, surely, _ in verdicts if surely}, {i for i, _, possibly in verdicts if possibly}
+
+
+def _described(meaning: Meaning, objects: Sequence[SceneObject]) -> Iterator[tuple[int, bool, bool]]:
     for index, item in enumerate(objects):
-        if meaning.colour not in (None, item.colour):
-            continue
-        clear = item.visible >= CLEARLY_VISIBLE
-        if clear and (meaning.kind not in (None, item.kind) or meaning.size not in (None, item.size)):
-            continue
-        possible.add(index)  # of a sliver only the colour can be told
-        if clear:
-            sure.add(index)
-    return sure, possible
+        fits = meaning.kind in (None, item.kind) and meaning.size in (None, item.size)
+        clear = item.visible >= CLEARLY_VISIBLE  # of a sliver only the colour can be told
+        if meaning.colour in (None, item.colour):
+            yield index, clear and fits, fits or not clear
 
 
 _REGIONS: dict[str, tuple[float, float, float, float]] = {  # possibly from, surely from, surely to, possibly to
@@ -152,9 +152,8 @@ _REGIONS: dict[str, tuple[float, float, float, float]] = {  # possibly from, sur
 _REGION_OF = {"left": "low", "top": "low", "right": "high", "bottom": "high", "middle": "middle"}
 
 
-def _placed(place: Place, objects: Sequence[SceneObject], size: tuple[int, int]) -> Fit:
+def _placed(place: Place, objects: Sequence[SceneObject], size: tuple[int, int]) -> Iterator[tuple[int, bool, bool]]:
     height, width = size
-    sure, possible = set(), set()
     for index, item in enumerate(objects):
         x, y = item.centre
         surely = possibly = True
@@ -163,28 +162,21 @@ def _placed(place: Place, objects: Sequence[SceneObject], size: tuple[int, int])
                 maybe_from, from_, to, maybe_to = _REGIONS[_REGION_OF[word]]
                 surely &= from_ <= at <= to
                 possibly &= maybe_from <= at <= maybe_to
-        if possibly:
-            possible.add(index)
-        if surely:
-            sure.add(index)
-    return sure, possible
+        yield index, surely, possibly
 
 
-def _ranked(rank: Rank, candidates: list[int], objects: Sequence[SceneObject], size: tuple[int, int]) -> Fit:
+def _ranked(
+    rank: Rank, candidates: list[int], objects: Sequence[SceneObject], size: tuple[int, int]
+) -> Iterator[tuple[int, bool, bool]]:
     """With n objects surely before this one and m possibly, its rank is anything from n + 1 to m + 1."""
     ahead = (
         _by_size(rank.start, objects) if rank.start in ("biggest", "smallest") else _by_side(rank.start, objects, size)
     )
-    sure, possible = set(), set()
     for index in candidates:
         others = [other for other in candidates if other != index]
         first = 1 + sum(ahead(other, index) for other in others)
         last = 1 + sum(not ahead(index, other) for other in others)
-        if first <= rank.position <= last:
-            possible.add(index)
-            if first == last:
-                sure.add(index)
-    return sure, possible
+        yield index, first == rank.position == last, first <= rank.position <= last
 
 
 Before = Callable[[int, int], bool]
@@ -218,35 +210,26 @@ def _by_size(start: str, objects: Sequence[SceneObject]) -> Before:
 
 def _related(
     direction: str, anchor: int, candidates: list[int], objects: Sequence[SceneObject], size: tuple[int, int]
-) -> Fit:
+) -> Iterator[tuple[int, bool, bool]]:
     target = objects[anchor]
-    sure, possible = set(), set()
     if direction in ("front", "behind"):
         for index in candidates:
             upper, lower = (index, anchor) if direction == "front" else (anchor, index)
             hidden = objects[upper].covers.get(lower, 0)
-            if hidden > 0:
-                possible.add(index)
-            if hidden >= 0.1 * min(objects[upper].area, objects[lower].area):
-                sure.add(index)
-        return sure, possible
+            yield index, hidden >= 0.1 * min(objects[upper].area, objects[lower].area), hidden > 0
+        return
     if direction == "closest":
         away = {i: math.dist(objects[i].centre, target.centre) for i in candidates}
         for index in candidates:
             others = [away[i] for i in candidates if i != index]
-            if all(away[index] < 1.35 * other + 2 for other in others):
-                possible.add(index)
-            if others and all(1.35 * away[index] + 2 < other for other in others):
-                sure.add(index)
-        return sure, possible
+            surely = bool(others) and all(1.35 * away[index] + 2 < other for other in others)
+            yield index, surely, all(away[index] < 1.35 * other + 2 for other in others)
+        return
     axis, sign = (0 if direction in ("left", "right") else 1), (-1 if direction in ("left", "top") else 1)
     side = min(size)
     for index in candidates:
         centre = objects[index].centre
         along = sign * (centre[axis] - target.centre[axis])
         across = abs(centre[1 - axis] - target.centre[1 - axis])
-        if along > 0.03 * side and across < 1.7 * along + 0.03 * side:
-            possible.add(index)
-        if along > 0.1 * side and across < along:
-            sure.add(index)
-    return sure, possible
+        possibly = along > 0.03 * side and across < 1.7 * along + 0.03 * side
+        yield index, along > 0.1 * side and across < along, possibly

@@ -65,7 +65,7 @@ class _PrepareRefer(Stage):
 
     @staticmethod
     def _compare(layout: "ReferLayout", refs: list["Ref"]) -> list[str]:
-        from mail.data.published import differences
+        from mail.data.published_counts import differences
         from mail.data.refer import count_splits
 
         return differences(layout.dataset, layout.split_by, count_splits(refs))
@@ -125,7 +125,7 @@ def write_and_report(
 
 def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Lines of a table: what each split holds, and what was published."""
-    from mail.data.published import PUBLISHED
+    from mail.data.published_counts import PUBLISHED
 
     published = PUBLISHED.get((dataset, split_by), {})
     lines = [f"{'split':8}{'refs':>18}{'expressions':>20}{'images':>18}   (found / published)"]

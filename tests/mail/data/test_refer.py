@@ -8,7 +8,7 @@ from PIL import Image
 from mail import rle
 from mail.data.images import decode_image, turn_upright
 from mail.data.ingest import Findings
-from mail.data.published import PUBLISHED, differences
+from mail.data.published_counts import PUBLISHED, differences
 from mail.data.refer import count_splits, find_layout, read_refs, shared_images, write_store
 from mail.data.store import DataStore
 from mail.errors import UserError

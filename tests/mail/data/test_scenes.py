@@ -12,19 +12,18 @@ import pytest
 from PIL import Image
 
 from mail import rle
-from mail.data.scenes import (
+from mail.data.scenes import SceneConfig, generate_scene, write_published_layout
+from mail.data.scenes.meaning import (
     CATEGORIES,
-    SPLITS,
+    CLEARLY_VISIBLE,
     Meaning,
-    Scene,
-    SceneConfig,
+    Place,
+    Rank,
+    Relation,
     SceneObject,
-    generate_scene,
     resolves,
-    split_of,
-    write_published_layout,
 )
-from mail.data.scenes.meaning import CLEARLY_VISIBLE, Place, Rank, Relation
+from mail.data.scenes.scene import SPLITS, Scene, split_of
 from mail.data.scenes.shapes import ANGULAR, KINDS, ROUND
 from mail.data.scenes.textures import COLOURS
 from mail.data.segmentation import checked_mask

@@ -13,11 +13,11 @@ from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
-from mail.proposers.dataset import choose_images, evaluation_images, infer_namespace, read_ids
 from mail.proposers.fit import ProposerJob, fit
 from mail.proposers.presets import PRESETS, preset
 from mail.proposers.quality import RECALL_AT, instance_recall
 from mail.proposers.training import InstanceImages, learning_rate, training_batches
+from mail.proposers.training_images import choose_images, evaluation_images, infer_namespace, read_ids
 from tests.published import Published
 
 TINY = PRESETS["tiny"]

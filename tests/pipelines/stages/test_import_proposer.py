@@ -11,7 +11,7 @@ import torchvision
 from mail.errors import UserError
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
-from mail.proposers.published import WEIGHTS
+from mail.proposers.torchvision_weights import WEIGHTS
 from pipelines.stages.import_proposer import COCO_V1, ImportProposer
 from pipelines.stages.precompute import Precompute
 from tests.boxes import make_boxes

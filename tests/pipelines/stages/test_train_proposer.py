@@ -9,11 +9,11 @@ import pytest
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
 from mail.proposers import load_proposer
-from mail.proposers.dataset import evaluation_images
 from mail.proposers.folder import ProposerFolder
-from mail.proposers.plan import plan_training
+from mail.proposers.training_images import evaluation_images
 from pipelines.stages.train_proposer import TrainProposer
 from pipelines.training.proposer import claim
+from pipelines.training.proposer_plan import plan_training
 from tests.pipelines.killing import Run, wait_for
 
 
