@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers.utils import logging as transformers_logging
 
+from mail import addresses
 from mail.data.images import ImageError, decode_image
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailOutput, MailProcessor, Segmentation
@@ -193,7 +194,7 @@ def default_device() -> str:
 
 def check_model_folder(path: str | os.PathLike) -> Path:
     """The path, if it is a MODEL folder or a checkpoint that holds one. Raises UserError otherwise."""
-    folder = Path(path)
+    folder = addresses.local_path(path)
     for candidate in (folder, folder / "model"):
         config = candidate / "config.json"
         if config.is_file():
@@ -225,7 +226,7 @@ def load_image(image: AnyImage) -> np.ndarray:
     else:
         name = os.fspath(image)
         try:
-            data = Path(name).read_bytes()
+            data = addresses.local_path(name).read_bytes()
         except OSError as error:
             raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
     try:

@@ -15,12 +15,14 @@ MODULES = sorted([*(ROOT / "mail").rglob("*.py"), *(ROOT / "pipelines").rglob("*
 # Each room imports only from those before it. Rooms that stand in one line do not know each other.
 ORDER = (
     ("mail.errors", "mail.rle"),
+    ("mail.addresses",),
     ("mail.proposals",),
     ("mail.data", "mail.model"),
     ("mail.metrics", "mail.proposers", "mail.report"),
     ("mail.leakage", "mail.lineage", "mail.inference"),
     ("mail.training",),
     ("mail.evaluation",),
+    ("pipelines.options",),
     ("pipelines.terminal", "pipelines.stage"),
     ("pipelines.cluster_session", "pipelines.registry"),
     ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating"),

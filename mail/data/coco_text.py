@@ -18,6 +18,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
 
+from mail import addresses
 from mail.data import files
 from mail.data.coco import CocoImage, CocoInstances
 from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, ingest
@@ -158,14 +159,14 @@ def write_store(
     Raises:
         UserError: photos are missing or of another size than annotated, or no expression can be made at all.
     """
-    writer = DataStoreWriter(out, name)
+    writer, images = DataStoreWriter(out, name), addresses.local_path(images)
     coco = CocoInstances(instances)
-    if not Path(images).is_dir():
+    if not images.is_dir():
         raise UserError(f"there is no folder {images}: --images is where the photos of {instances} are")
     problems = Problems()
     paths: dict[int, Path] = {}
     for image in coco.images.values():
-        path = safe_file(Path(images), image.file_name)
+        path = safe_file(images, image.file_name)
         if path is None or not path.is_file():
             problems.add(f"images are missing in {images}", image.file_name)
         else:
@@ -185,11 +186,8 @@ def write_store(
     if findings.expressions == 0:
         raise UserError(f"{instances}: not one unambiguous expression can be made of its {len(coco)} instances")
     findings.skipped = problems.counts() | findings.skipped
-    source = {
-        "path": Path(instances).name,
-        "sha256": files.sha256_file(instances),
-        "bytes": Path(instances).stat().st_size,
-    }
+    file = addresses.local_path(instances)
+    source = {"path": file.name, "sha256": files.sha256_file(file), "bytes": file.stat().st_size}
     return writer.finish([source], prepared_with), findings
 
 

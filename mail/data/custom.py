@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mail import addresses
 from mail.data import files
 from mail.data.ingest import Findings, Problems, Progress, Referent, Size, SourceImage, ingest
 from mail.data.refer import SPLITS, safe_file
@@ -41,7 +42,7 @@ def read_expressions(path: str | Path) -> list[CustomExpression]:
     Raises:
         UserError: the file cannot be read; or names every line that lacks something or has it in another form.
     """
-    path = Path(path)
+    path = addresses.local_path(path)
     problems = Problems()
     expressions = []
     try:
@@ -76,23 +77,23 @@ def write_store(
     Raises:
         UserError: lines, photos or masks that cannot be used (the latter two are left out with `skip_bad`).
     """
-    writer = DataStoreWriter(out, name)
+    writer, images = DataStoreWriter(out, name), addresses.local_path(images)
     expressions = read_expressions(expressions_file)
-    if not Path(images).is_dir():
+    if not images.is_dir():
         raise UserError(f"there is no folder {images}: --images is where the photos of {expressions_file} are")
     problems = Problems()
     by_image: dict[str, list[CustomExpression]] = {}
     for expression in expressions:
         by_image.setdefault(expression.image, []).append(expression)
     for image in list(by_image):
-        path = safe_file(Path(images), image)
+        path = safe_file(images, image)
         if path is None or not path.is_file():
             problems.add(f"images are missing in {images}", image)
             del by_image[image]
     if not skip_bad:
         problems.raise_if_any(expressions_file, "Complete the folder, or leave these out with --skip-bad")
     findings = ingest(
-        _source_images(by_image, Path(images), name),
+        _source_images(by_image, images, name),
         writer,
         where=expressions_file,
         total=len(by_image),
@@ -100,7 +101,7 @@ def write_store(
         progress=progress,
     )
     findings.skipped = problems.counts() | findings.skipped
-    source = Path(expressions_file)
+    source = addresses.local_path(expressions_file)
     record = {"path": source.name, "sha256": files.sha256_file(source), "bytes": source.stat().st_size}
     return writer.finish([record], prepared_with), findings
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mail import addresses
 from mail.data import files, schema
 from mail.errors import UserError
 
@@ -48,7 +49,7 @@ class DataStore:
     """
 
     def __init__(self, uri: str | os.PathLike):
-        self.uri = os.fspath(uri)
+        self.uri = addresses.absolute(uri)
         self.filesystem, self.root = files.resolve(uri)
         path = f"{self.root}/store.json"
         try:
@@ -147,7 +148,7 @@ class DataStoreWriter:
     """
 
     def __init__(self, uri: str | os.PathLike, name: str):
-        self.uri, self.name = os.fspath(uri), name
+        self.uri, self.name = addresses.absolute(uri), name
         self.filesystem, self.root = files.resolve(uri)
         if files.exists(self.filesystem, f"{self.root}/store.json"):
             raise UserError(f"{self.uri} already holds a data store: choose another --out or delete it first")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mail import addresses
 from mail.errors import UserError
 from mail.model.modeling import MailForReferringSegmentation
 
@@ -41,6 +42,7 @@ def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
     """
     from transformers import ViltModel
 
+    source = addresses.absolute_or_name(source)
     try:
         loaded: Any = ViltModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mail import addresses
 from mail.data import files
 from mail.errors import UserError
 from mail.proposers.fit import ProposerJob, fit
@@ -89,7 +90,7 @@ def _claim(out: str, job: ProposerJob) -> str:
         say(f"continuing the unfinished training in {out}")
     else:
         files.write_bytes(filesystem, mark, json.dumps({"digest": digest, "job": job.recipe()}).encode())
-    return f"{files.absolute(out)}/training"
+    return addresses.join(out, "training")
 
 
 def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[str, Any]]:
