@@ -127,6 +127,23 @@ def test_wings_know_nothing_of_stages_and_the_registry_of_no_other_wing() -> Non
             assert not {r for r in rooms if r.startswith("pipelines.")} - {"pipelines.terminal"}, module
 
 
+def test_only_one_module_takes_addresses_apart() -> None:
+    parsing = re.compile(r"urlparse|urlsplit|as_uri\(|abspath\(|\.absolute\(\)|expanduser\(|fs\.FileSystem\.from_uri")
+    schemes = re.compile(r"(s3|file|sqlite|models):/+")
+    for path in MODULES:
+        # the mask table's own objects go with the commit log
+        if module_name(path) in ("mail.addresses", "mail.data.objects"):
+            continue
+        text = path.read_text()
+        assert not parsing.search(text), path.relative_to(ROOT)
+        for node in ast.walk(ast.parse(text)):
+            # a text that is nothing but a scheme is there to be compared, cut off or glued
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not schemes.fullmatch(node.value), (
+                    f"{path.relative_to(ROOT)}, line {node.lineno}: {node.value!r}"
+                )
+
+
 def test_nobody_calls_a_stage_to_evaluate_train_or_precompute() -> None:
     for module, imported in graph().items():
         stages = {other for other in imported if is_within(other, "pipelines.stages")}
