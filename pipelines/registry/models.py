@@ -42,16 +42,16 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    folder, origin = Path(model_dir), lineage.read(model_dir)
+    folder, origin = addresses.local_path(model_dir), lineage.read(model_dir)
     with answers(), tempfile.TemporaryDirectory() as temporary:
         client = connect()
         source = Path(temporary) / "mail"
         shutil.copytree(Path(mail.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        with _run(client, run_id, folder.resolve().parent.name), _quiet("mlflow"):
+        with _run(client, run_id, folder.parent.name), _quiet("mlflow"):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"model": str(folder.resolve())},
+                artifacts={"model": addresses.file_uri(folder)},  # a path is cut off at a # or a ?
                 code_paths=[str(source)],
                 signature=signature(),
                 pip_requirements=[f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIREMENTS],
