@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.scenes import make_scenes
+from mail import addresses
 from mail.data.epoch_plan import EpochPlan
 from mail.training.input import TrainingInput
 from mail.training.run_plan import RunPlan
@@ -172,7 +173,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path(temporary)}/mlflow.db")
+        os.environ.setdefault("MLFLOW_TRACKING_URI", addresses.sqlite_uri(Path(temporary) / "mlflow.db"))
         store, masks = make_scenes(folder, args.images)
         plan = RunPlan.make(Train(preset="tiny", data=store, masks=masks, name="input"))
         result: dict[str, Any] = {"benchmark": "input_pipeline", "images": args.images, "processes": args.processes}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenes import make_scenes
+from mail import addresses
 
 WAIT_SECONDS = 300
 
@@ -91,7 +92,7 @@ def main() -> None:
         ]
         environment = os.environ | {
             "MAIL_LOG_FORMAT": "json",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{temporary}/mlflow.db",
+            "MLFLOW_TRACKING_URI": addresses.sqlite_uri(Path(temporary) / "mlflow.db"),
         }
         result: dict[str, Any] = {"benchmark": "recovery"}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenes import make_scenes
+from mail import addresses
 from mail.data.published_counts import PUBLISHED
 from mail.model import describe, find_preset
 from mail.training.cost import PEAKS, estimate
@@ -56,7 +57,7 @@ def measure(images: int, steps: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        os.environ["MLFLOW_TRACKING_URI"] = addresses.sqlite_uri(folder / "mlflow.db")
         store, masks = make_scenes(folder, images)
         with connect(num_cpus=2):
             one, speed_one = train(folder, store, masks, 1, steps)

@@ -13,13 +13,13 @@ proposed, rasterised and embedded once, however many sentences are asked about i
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from mail import addresses
 from mail.data.images import ImageError, decode_image
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailOutput, MailProcessor, Segmentation
@@ -197,7 +197,7 @@ def load_image(image: AnyImage) -> np.ndarray:
     else:
         name = os.fspath(image)
         try:
-            data = Path(name).read_bytes()
+            data = addresses.local_path(name).read_bytes()
         except OSError as error:
             raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mail
+from mail import addresses
 from mail.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,13 +70,13 @@ def of_training(
         "run_id": run_id,
         "code_version": code_version(),
         "config": config,
-        "data_store": {"uri": _absolute(store.uri), "name": store.name, "digest": store.digest, "sources": sources},
+        "data_store": {"uri": store.uri, "name": store.name, "digest": store.digest, "sources": sources},
         "mask_table": None,
         "proposer": None,
         "leaky": leaky,
     }
     if snapshot is not None:
-        found["mask_table"] = snapshot.lineage | {"uri": _absolute(snapshot.uri)}
+        found["mask_table"] = snapshot.lineage | {"uri": addresses.absolute(snapshot.uri)}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}
     return found
 
@@ -182,11 +183,6 @@ def _proposer_problem(recorded: dict[str, Any], model_dir: Path) -> str | None:
     if recorded.get("weights_sha256") not in (None, carried.weights_sha256):
         return f"the model carries another one, {carried.proposer_id}, than its masks are from"
     return None
-
-
-def _absolute(uri: str) -> str:
-    """So that the link holds in another working directory."""
-    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def _uses_masks(lineage: dict[str, Any]) -> bool:

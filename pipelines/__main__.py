@@ -5,6 +5,18 @@ import sys
 
 from mail.errors import UserError
 
+# a place that cannot be read or written, which is for the person to mend
+UNUSABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.ENAMETOOLONG,
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one stage; 0 only when it did what it says, 2 for wrong input, 130 when interrupted."""
@@ -16,12 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in UNUSABLE:
             raise
-        print(
-            f"error: no space is left to write to ({error}): make room, then run the same command again",
-            file=sys.stderr,
-        )
+        where = f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
+        print(f"error: {where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)

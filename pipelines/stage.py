@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from pipelines.options import Options
+
 
 @dataclasses.dataclass(kw_only=True)
-class Stage(abc.ABC):
+class Stage(Options, abc.ABC):
     """Base of every subcommand."""
 
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
-from mail import rle
+from mail import addresses, rle
 from mail.data import files
 from mail.data.json_arrays import Element, JsonArrays
 from mail.data.segmentation import checked_mask
@@ -61,7 +61,7 @@ class CocoInstances:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
+        self.path = addresses.absolute(path)
         self.images: dict[int, CocoImage] = {}
         self.categories: dict[int, str] = {}
         rows, boxes = array("q"), array("d")  # flat: 6 and 5 numbers an annotation

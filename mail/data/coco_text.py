@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
+from mail import addresses
 from mail.data.coco import CocoImage, CocoInstances
 from mail.data.descriptions import Description, Thing, describe
 from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photo, ingest, source_record
@@ -95,14 +96,14 @@ def write_store(
     Raises:
         UserError: photos are missing or of another size than annotated, or no expression can be made at all.
     """
-    writer = DataStoreWriter(out, name)
+    writer, images = DataStoreWriter(out, name), addresses.local_path(images)
     coco = CocoInstances(instances)
-    if not Path(images).is_dir():
+    if not images.is_dir():
         raise UserError(f"there is no folder {images}: --images is where the photos of {instances} are")
     problems = Problems()
     paths: dict[int, Path] = {}
     for image in coco.images.values():
-        if (path := find_photo(Path(images), image.file_name)) is not None:
+        if (path := find_photo(images, image.file_name)) is not None:
             paths[image.id] = path
         else:
             problems.add(f"images are missing in {images}", image.file_name)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mail import addresses
 from mail.data.ingest import (
     Findings,
     Problems,
@@ -36,7 +37,7 @@ def read_expressions(path: str | Path) -> list[tuple[str, Referent]]:
     Raises:
         UserError: the file cannot be read; or names every line that lacks something or has it in another form.
     """
-    path = Path(path)
+    path = addresses.local_path(path)
     problems = Problems()
     expressions = []
     try:
@@ -71,23 +72,23 @@ def write_store(
     Raises:
         UserError: lines, photos or masks that cannot be used (the latter two are left out with `skip_bad`).
     """
-    writer = DataStoreWriter(out, name)
+    writer, images = DataStoreWriter(out, name), addresses.local_path(images)
     expressions = read_expressions(expressions_file)
-    if not Path(images).is_dir():
+    if not images.is_dir():
         raise UserError(f"there is no folder {images}: --images is where the photos of {expressions_file} are")
     problems = Problems()
     by_image: dict[str, list[Referent]] = {}
     for image, referent in expressions:
         by_image.setdefault(image, []).append(referent)
     for image in list(by_image):
-        if find_photo(Path(images), image) is None:
+        if find_photo(images, image) is None:
             problems.add(f"images are missing in {images}", image)
             del by_image[image]
     if not skip_bad:
         problems.raise_if_any(expressions_file, "Complete the folder, or leave these out with --skip-bad")
-    writer.check_space((Path(images) / image).stat().st_size for image in by_image)
+    writer.check_space((images / image).stat().st_size for image in by_image)
     findings = ingest(
-        _source_images(by_image, Path(images), name),
+        _source_images(by_image, images, name),
         writer,
         where=expressions_file,
         total=len(by_image),

@@ -1,4 +1,4 @@
-"""Paths that may be local or `s3://`: one place that turns an address into a pyarrow file system and a path."""
+"""Reads and writes what is at an address (`mail.addresses`), local or not, through pyarrow's file systems."""
 
 import contextlib
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
+from mail import addresses
 from mail.errors import UserError
 
 T = TypeVar("T")
@@ -29,22 +30,16 @@ def resolve(uri: str | os.PathLike) -> tuple[fs.FileSystem, str]:
 
     S3 credentials and the endpoint come from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3`, ...).
     """
-    text = os.fspath(uri)
-    if text.startswith("s3://"):
+    remote = addresses.remote_path(uri)
+    if remote is not None:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
         # exponential back-off on 5xx, slow-down and cut connections, as long as the mask table's own writes have it
         options["retry_strategy"] = fs.AwsStandardS3RetryStrategy(max_attempts=10)
         if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
             options["region"] = region
-        return fs.S3FileSystem(**options), text.removeprefix("s3://").rstrip("/")
-    return fs.LocalFileSystem(), str(Path(text.removeprefix("file://")).absolute())
-
-
-def absolute(uri: str | os.PathLike) -> str:
-    """The same address from any working directory."""
-    text = os.fspath(uri)
-    return text if text.startswith("s3://") else resolve(text)[1]
+        return fs.S3FileSystem(**options), remote
+    return fs.LocalFileSystem(), addresses.absolute(uri)
 
 
 def exists(filesystem: fs.FileSystem, path: str) -> bool:
@@ -84,10 +79,15 @@ def check_writable(folder: str | os.PathLike, need: int = 0, what: str = "") -> 
 
 def check_file_writable(file: str | os.PathLike) -> None:
     """The same for a file, which may be there already."""
-    path = absolute(file)
+    path = addresses.absolute(file)
     if os.path.isdir(path):
         raise UserError(f"{file} cannot be written: it is a folder, name a file")
     check_writable(os.path.dirname(path))
+
+
+def is_folder(uri: str | os.PathLike) -> bool:
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type == fs.FileType.Directory
 
 
 def persistently(read: Callable[[], T]) -> T:

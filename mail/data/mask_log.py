@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
-from pyarrow import fs
 
+from mail import addresses
 from mail.data import files, schema
 from mail.data.store import DataFile
 from mail.errors import UserError
@@ -70,7 +70,7 @@ class MaskLog:
     """Reads and appends the versions of one table (a local path or an `s3://` address)."""
 
     def __init__(self, uri: str | os.PathLike):
-        self.uri = os.fspath(uri)
+        self.uri = addresses.absolute(uri)
         self.filesystem, self.root = files.resolve(uri)
         self._head = NOTHING
         self._table: DeltaTable | None = None  # at the version of `_head`
@@ -166,7 +166,7 @@ class MaskLog:
             return self._table.vacuum(hours, dry_run=not delete, enforce_retention_duration=False, full=True)
 
     def _load(self, version: int | None = None) -> DeltaTable | None:
-        address, options = _delta_address(self.filesystem, self.root)
+        address, options = _delta_address(self.uri)
         with self._clear_errors():
             try:
                 return DeltaTable(address, version=version, storage_options=options)
@@ -181,7 +181,7 @@ class MaskLog:
         return None
 
     def _create(self) -> DeltaTable:
-        address, options = _delta_address(self.filesystem, self.root)
+        address, options = _delta_address(self.uri)
         with self._clear_errors(), contextlib.suppress(CommitFailedError):  # somebody else may be first
             DeltaTable.create(
                 address,
@@ -213,19 +213,15 @@ class MaskLog:
             raise UserError(f"{self.uri} cannot be used as a Delta table: {text[:400]}") from error
 
 
-def _delta_address(filesystem: fs.FileSystem, path: str) -> tuple[str, dict[str, str]]:
+def _delta_address(uri: str) -> tuple[str, dict[str, str]]:
     """What `deltalake` needs to find a table; credentials, region and endpoint it takes from the usual variables."""
-    if re.search(
-        "%[0-9a-fA-F]{2}", path
-    ):  # deltalake decodes it twice, and so writes to one place and reads from another
-        raise UserError(
-            f"{path}: % and two digits in the address of a mask table are not understood: rename the folder"
-        )
-    if isinstance(filesystem, fs.LocalFileSystem):
-        return f"file://{quote(path)}", {}
+    if re.search("%[0-9a-fA-F]{2}", uri):  # deltalake decodes it twice: it would write here and read there
+        raise UserError(f"{uri}: % and two digits in the address of a mask table are not understood: rename the folder")
+    if addresses.remote_path(uri) is None:
+        return addresses.encoded_uri(uri), {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     plain = "true" if endpoint.startswith("http://") else "false"
-    return f"s3://{quote(path)}", {"aws_conditional_put": "etag", "aws_allow_http": plain}
+    return addresses.encoded_uri(uri), {"aws_conditional_put": "etag", "aws_allow_http": plain}
 
 
 def _statistics(file: MaskFile) -> str:

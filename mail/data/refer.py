@@ -17,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mail import addresses
 from mail.data import restricted_pickle
 from mail.data.coco import CocoInstances
 from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photo, ingest, source_record
@@ -71,7 +72,7 @@ def find_layout(
     Raises:
         UserError: says which file or folder is not there, and what is there instead.
     """
-    root = Path(root)
+    root = addresses.local_path(root)
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: --root is the folder that holds {dataset}/ and images/")
     folder = root / dataset
@@ -85,7 +86,7 @@ def find_layout(
     instances = folder / "instances.json"
     if not instances.is_file():
         raise UserError(f"there is no file {instances}: it comes in the same archive as {refs.name}")
-    candidates = [Path(images)] if images else [root / name for name in IMAGE_FOLDERS]
+    candidates = [addresses.local_path(images)] if images else [root / name for name in IMAGE_FOLDERS]
     photos = next((path for path in candidates if path.is_dir()), None)
     if photos is None:
         raise UserError(
@@ -109,7 +110,7 @@ def read_refs(path: str | Path) -> list[Ref]:
     Raises:
         UserError: the file cannot be read, is not made of references, or has expressions in a split of unknown name.
     """
-    path = Path(path)
+    path = addresses.local_path(path)
     if path.suffix == ".json":
         try:
             content = json.loads(path.read_bytes())

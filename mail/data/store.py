@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mail import addresses
 from mail.data import files, schema
 from mail.errors import UserError
 
@@ -49,7 +50,7 @@ class DataStore:
     """
 
     def __init__(self, uri: str | os.PathLike):
-        self.uri = os.fspath(uri)
+        self.uri = addresses.absolute(uri)
         self.filesystem, self.root = files.resolve(uri)
         path = f"{self.root}/store.json"
         try:
@@ -155,7 +156,7 @@ class DataStoreWriter:
     """
 
     def __init__(self, uri: str | os.PathLike, name: str):
-        self.uri, self.name = os.fspath(uri), name
+        self.uri, self.name = addresses.absolute(uri), name
         self.filesystem, self.root = files.resolve(uri)
         files.check_writable(uri)
         if files.exists(self.filesystem, f"{self.root}/store.json"):

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mail import rle
+from mail import addresses, rle
 from mail.data import files
 from mail.data.segmentation import find_invalid
 from mail.errors import UserError, first_few
@@ -141,9 +141,10 @@ def read_prediction_folder(folder: str | os.PathLike, expected: Collection[str])
     Raises:
         UserError: no such folder, two expressions share a file name, or a PNG is not a mask.
     """
-    if not Path(folder).is_dir():
-        raise UserError(f"there is no folder {os.fspath(folder)}")
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() == ".png")
+    where = addresses.local_path(folder)
+    if not where.is_dir():
+        raise UserError(f"there is no folder {where}")
+    paths = sorted(p for p in where.iterdir() if p.suffix.lower() == ".png")
     by_name: dict[str, str] = {}
     for expr_id in expected:
         if (other := by_name.setdefault(png_name(expr_id), expr_id)) != expr_id:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
+from mail import addresses
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
@@ -17,7 +18,7 @@ from mail.model.processing import MailProcessor
 
 def check_model_folder(path: str | os.PathLike) -> Path:
     """The path, if it is a MODEL folder or a checkpoint that holds one. Raises UserError otherwise."""
-    folder = Path(path)
+    folder = addresses.local_path(path)
     for candidate in (folder, folder / "model"):
         config = candidate / "config.json"
         if config.is_file():

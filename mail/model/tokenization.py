@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
+from mail import addresses
 from mail.errors import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -22,6 +23,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: nothing there that can be read, or no vocabulary of BERT's kind.
     """
+    source = addresses.absolute_or_name(source)
     path = Path(source)
     file = path if path.is_file() else path / "vocab.txt"
     try:

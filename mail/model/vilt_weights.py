@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from mail import addresses
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
@@ -53,6 +54,7 @@ def _read(source: str) -> dict[str, Tensor]:
     """A `ViltModel`'s state dict."""
     from transformers import ViltModel
 
+    source = addresses.absolute_or_name(source)
     shown = is_progress_bar_enabled()
     disable_progress_bar()
     try:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from mail import addresses
 from mail.data import files
 from mail.errors import UserError
 from mail.proposals import Proposals
@@ -38,7 +39,7 @@ class ProposerFolder:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "ProposerFolder":
-        text = os.fspath(path)
+        text = addresses.absolute(path)
         filesystem, root = files.resolve(text)
         try:
             raw = json.loads(files.read_bytes(filesystem, f"{root}/proposer.json"))

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
+from mail import addresses
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork
@@ -28,7 +29,7 @@ def read_checkpoint(path: str) -> tuple[Mask2FormerNetwork, bytes]:
     Raises:
         UserError: a file is missing, or it is another kind of model. Pickled weights (`.bin`) are not read.
     """
-    folder = Path(path)
+    folder = addresses.local_path(path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mail.data import refer
+from mail import addresses
+from mail.data import files, refer
 from mail.data.coco import CocoInstances
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
@@ -74,7 +75,7 @@ def infer_namespace(instances: str) -> str:
     Raises:
         UserError: generated scenes, whose ids carry their seed ("synthetic/0/12"); a guess could hide a leak.
     """
-    if Path(instances).parent.name != "synthetic":
+    if Path(addresses.absolute(instances)).parent.name != "synthetic":
         return "coco"
     raise UserError(
         f"{instances} are generated scenes, whose image ids carry their seed: name --exclude-store STORE (the store "
@@ -98,7 +99,7 @@ def store_namespace(store: DataStore) -> str:
 def read_ids(path: str, namespace: str) -> set[str]:
     """Image ids of a text file (one a line) or a JSON list; bare numbers are taken as ids of `namespace`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = files.read_bytes(*files.resolve(path)).decode()
         entries = json.loads(text) if text.lstrip().startswith("[") else text.split()
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
@@ -124,7 +125,7 @@ def evaluation_images(root: str, datasets: Sequence[str], namespace: str = "") -
     """
     found: dict[str, set[str]] = {}
     for dataset in datasets:
-        folder = Path(root) / dataset
+        folder = addresses.local_path(root) / dataset
         paths = sorted(p for p in folder.glob("*refs(*)*") if p.suffix in (".p", ".json"))
         if not paths:
             raise UserError(f"{folder} has no refs(*.p) file: its evaluation images are unknown")

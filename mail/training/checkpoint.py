@@ -22,6 +22,7 @@ from pyarrow import fs
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mail import addresses
 from mail.data import files
 from mail.errors import UserError
 from mail.training.curves import Curves
@@ -125,7 +126,7 @@ def prune(uri: str, keep: int) -> list[str]:
     Returns:
         The addresses that were deleted.
     """
-    filesystem, _ = files.resolve(uri)
+    filesystem, root = files.resolve(uri)
     complete, incomplete = _scan(uri)
     best = _best(saved for saved, _ in complete)
     gone = [path for saved, path in complete[max(keep, 1) :] if saved != best]
@@ -135,7 +136,7 @@ def prune(uri: str, keep: int) -> list[str]:
         if files.exists(filesystem, f"{path}/{MANIFEST}"):
             filesystem.delete_file(f"{path}/{MANIFEST}")
         filesystem.delete_dir(path)
-    return [_prefix(uri) + path for path in gone]
+    return [_address(uri, root, path) for path in gone]
 
 
 def _scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
@@ -148,14 +149,15 @@ def _scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
     for folder in sorted(folders):
         if (manifest := read_manifest(filesystem, folder)) is not None:
             scores = manifest.get("validation") or {}
-            complete.append((Saved(_prefix(uri) + folder, int(manifest["step"]), scores.get("oIoU")), folder))
+            complete.append((Saved(_address(uri, root, folder), int(manifest["step"]), scores.get("oIoU")), folder))
         elif (step := folder.rpartition("/step-")[2]).isdigit():
             incomplete.append((int(step), folder))
     return sorted(complete, key=lambda c: (-c[0].step, c[0].address)), incomplete
 
 
-def _prefix(uri: str) -> str:
-    return "s3://" if uri.startswith("s3://") else ""
+def _address(uri: str, root: str, path: str) -> str:
+    """Address of a path below that of `uri`, which is `root` in its file system."""
+    return addresses.join(uri, path.removeprefix(root).strip("/"))
 
 
 def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | None:

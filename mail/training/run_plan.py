@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mail import lineage
-from mail.data import files
+from mail import addresses, lineage
 from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
@@ -90,7 +89,7 @@ class RunPlan:
             expressions_per_image=preset.expressions_per_image,
             proposal_dropout=_or(options.proposal_dropout, preset.proposal_dropout),
         )
-        store = DataStore(_absolute(options.data))
+        store = DataStore(options.data)
         snapshot, unusable = None, {}
         if options.proposals == "table":
             snapshot = _snapshot(options)
@@ -122,8 +121,6 @@ class RunPlan:
             "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
         }
         validation = _validation(options, store, unusable)
-        if pretrained is not None and os.path.isdir(pretrained):
-            pretrained = files.absolute(pretrained)
         return cls(options, store, snapshot, settings, network, pretrained, source, epochs, validation, leaky, config)
 
     def check_pretrained(self) -> None:
@@ -207,7 +204,7 @@ def _snapshot(options: Options) -> MaskSnapshot:
         raise UserError(
             "--masks is missing: give the mask table that `mail-ris precompute` filled, or --proposals none"
         )
-    return MaskTable(_absolute(options.masks)).snapshot(options.proposer_id)
+    return MaskTable(addresses.absolute(options.masks)).snapshot(options.proposer_id)
 
 
 def _network(options: Options, preset: Any, store: DataStore) -> tuple[MailConfig, MailProcessor, str | None]:
@@ -216,7 +213,7 @@ def _network(options: Options, preset: Any, store: DataStore) -> tuple[MailConfi
     if options.proposals == "none":
         values["mask_modality"] = "none"
     pretrained = _or(options.pretrained, preset.pretrained)
-    pretrained = None if pretrained == "none" else pretrained
+    pretrained = None if pretrained in (None, "none") else addresses.absolute_or_name(pretrained)
     source = _or(options.tokenizer, pretrained if options.pretrained else preset.tokenizer)
     if source in (None, "none"):
         if pretrained is not None:
@@ -245,8 +242,3 @@ def _validation(options: Options, store: DataStore, unusable: Any) -> Validation
 
 def _or(given: Any, default: Any) -> Any:
     return default if given is None else given
-
-
-def _absolute(uri: str) -> str:
-    """Workers may have another working directory."""
-    return uri if uri.startswith("s3://") else files.resolve(uri)[1]

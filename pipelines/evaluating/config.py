@@ -1,29 +1,30 @@
 """The options of an evaluation: flags of `mail-ris evaluate`, arguments for whoever evaluates in Python."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from pipelines.options import Address, LocalPath, ModelAddress, Options
+
 
 @dataclass(kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Options):
     """Which model on what, and what to write."""
 
-    model: str
+    model: ModelAddress
     """MODEL: a folder, a checkpoint, or a registry address such as models:/mail-ris@champion."""
 
-    data: str
+    data: Address
     """Data store (local path or s3://)."""
 
     split: str
     """Split to evaluate, always as a whole: val, testA, ..."""
 
-    out: Path
+    out: LocalPath
     """Folder for the results."""
 
-    masks: str | None = None
+    masks: Address | None = None
     """Mask table with the instance masks of the split's images."""
 
     no_proposals: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -42,7 +43,7 @@ class EvaluationConfig:
     batch_images: int = 8
     """Images, each with all of its sentences, that are predicted together."""
 
-    compare: Path | None = None
+    compare: LocalPath | None = None
     """Folder of another evaluation of this split: side by side in the gallery, with a paired bootstrap."""
 
     allow_leaky: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -50,7 +51,3 @@ class EvaluationConfig:
 
     gallery: bool = True
     """Write gallery.html."""
-
-    def __post_init__(self) -> None:
-        self.out = Path(self.out)  # callers in Python may give text
-        self.compare = None if self.compare is None else Path(self.compare)

@@ -41,7 +41,7 @@ from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.gallery import write_evaluation_gallery
 from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
 from pipelines.registry.evaluation_notes import log_evaluation
-from pipelines.registry.models import resolve_model
+from pipelines.registry.models import SCHEME, resolve_model
 from pipelines.terminal import Advance, done, say
 
 ANSWERS = ".answers.jsonl"
@@ -84,8 +84,6 @@ class Evaluation:
         protocol = get_protocol(config.protocol)
         if config.batch_images < 1 or (config.workers is not None and config.workers < 0):
             raise UserError("--batch-images must be at least 1 and --workers at least 0")
-        if str(config.out).startswith("s3:"):
-            raise UserError("--out must be a local folder: answers are appended to a file in it while they come in")
         if config.no_proposals and config.masks:
             raise UserError("--masks and --no-proposals exclude each other: leave one out")
         files.check_writable(config.out)
@@ -93,7 +91,7 @@ class Evaluation:
         folder = check_model_folder(resolve_model(config.model))
         check_weights(folder)
         origin = lineage.read(folder) if (folder / lineage.FILE).exists() else None
-        store = DataStore(files.absolute(config.data))
+        store = DataStore(config.data)
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
         snapshot = _snapshot(config, folder, origin)
         leaky = False
@@ -263,7 +261,7 @@ class Evaluation:
 
     def _note(self, report: MetricsReport) -> None:
         """Notes the figures on a registered version; a server that is away costs the note, not the evaluation."""
-        if self.config.model.startswith("models:/"):
+        if self.config.model.startswith(SCHEME):
             try:
                 log_evaluation(self.config.model, report.to_dict(), folder=self.config.out)
             except UserError as error:
@@ -286,7 +284,7 @@ def _snapshot(config: EvaluationConfig, folder: Path, origin: dict[str, Any] | N
     if config.masks is None:
         raise UserError("this model reads instance masks: name the mask table with --masks, or say --no-proposals")
     trained_with = ((origin or {}).get("mask_table") or {}).get("proposer_id")
-    table = MaskTable(files.absolute(config.masks))
+    table = MaskTable(config.masks)
     proposer_id = config.proposer_id
     if proposer_id is None and trained_with is not None:
         proposer_id = trained_with if trained_with in table.head().proposer_ids else None

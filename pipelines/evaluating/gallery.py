@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mail.addresses import REGISTRY
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.evaluation import ImageAnswer, SplitPlan
 from mail.metrics import MetricsReport, read_per_expression, read_predictions
@@ -73,8 +74,8 @@ def write_evaluation_gallery(
 
 def _name(address: str, folder: Path) -> str:
     """A model's name on the page: its registry address, or the last part of a path that says something."""
-    if address.startswith("models:/"):
-        return address.removeprefix("models:/")
+    if address.startswith(REGISTRY):
+        return address.removeprefix(REGISTRY)
     return Path(address).name if Path(address).name not in ("", "model") else folder.name
 
 

@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 
+from pipelines.options import Address, Options
+
 
 @dataclass(kw_only=True)
-class PrecomputeConfig:
+class PrecomputeConfig(Options):
     """Which images, which proposer, into which mask table."""
 
-    data: str
+    data: Address
     """The data store whose images get masks (local or s3://)."""
 
-    proposer: str
+    proposer: Address
     """Folder of the proposer, as `train-proposer` and `import-proposer` write it."""
 
-    masks: str
+    masks: Address
     """The mask table (local or s3://); made if there is none."""
 
     score_threshold: float | None = None

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from mail.data import files
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.rows import WorkUnit, decode_unit, detect_rows, propose_rows, select_rows
@@ -83,7 +82,7 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
     from ray.exceptions import RayError
 
-    store, max_pixels = files.absolute(config.data), config.max_pixels
+    store, max_pixels = config.data, config.max_pixels
     chosen = (config.score_threshold, config.max_instances)
 
     def load(batch: pa.Table) -> pa.Table:
@@ -95,7 +94,7 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
     )
     rows = rows.map_batches(
         ProposerActor,
-        fn_constructor_args=(files.absolute(config.proposer), *chosen, pool.on_gpu, pool.apart),
+        fn_constructor_args=(config.proposer, *chosen, pool.on_gpu, pool.apart),
         batch_size=pool.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,

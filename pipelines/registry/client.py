@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mail import addresses
 from mail.errors import UserError
 
 EXPERIMENT = "mail-ris"
@@ -17,7 +18,9 @@ EXPERIMENT = "mail-ris"
 
 def tracking_uri() -> str:
     """Where runs and models are recorded."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    database = addresses.sqlite_path(given) if given else Path("mlflow.db")
+    return str(given) if database is None else addresses.sqlite_uri(database)
 
 
 def connect() -> Any:
@@ -53,9 +56,9 @@ def experiment(client: Any) -> str:
 
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
-        uri, location = tracking_uri(), None
-        if uri.startswith("sqlite:///"):  # beside the database, not in whatever directory a process happens to be
-            location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
+        # beside the database, not in whatever directory a process happens to be
+        database = addresses.sqlite_path(tracking_uri())
+        location = addresses.encoded_uri(database.with_name("mlruns")) if database else None
         try:
             return client.create_experiment(EXPERIMENT, artifact_location=location)
         except MlflowException:  # another process made it in between

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import mail
-from mail import lineage
+from mail import addresses, lineage
 from mail.errors import UserError
 from pipelines.registry.client import answers, connect, experiment, tracking_uri
 
@@ -25,7 +24,7 @@ MODEL_NAME = "mail-ris"
 CHAMPION = "champion"
 # what a registered model needs to predict, in the versions that it was trained with
 REQUIREMENTS = ("torch", "torchvision", "transformers", "safetensors", "pycocotools", "numpy", "pillow", "pyarrow")
-SCHEME = "models:/"
+SCHEME = addresses.REGISTRY
 
 
 def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name: str = MODEL_NAME) -> int:
@@ -43,16 +42,16 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    folder, origin = Path(model_dir), lineage.read(model_dir)
+    folder, origin = addresses.local_path(model_dir), lineage.read(model_dir)
     with answers(), tempfile.TemporaryDirectory() as temporary:
         client = connect()
         source = Path(temporary) / "mail"
         shutil.copytree(Path(mail.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        with _run(client, run_id, folder.resolve().parent.name), _quiet("mlflow"):
+        with _run(client, run_id, folder.parent.name), _quiet("mlflow"):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"model": str(folder.resolve())},
+                artifacts={"model": addresses.encoded_uri(folder)},  # a path is cut off at a # or a ?
                 code_paths=[str(source)],
                 signature=signature(),
                 pip_requirements=[f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIREMENTS],
@@ -205,7 +204,7 @@ def resolve_model(address: str | os.PathLike) -> Path:
     if text.startswith(SCHEME):
         with answers():
             return download(find_version(text))
-    folder = Path(text).expanduser()
+    folder = addresses.local_path(text)
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
             return candidate
@@ -221,9 +220,8 @@ def download(version: Version) -> Path:
     uri = connect().get_model_version_download_uri(version.name, version.version)
     if uri.startswith(SCHEME):  # a version names a logged model, which names the files
         uri = mlflow.get_logged_model(uri.removeprefix(SCHEME)).artifact_location
-    parsed = urlparse(uri)
-    if parsed.scheme in ("", "file"):
-        local = Path(parsed.path)
+    local = addresses.kept_path(uri)
+    if local is not None:
         if not local.is_dir():
             raise UserError(f"the files of {version.name} version {version.version} are gone from {local}")
         return _inside(local, version)

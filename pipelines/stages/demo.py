@@ -22,9 +22,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from mail import addresses
 from mail.errors import UserError
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
+from pipelines.options import LocalPath
 from pipelines.stage import Stage
 from pipelines.terminal import console, say
 
@@ -38,7 +40,7 @@ FEWEST_IMAGES = 40  # with fewer, a split may be empty
 class Demo(Stage):
     """The whole chain on a generated data set: masks, training with and without them, evaluation, champion."""
 
-    out: Path = Path("runs/demo")
+    out: LocalPath = Path("runs/demo")
     """Folder for everything that the demo makes."""
 
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -145,7 +147,7 @@ class Demo(Stage):
         for name in ("scenes", "store"):  # a store is complete or nothing
             shutil.rmtree(self.out / name, ignore_errors=True)
         PrepareSynthetic(
-            out=str(self.out / "store"), root=str(self.out / "scenes"), images=self.images, seed=self.seed
+            out=str(self.out / "store"), root=self.out / "scenes", images=self.images, seed=self.seed
         ).run()
 
     def _train_proposer(self) -> None:
@@ -249,7 +251,7 @@ class Demo(Stage):
 
 
 def _tracking_uri(out: Path) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or addresses.sqlite_uri(out / "mlflow.db")
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ saw gets a proposer of unknown origin, which counts as leaky.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mail.data import files
 from mail.errors import UserError
+from pipelines.options import Address, Place, as_typed
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -23,16 +24,16 @@ COCO_V1 = "COCO_V1"
 class ImportProposer(Stage):
     """A published Mask R-CNN (torchvision) or Mask2Former (transformers) -> a proposer folder."""
 
-    weights: str
+    weights: Annotated[str, Place(words=(COCO_V1,)), as_typed()]
     """State dict of torchvision's Mask R-CNN (.pth or .safetensors), COCO_V1, or a checkpoint folder of Mask2Former."""
 
-    out: str
+    out: Address
     """Folder of the new proposer."""
 
     architecture: Literal["mask2former", "r50-fpn", "r50-fpn-v2"] | None = None
     """What the weights are for (default: mask2former for a folder, r50-fpn-v2 otherwise)."""
 
-    images_seen: str | None = None
+    images_seen: Address | None = None
     """File with the ids of all images that the weights saw, one a line or a JSON list (bare numbers are COCO's).
     Without it their origin is unknown, and everything made with them counts as leaky."""
 
@@ -79,9 +80,7 @@ class ImportProposer(Stage):
     def _kind(self) -> str:
         if self.architecture:
             return self.architecture
-        filesystem, path = files.resolve(self.weights)
-        is_folder = self.weights != COCO_V1 and filesystem.get_file_info(path).type.name == "Directory"
-        return "mask2former" if is_folder else "r50-fpn-v2"
+        return "mask2former" if self.weights != COCO_V1 and files.is_folder(self.weights) else "r50-fpn-v2"
 
     def _check_out(self) -> None:
         filesystem, root = files.resolve(self.out)

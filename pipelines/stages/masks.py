@@ -4,10 +4,11 @@ import dataclasses
 import json as json_format
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mail.data import files
 from mail.errors import UserError
+from pipelines.options import Address
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
@@ -25,23 +26,23 @@ SHOWN_PROBLEMS = 10
 class MasksStatus(Stage):
     """What a mask table holds, and how good it is for a data store."""
 
-    masks: str
+    masks: Address
     """The mask table (local or s3://)."""
 
     proposer_id: str | None = None
     """Only this proposer's rows (needed with --data and --against if there are several)."""
 
-    data: str | None = None
+    data: Address | None = None
     """A data store: says how many of its images are still pending."""
 
-    against: str | None = None
+    against: Address | None = None
     """A data store: measures how many of its referents the masks cover (reads all masks of its splits), and writes the
     figures to MLflow."""
 
     splits: tuple[str, ...] = ()
     """Splits that --against measures (default: all)."""
 
-    json: str | None = None
+    json: Address | None = None
     """Also write the report to this file."""
 
     def plan(self) -> dict[str, Any]:
@@ -103,13 +104,13 @@ class MasksStatus(Stage):
 class MasksVerify(Stage):
     """Reads every data file and checks digests, schema, uniqueness, masks, boxes and sizes."""
 
-    masks: str
+    masks: Address
     """The mask table (local or s3://)."""
 
-    data: str | None = None
+    data: Address | None = None
     """A data store: also compares sizes and digests of its images with the rows'."""
 
-    json: str | None = None
+    json: Address | None = None
     """Also write what was found to this file."""
 
     def plan(self) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class MasksRetry(PrecomputeConfig, Stage):
 class MasksCompact(Stage):
     """Merges small data files into larger ones; snapshots that were taken before stay readable until `gc`."""
 
-    masks: str
+    masks: Address
     """The mask table (local or s3://)."""
 
     target_mb: int = 64
@@ -199,7 +200,7 @@ class MasksCompact(Stage):
 class MasksGc(Stage):
     """Deletes data files that no version within the age limit names. Only lists them unless --delete is given."""
 
-    masks: str
+    masks: Address
     """The mask table (local or s3://)."""
 
     older_than: float = 7.0
@@ -268,5 +269,4 @@ def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
 
 def _write_json(path: str | None, report: dict[str, Any]) -> None:
     if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json_format.dumps(report, indent=2))
+        files.write_bytes(*files.resolve(path), json_format.dumps(report, indent=2).encode())

@@ -17,6 +17,7 @@ import tyro
 from mail import lineage
 from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
+from pipelines.options import Address, LocalPath, ModelAddress
 from pipelines.registry.champions import Champions
 from pipelines.registry.client import tracking_uri
 from pipelines.registry.evaluation_notes import evaluation_lines, scores_line
@@ -75,7 +76,7 @@ class ListModels(Stage):
 class ShowModel(Stage):
     """Shows where a model comes from (run, masks, proposer, data, code) and what was decided about it."""
 
-    model: Annotated[str, tyro.conf.Positional] = f"{SCHEME}{MODEL_NAME}@{CHAMPION}"
+    model: Annotated[ModelAddress, tyro.conf.Positional] = f"{SCHEME}{MODEL_NAME}@{CHAMPION}"
     """models:/NAME@ALIAS, models:/NAME/NUMBER, or a model folder."""
 
     json: bool = False
@@ -120,17 +121,17 @@ class Promote(Stage):
     split: tuple[str, ...] = ()
     """Splits to compare on, for example testA testB; every one must pass. Needed unless there is no champion yet."""
 
-    data: str | None = None
+    data: Address | None = None
     """Data store to evaluate on, where no evaluation of the version on it is found (local path or s3://)."""
 
-    masks: str | None = None
+    masks: Address | None = None
     """Mask table for such evaluations."""
 
-    evaluations: tuple[Path, ...] = ()
+    evaluations: tuple[LocalPath, ...] = ()
     """Folders that `mail-ris evaluate` wrote, or folders of them, to use instead of evaluating again. Those that were
     made of registered versions are found by themselves."""
 
-    out: Path = Path("runs/promotions")
+    out: LocalPath = Path("runs/promotions")
     """Folder for new evaluations; an interrupted promotion continues there."""
 
     protocol: str = "original"
@@ -152,10 +153,10 @@ class Promote(Stage):
     """The registered model that a bare number belongs to."""
 
     def __post_init__(self) -> None:
-        # callers in Python may name one split or folder, and give paths as text
+        # callers in Python may name one split or folder
         self.split = (self.split,) if isinstance(self.split, str) else tuple(self.split)
-        given = (self.evaluations,) if isinstance(self.evaluations, str | Path) else self.evaluations
-        self.evaluations, self.out = tuple(Path(p) for p in given), Path(self.out)
+        self.evaluations = (self.evaluations,) if isinstance(self.evaluations, str | Path) else tuple(self.evaluations)
+        super().__post_init__()
 
     def _version(self) -> Version:
         return find_version(f"{self.name}/{self.model}" if self.model.isdigit() else self.model)

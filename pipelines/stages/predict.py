@@ -9,6 +9,7 @@ import tyro
 
 from mail.data import files
 from mail.errors import UserError
+from pipelines.options import Address, LocalPath, ModelAddress
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -17,34 +18,34 @@ from pipelines.terminal import done, say
 class Predict(Stage):
     """Segment what an expression names in a photo, at the photo's own resolution (after EXIF rotation)."""
 
-    model: str
+    model: ModelAddress
     """MODEL: a folder, a checkpoint, or a registry address such as models:/mail-ris@champion."""
 
-    image: tuple[Path, ...]
+    image: tuple[LocalPath, ...]
     """Photo file, or several."""
 
     text: str
     """The referring expression, for example "woman in red on the left"."""
 
-    out: Path
+    out: LocalPath
     """PNG for the mask (0 and 255); with several photos a folder, for one PNG named after each."""
 
-    proposer: str | None = None
+    proposer: Address | None = None
     """PROPOSER folder that finds the instance masks (default: the one bundled with the model)."""
 
     overlay: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the photo with the mask drawn on it instead of the mask itself."""
 
-    rle: Path | None = None
+    rle: LocalPath | None = None
     """File for the masks as JSON lines as well: image, text, score and COCO run lengths."""
 
     device: str | None = None
     """cpu or cuda (default: the GPU if there is one)."""
 
     def __post_init__(self) -> None:
-        # callers in Python may name one photo, and give names as text
-        given = (self.image,) if isinstance(self.image, str | Path) else self.image
-        self.image, self.out = tuple(Path(p) for p in given), Path(self.out)
+        # callers in Python may name one photo
+        self.image = (self.image,) if isinstance(self.image, str | Path) else tuple(self.image)
+        super().__post_init__()
 
     def plan(self) -> dict[str, Any]:
         from mail.inference import BUNDLED_PROPOSER

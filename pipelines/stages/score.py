@@ -2,13 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from mail.data import files
 from mail.errors import UserError
+from pipelines.options import Address
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -17,26 +17,26 @@ from pipelines.terminal import done, say
 class Score(Stage):
     """Score predictions: oIoU, mIoU, Prec@.5-.9 (and gRefCOCO's figures), every expression of the split once."""
 
-    data: str
+    data: Address
     """Data store with the ground truth (local path or s3://)."""
 
     split: str
     """Split to score on, for example val or testA."""
 
-    predictions: str
+    predictions: Address
     """JSON lines {"expr_id": ..., "rle": {"size": [h, w], "counts": "..."} or null}, or a folder of PNG masks named
     EXPR_ID.png (slashes written as __)."""
 
     protocol: str = "original"
     """How pixels are counted: original, or as published code does it: lavt, cris, rela."""
 
-    json: str | None = None
+    json: Address | None = None
     """File for the figures as JSON."""
 
-    per_expression: str | None = None
+    per_expression: Address | None = None
     """File for each expression's IoU and pixel counts, as JSON lines."""
 
-    compare: str | None = None
+    compare: Address | None = None
     """Per-expression file of another model on the same split: adds a paired bootstrap of the difference."""
 
     allow_missing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -59,7 +59,7 @@ class Score(Stage):
             "expressions": expressions,
             "data_store": {"name": store.name, "digest": store.digest},
             "protocol": protocol.description,
-            "predictions": "folder of PNGs" if _is_folder(self.predictions) else "JSON lines",
+            "predictions": "folder of PNGs" if files.is_folder(self.predictions) else "JSON lines",
         }
 
     def run(self) -> Any:
@@ -84,7 +84,7 @@ class Score(Stage):
         expressions = store.expressions([self.split])
         if not len(expressions):
             raise UserError(f"split {self.split!r} of {self.data} has no expressions")
-        if _is_folder(self.predictions):
+        if files.is_folder(self.predictions):
             found = read_prediction_folder(self.predictions, expressions["expr_id"].to_pylist())
         else:
             found = read_predictions(self.predictions)
@@ -127,10 +127,6 @@ class Score(Stage):
 
 def _sha256(path: str) -> str | None:
     """Of a predictions file; None for a folder."""
-    if _is_folder(path):
+    if files.is_folder(path):
         return None
     return hashlib.sha256(files.read_bytes(*files.resolve(path))).hexdigest()
-
-
-def _is_folder(path: str) -> bool:
-    return Path(path).is_dir()

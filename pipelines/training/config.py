@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mail import addresses
+from pipelines.options import Address, HubName, Options
 from pipelines.training.shares import Workers
 
 
@@ -61,22 +63,22 @@ class ModelOverrides:
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
+class TrainConfig(Options):
     """What to train on what, how long and where."""
 
     preset: str
     """Network and recipe: tiny (CPU, minutes), vilt-b32 (the real size), vilt-b16 (finer patches)."""
 
-    data: str
+    data: Address
     """Data store (local folder or s3://)."""
 
-    masks: str | None = None
+    masks: Address | None = None
     """Mask table that `precompute` filled for this data store. Not needed with --proposals none."""
 
     name: str
     """Name of the run."""
 
-    out: str | None = None
+    out: Address | None = None
     """Folder of the run (default: runs/NAME)."""
 
     resume: bool = False
@@ -89,7 +91,7 @@ class TrainConfig:
     proposals: Literal["table", "none"] = "table"
     """`none` trains the same network without the instance-mask modality (an ablation)."""
 
-    proposer: str | None = None
+    proposer: Address | None = None
     """PROPOSER folder to bundle with the model, so that a photo alone is enough to predict."""
 
     proposer_id: str | None = None
@@ -128,10 +130,10 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, data order and everything else that is random."""
 
-    pretrained: str | None = None
+    pretrained: HubName | None = None
     """ViLT weights to start from: local folder or hub name; `none` for none (default: the preset's)."""
 
-    tokenizer: str | None = None
+    tokenizer: HubName | None = None
     """Vocabulary: vocab.txt, folder or hub name; `none` makes one from the training texts (default: the preset's)."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -178,8 +180,8 @@ class TrainConfig:
 
     @property
     def folder(self) -> str:
-        """Where the run is."""
-        return (self.out or f"runs/{self.name}").rstrip("/")
+        """Address of the run."""
+        return self.out or addresses.join("runs", self.name)
 
 
 @dataclass(kw_only=True)

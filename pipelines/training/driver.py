@@ -53,8 +53,8 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
     run, state, start = prepare(config)
     if state.finished and start is not None and start.step >= run.settings.steps:
         _complete_record(config, state, start)
-        done(f"run {config.name} is finished: {start.step} steps, model in {config.folder}/model")
-        return {"model": f"{config.folder}/model", **state.result}
+        done(f"run {config.name} is finished: {start.step} steps, model in {state.model}")
+        return {"model": state.model, **state.result}
     for line in run.summary():
         say(line)
     if start is not None:
@@ -67,7 +67,7 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
         log = RunLog(run_id, say)
         state.recorded_as(run_id)
         lineage = run.lineage(run_id)
-        overlays = Overlays(f"{state.folder}/overlays")
+        overlays = Overlays(state.overlays)
         overlays.log(log)  # what a driver that was killed did not get to log
         last, scores = _fit(config, run, state, _job(config, run, state, lineage), log, validated, overlays)
         model_dir = state.export_model(lineage, config.proposer)
@@ -132,8 +132,8 @@ def _complete_record(config: TrainConfig, state: RunState, newest: Saved) -> Non
     with files.local_folder(newest.address) as folder:
         for kind, records in Curves.load(folder).by_kind():
             log.metrics(records, f"{kind}/")
-    Overlays(f"{state.folder}/overlays").log(log)
-    log.tags({"model": f"{config.folder}/model"})
+    Overlays(state.overlays).log(log)
+    log.tags({"model": state.model})
     if log.close(timeout=CLOSE_SECONDS):
         state.finish(state.result | {"recorded": True}, config.keep_checkpoints)
         say("MLflow has the whole record now")
@@ -163,7 +163,7 @@ def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, 
         bf16={"auto": None, "fp32": False, "bf16": True}[config.precision],
         checkpoint_every=every,
         log_every=config.log_every,
-        overlays=f"{state.folder}/overlays",
+        overlays=state.overlays,
         overlay_every=shown,
         threads=config.threads or os.cpu_count() or 1,
         compile=config.compile,

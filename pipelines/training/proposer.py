@@ -17,6 +17,7 @@ from typing import Any
 
 from pyarrow.fs import FileSelector
 
+from mail import addresses
 from mail.data import files
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
@@ -102,7 +103,7 @@ def claim(out: str, job: ProposerJob) -> tuple[str, bool]:
         say(f"continuing the unfinished training in {out}")
     else:
         files.write_bytes(filesystem, mark, json.dumps({"digest": digest, "job": job.recipe()}).encode())
-    return f"{files.absolute(out)}/training", not begun
+    return addresses.join(out, "training"), not begun
 
 
 def _withdraw(training: str) -> None:

@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.options import Address, AddressOrNone, LocalPath, Options
+
 
 @dataclass(kw_only=True)
-class ProposerTrainingConfig:
+class ProposerTrainingConfig(Options):
     """What to train a Mask R-CNN on, and what it must not see."""
 
-    instances: str
+    instances: Address
     """COCO `instances.json`, local or s3://."""
 
-    images: str
+    images: Address
     """Folder of the photos that it names."""
 
-    out: str
+    out: Address
     """Folder of the new proposer. If it holds an unfinished training of the same config, that goes on."""
 
     preset: Literal["tiny", "r50-fpn", "r50-fpn-v2"] = "tiny"
@@ -41,24 +43,24 @@ class ProposerTrainingConfig:
     class_agnostic: bool = True
     """One class for everything, which is all that the network needs; otherwise one a category."""
 
-    weights: str | None = None
+    weights: Address | None = None
     """State dict to start from (.safetensors or .pth): torchvision's Mask R-CNN, or a ResNet-50 as backbone."""
 
-    weights_images: str | None = None
+    weights_images: AddressOrNone | None = None
     """File with the ids of the images that --weights saw, or `none` if it saw none of COCO's (an ImageNet classifier).
     Without it the origin of --weights is unknown, and everything made with it counts as leaky."""
 
-    exclude: str | None = None
+    exclude: Address | None = None
     """File with ids of images that must not be trained on: one a line, or a JSON list."""
 
     exclude_eval_of: str = ""
     """Data sets, separated by commas, whose val and test images must not be trained on:
     refcoco,refcoco+,refcocog,grefcoco."""
 
-    refs_root: str | None = None
+    refs_root: LocalPath | None = None
     """Folder that holds `refcoco/refs(unc).p` and so on; needed for --exclude-eval-of."""
 
-    exclude_store: str | None = None
+    exclude_store: Address | None = None
     """Data store whose val and test images must not be trained on."""
 
     namespace: str = ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mail import addresses
 from mail.data import files
 from mail.errors import UserError
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
@@ -46,7 +47,7 @@ class RunState:
             UserError: the folder holds a run of another name.
         """
         filesystem, root = files.resolve(folder)
-        address = folder if folder.startswith("s3://") else root
+        address = addresses.absolute(folder)
         try:
             before = files.read_bytes(filesystem, f"{root}/run.json")
         except (FileNotFoundError, NotADirectoryError):
@@ -58,7 +59,15 @@ class RunState:
 
     @property
     def checkpoints(self) -> str:
-        return f"{self.folder}/checkpoints"
+        return addresses.join(self.folder, "checkpoints")
+
+    @property
+    def model(self) -> str:
+        return addresses.join(self.folder, "model")
+
+    @property
+    def overlays(self) -> str:
+        return addresses.join(self.folder, "overlays")
 
     @property
     def start_name(self) -> str:
@@ -76,7 +85,7 @@ class RunState:
         step = found.step if found else 0
         if not resume and self.finished:
             raise UserError(
-                f"run {self.name} is finished ({step} steps, {self.folder}/model): train longer with --resume and more "
+                f"run {self.name} is finished ({step} steps, {self.model}): train longer with --resume and more "
                 "--steps, or give another --name"
             )
         if not resume:
@@ -123,7 +132,7 @@ class RunState:
         """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it."""
         found = find_latest(self.checkpoints)
         assert found is not None, "a finished training has a checkpoint"
-        filesystem, target = files.resolve(f"{self.folder}/model")
+        filesystem, target = files.resolve(self.model)
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / "model"
             for source, folder in ((found.address, local), (proposer, local / "proposer")):
@@ -136,7 +145,7 @@ class RunState:
             if files.exists(filesystem, target):
                 filesystem.delete_dir(target)
             files.copy_folder(local, filesystem, target)
-        return f"{self.folder}/model"
+        return self.model
 
     def best(self) -> dict[str, Any] | None:
         """`checkpoint`, `step` and `oIoU` of the best of the checkpoints on validation."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from mail import addresses
 from mail.data import files
 from mail.errors import UserError
 from pipelines.cluster_session.session import connect
@@ -39,7 +40,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         UserError: an option is wrong, or no trial has a score.
     """
     ranges = read_space(config)
-    address = files.absolute(config.folder)
+    address = config.folder
     filesystem, root = files.resolve(address)
     facts = {"name": config.name, "space": {k: v.describe() for k, v in ranges.items()}, "trials": config.trials}
     run_id = None
@@ -69,7 +70,7 @@ def trial_config(study: StudyConfig, options: dict[str, Any], address: str, tria
     own = {f.name: getattr(study, f.name) for f in fields(TrainConfig)}
     model = {k.removeprefix("model."): v for k, v in options.items() if k.startswith("model.")}
     own |= {k: v for k, v in options.items() if not k.startswith("model.")}
-    own |= {"name": f"{study.name}-{trial_id}", "out": f"{address}/trials/{trial_id}", "resume": True}
+    own |= {"name": f"{study.name}-{trial_id}", "out": addresses.join(address, "trials", trial_id), "resume": True}
     return TrainConfig(**own | {"parent_run": run_id, "model": replace(study.model, **model)})
 
 
@@ -86,7 +87,7 @@ def _fit(config: StudyConfig, ranges: dict[str, Range], address: str, run_id: st
     )
     base = {"study": config, "address": address, "run_id": run_id, "steps": steps, "tracking_uri": tracking_uri()}
     trainable = tune.with_resources(tune.with_parameters(_trial, **base), resources)
-    filesystem, path = files.resolve(f"{address}/tune")
+    filesystem, path = files.resolve(addresses.join(address, "tune"))
     where = {"storage_filesystem": filesystem}
     if tune.Tuner.can_restore(f"{path}/study", **where):
         return tune.Tuner.restore(
@@ -128,7 +129,7 @@ def _conclude(
         metrics = ended.metrics or {}
         trial_id = metrics.get("trial_id", "")
         found = {"trial": trial_id, "score": metrics.get(config.metric), "step": metrics.get("step")}
-        found |= {"options": ended.config, "folder": f"{address}/trials/{trial_id}"}
+        found |= {"options": ended.config, "folder": addresses.join(address, "trials", trial_id)}
         error = str(ended.error).splitlines()[-1] if ended.error else metrics.get(REFUSED)
         trials.append(found | {"error": error} | ({"score": None} if REFUSED in metrics else {}))
     trials.sort(key=lambda t: (1.0 if t["score"] is None else -t["score"], t["trial"]))  # the first of equals

@@ -16,6 +16,7 @@ from mail import __version__
 from mail.errors import UserError
 from pipelines.__main__ import main
 from pipelines.cli import STAGES, parse
+from pipelines.options import Place, place_of
 from pipelines.stage import Stage
 
 
@@ -184,6 +185,71 @@ def test_wrong_flags_end_with_code_2_and_few_lines(line: str, capsys: pytest.Cap
 def test_flag_before_the_member_of_a_group_is_explained() -> None:
     with pytest.raises(UserError, match="must come after"):
         parse(["masks", "--masks", "TABLE"])
+
+
+def places(stage: type[Stage]) -> dict[str, Place]:
+    hints = get_type_hints(stage, include_extras=True)
+    return {f.name: place for f in dataclasses.fields(stage) if (place := place_of(hints[f.name])) is not None}
+
+
+PLACES = [(words, name) for words, stage in all_stages().items() for name in places(stage)]
+# text that is no place, of all the options that take any text
+OTHER_TEXT = {"against_split", "exclude_eval_of", "metric", "name", "namespace", "parent_run", "preset", "proposer_id"}
+OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
+OTHER_TEXT |= {"validation_split"}
+
+
+def test_every_option_that_names_a_place_is_marked_as_one() -> None:
+    for words, stage in all_stages().items():
+        for name, hint in get_type_hints(stage, include_extras=True).items():
+            if name not in {f.name for f in dataclasses.fields(stage)} or not re.search(r"\b(str|Path)\b", str(hint)):
+                continue
+            is_version = (words, name) == ("models promote", "model")
+            assert place_of(hint) is not None or name in OTHER_TEXT or is_version, f"{words}: {name}"
+
+
+@pytest.mark.parametrize(("words", "name"), PLACES)
+def test_another_kind_of_address_is_refused_by_name(words: str, name: str) -> None:
+    stage, wanted = all_stages()[words], ("gs://bucket/x", "gs:// is not understood")
+    required = [f for f in dataclasses.fields(stage) if f.default is f.default_factory is dataclasses.MISSING]
+    values = {f.name: (("x",) if "tuple" in str(f.type) else "x") for f in required}
+    for address, said in (wanted, ("s3://b/x", "not on this machine") if places(stage)[name].local else wanted):
+        several = name in ("image", "evaluations", "stores", "held_out")
+        with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} {address}.*{said}"):
+            stage(**values | {name: (address,) if several else address})
+
+
+def test_addresses_are_absolute_once_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "vilt").mkdir()
+    line = "train --preset vilt-b32 --data=~/store --masks S3://bucket/masks --name RUN --out file:///a%20b"
+    train = parse([*line.split(), "--pretrained", "vilt", "--tokenizer", "dandelin/vilt-b32-mlm"])
+    assert vars(train) == vars(train) | {
+        "data": str(tmp_path / "home/store"),
+        "masks": "s3://bucket/masks",
+        "out": "/a b",
+        "pretrained": str(tmp_path / "vilt"),
+        "tokenizer": "dandelin/vilt-b32-mlm",
+    }
+    photo = ["predict", "--model", "vilt", "--image", "file:///%C3%BC.png", "--text", "x", "--out=~/m.png"]
+    predict = parse(photo)
+    assert vars(predict) == vars(predict) | {
+        "model": str(tmp_path / "vilt"),
+        "image": (Path("/ü.png"),),
+        "out": tmp_path / "home/m.png",
+    }
+
+
+@pytest.mark.parametrize("place", ["file/store", "file"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["prepare", "synthetic", "--images", "12", "--out", str(tmp_path / place)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file") in error
 
 
 def test_missing_store_is_one_line_not_a_stack_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,11 @@
 """`mail-ris prepare coco-text`: template expressions for any COCO-format instances."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mail.data.coco_text import TextConfig
 from mail.errors import UserError
+from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record, report
 from pipelines.terminal import progress_of
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class PrepareCocoText(Stage):
     """Template expressions for any COCO-format instances, each checked to be unambiguous in its image."""
 
-    instances: Path
+    instances: LocalPath
     """COCO instances.json: polygons or run lengths of every object."""
-    images: Path
+    images: LocalPath
     """Folder of its photos."""
-    out: str
+    out: Address
     """Data store to write: a folder or an s3:// address."""
     name: str = "coco-text"
     """Name of the data set, and the beginning of its expression ids."""

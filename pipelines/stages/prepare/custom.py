@@ -2,9 +2,9 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record, report
 from pipelines.terminal import progress_of
@@ -20,11 +20,11 @@ class PrepareCustom(Stage):
     A line is {"expr_id", "image", "text", "split", and "polygons" or "rle" or "no_target": true}.
     """
 
-    expressions: Path
+    expressions: LocalPath
     """JSON Lines file, one expression a line."""
-    images: Path
+    images: LocalPath
     """Folder that the lines' "image" is relative to."""
-    out: str
+    out: Address
     """Data store to write: a folder or an s3:// address."""
     name: str = "custom"
     """Name of the data set, and the beginning of its ids."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mail.errors import UserError
+from pipelines.options import Address
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record
 from pipelines.terminal import done, progress_of, say
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 class PrepareMix(Stage):
     """Several data stores as one to train on; what any of them evaluates on loses its training expressions."""
 
-    stores: tuple[str, ...]
+    stores: tuple[Address, ...]
     """The data stores to put together (local or s3://)."""
-    out: str
+    out: Address
     """Data store to write: a folder or an s3:// address."""
-    held_out: tuple[str, ...] = ()
+    held_out: tuple[Address, ...] = ()
     """Data stores whose val and test images must not be trained on either, though they are not put in."""
     name: str = "mix"
     """Name of the mixture."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mail.errors import UserError
+from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record, report
 from pipelines.terminal import progress_of, say
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 class _PrepareRefer(Stage):
     dataset: ClassVar[str]
     split_by: str
-    root: str
+    root: LocalPath
     """Folder with the layout of the REFER API: ROOT/DATASET/refs(*.p), ROOT/DATASET/instances.json, ROOT/images."""
-    out: str
+    out: Address
     """Data store to write: a folder or an s3:// address."""
-    images: str | None = None
+    images: LocalPath | None = None
     """Folder of the photos, if not ROOT/images/train2014 or ROOT/images/mscoco/images/train2014."""
     strict: Flag = False
     """Fail if the counts per split differ from the published ones (else the difference is only said)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mail.data.scenes import SceneConfig
 from mail.errors import UserError
+from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.refer import write_and_report
 from pipelines.stages.prepare.report import record
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 class PrepareSynthetic(Stage):
     """Generated scenes with expressions like people's, in the published layout, read like RefCOCO."""
 
-    out: str
+    out: Address
     """Data store to write: a folder or an s3:// address."""
     images: int = 1000
     """Number of scenes."""
     seed: int = 0
     """Which scenes: the same seed gives the same ones, and more images only add to them."""
-    root: str | None = None
+    root: LocalPath | None = None
     """Keep the published layout (JPEGs, instances.json, refs) in this folder; a temporary one if not given."""
     scene: SceneConfig = field(default_factory=SceneConfig)
     """How the scenes look."""

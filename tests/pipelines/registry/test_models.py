@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import unicodedata
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,11 +21,12 @@ from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.training.checkpoint import save_model
 from pipelines.registry import client, models, run_log
-from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.evaluation_notes import log_evaluation, logged_evaluations
 from pipelines.registry.models import find_version, register_model, resolve_model, versions
 from pipelines.registry.run_log import RunLog, flatten, start_run
 from pipelines.stages.models import MODELS
-from tests.boxes import micro_config
+from tests.boxes import make_boxes, micro_config
+from tests.registry import make_registered
 
 WHOLE = {
     "run_id": "0123",
@@ -53,6 +55,11 @@ def model_dir(store) -> Path:
     processor = MailProcessor.for_config(tokenizer_from_texts(["the red box"], 20), micro_config())
     save_model(store / "model", MailForReferringSegmentation(micro_config()), processor, WHOLE)
     return store / "model"
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    return make_boxes(tmp_path_factory.mktemp("boxes"), images=8)
 
 
 @pytest.fixture
@@ -136,6 +143,35 @@ def test_a_registered_model_is_found_by_number_alias_and_folder(three, model_dir
         folder = resolve_model(address)
         assert (folder / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
     assert resolve_model(model_dir) == model_dir
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_model_registered_in_a_folder_of_any_name_is_found_again(form, tmp_path, monkeypatch, boxes):
+    folder = tmp_path / unicodedata.normalize(form, "Größe 100% #1 %20 ?ü")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    version = make_registered(folder / "model", boxes, "odd", proposer=False)
+    found = resolve_model("models:/odd/1")
+    assert (found / "model.safetensors").read_bytes() == (folder / "model/model.safetensors").read_bytes()
+    assert found.is_relative_to(folder / "mlruns")
+    assert sorted(p.name for p in folder.iterdir()) == ["mlflow.db", "mlruns", "model"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resolve_model("models:/odd/1") == found
+    figures = {"split": "testA", "protocol": "original", "oIoU": 0.5, "data_store": {"name": "x", "digest": "d" * 64}}
+    (tmp_path / "per_expression.jsonl").touch()
+    log_evaluation("models:/odd/1", figures, folder=tmp_path)
+    assert [len(list(p.rglob("metrics.json"))) for p in logged_evaluations(version)] == [1]
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_relative_database_is_the_same_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my%20runs.db")
+    assert client.tracking_uri() == f"sqlite:///{tmp_path}/my runs.db"
 
 
 def test_no_file_of_a_registered_model_is_a_pickle(three):

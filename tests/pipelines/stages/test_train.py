@@ -1,6 +1,7 @@
 """The train stage: it ends with a model, resumes exactly, and says what is wrong. `workers=0` runs without Ray."""
 
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -284,6 +285,19 @@ def test_images_that_cannot_be_decoded_are_left_out_and_said(train):
     lines = " ".join(RunPlan.make(stage).summary())
     assert "left out: 1 images that cannot be decoded, with 6 expressions" in lines
     assert stage.plan()["training"]["skipped_images"] == 1
+
+
+def test_weights_in_a_relative_folder_are_those_of_the_driver(train, tmp_path):
+    (tmp_path / "vilt").mkdir()
+    (tmp_path / "vilt" / "vocab.txt").write_text("\n".join([*SPECIAL, "red", "box"]))
+    run = RunPlan.make(train(pretrained="vilt", data=os.path.relpath(train().data), out="run"))
+    assert run.pretrained == run.config["pretrained"] == str(tmp_path / "vilt")
+    assert run.source.store_uri == run.store.uri
+    assert os.path.isabs(run.store.uri)
+    assert os.path.samefile(run.store.uri, train().data)
+    assert run.options.folder == str(tmp_path / "run")
+    named = RunPlan.make(train(pretrained="dandelin/vilt-b32-mlm", tokenizer="vilt"))
+    assert named.pretrained == "dandelin/vilt-b32-mlm"
 
 
 def test_the_dry_run_tells_the_cost(train):

@@ -1,0 +1,81 @@
+"""What the options of all stages have in common: those that name a place are read once, by `mail.addresses`.
+
+A config marks such a field by its type. Whoever makes the config, the command line or a caller in Python, finds the
+address in it absolute, and a wrong one is refused with the option's name.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from mail import addresses
+from mail.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What the text of an option may be.
+
+    Attributes:
+        local: it must be on this machine.
+        named: it may be the name of a model on a hub or in MLflow.
+        words: what is said instead, and is neither.
+    """
+
+    local: bool = False
+    named: bool = False
+    words: tuple[str, ...] = ()
+
+    def read(self, value: str | os.PathLike[str]) -> str | Path:
+        """The text as it was if it is a word or a name; else the address, absolute; a `Path` if it can only be one."""
+        text = os.fspath(value)
+        if text in self.words:
+            return text
+        address = addresses.absolute_or_name(text) if self.named else addresses.absolute(text)
+        path = addresses.local_path(address) if self.local else None  # refuses what is somewhere else
+        return address if path is None or self.named else path
+
+
+def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
+    """What tyro makes of the text: nothing yet (a `Path` would make one slash of the two in s3://)."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda given: given[0],
+        is_instance=lambda value: isinstance(value, str | os.PathLike),
+        str_from_instance=lambda value: [os.fspath(value)],
+    )
+
+
+Address = Annotated[str, Place(), as_typed()]
+AddressOrNone = Annotated[str, Place(words=("none",)), as_typed()]
+LocalPath = Annotated[Path, Place(local=True), as_typed("PATH")]
+ModelAddress = Annotated[str, Place(local=True, named=True), as_typed()]
+HubName = Annotated[str, Place(local=True, named=True, words=("none",)), as_typed()]
+
+
+def place_of(hint: Any) -> Place | None:
+    """The mark inside of a field's type, through `| None` and `tuple[..., ...]`; None for other options."""
+    if isinstance(hint, Place):
+        return hint
+    return next((found for part in get_args(hint) if (found := place_of(part)) is not None), None)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """Base of every config."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            place, value = place_of(hints[field.name]), getattr(self, field.name)
+            if place is None or value is None:
+                continue
+            try:
+                read = tuple(map(place.read, value)) if isinstance(value, tuple) else place.read(value)
+            except UserError as error:
+                raise UserError(f"--{field.name.replace('_', '-')} {error}") from None
+            setattr(self, field.name, read)
