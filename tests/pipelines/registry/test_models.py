@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from mail import lineage
@@ -20,9 +21,10 @@ from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.training.checkpoint import save_model
 from pipelines.registry import client, models, run_log
-from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.evaluation_notes import log_evaluation, noted, scores_line
 from pipelines.registry.models import find_version, register_model, resolve_model, versions
 from pipelines.registry.run_log import RunLog, flatten, start_run
+from pipelines.registry.smoke_test import photo
 from pipelines.stages.models import MODELS
 from tests.boxes import micro_config
 
@@ -155,9 +157,59 @@ def test_evaluations_are_noted_on_the_version(three, capsys):
     assert "testA: oIoU 61.23, mIoU 50.00 (7 expressions, protocol cris, data store boxes dddddddddddd)" in (
         capsys.readouterr().out
     )
-    logged = client.connect().get_run(find_version(f"mail-ris/{three[1]}").run_id).data.metrics
-    assert logged["testA/cris/dddddddddddd/oIoU"] == 0.6123
-    assert logged["testA/cris/dddddddddddd/expressions"] == 7
+
+
+def test_the_best_of_a_data_set_is_found_by_mlflow_itself(three):
+    def note(version: int, oiou: float, name: str, leaky: bool = False) -> None:
+        figures = {"split": "val", "protocol": "original", "oIoU": oiou, "mIoU": oiou, "prec": {"0.5": oiou}}
+        store = {"name": name, "digest": name[0] * 64}
+        log_evaluation(version, figures | {"expressions": 7, "T-acc": None, "leaky": leaky, "data_store": store})
+
+    note(three[0], 0.9, "easy")
+    for version, oiou in zip(three, (0.4, 0.6, 0.7), strict=False):
+        note(version, oiou, "hard")
+    note(three[2], 0.65, "hard")  # again: the newest counts
+    note(three[1], 0.8, "leak", leaky=True)
+    client.connect()
+    hard = {"dataset_name": "hard", "dataset_digest": "h" * 36}
+
+    def search(words: str, *datasets: dict) -> list[str]:
+        found = mlflow.search_logged_models(
+            filter_string=words,
+            datasets=list(datasets),
+            order_by=[{"field_name": "metrics.val/oIoU", "ascending": False} | hard],
+            output_format="list",
+            experiment_ids=[client.experiment(client.connect())],
+        )
+        return [m.model_id for m in found]
+
+    ids = [find_version(f"mail-ris/{v}").model_id for v in three]
+    assert search("metrics.`val/oIoU` > 0.5", hard) == [ids[2], ids[1]]
+    assert search("metrics.`val/oIoU` > 0.85") == [ids[0]]  # on whatever
+    assert search("metrics.`val/prec.0.5` > 0.5 AND metrics.`val/leaky` = 1") == [ids[1]]
+    assert noted(find_version(f"mail-ris/{three[2]}")) == [
+        {
+            "split": "val",
+            "protocol": "original",
+            "data_store": {"name": "hard", "digest": "h" * 36},
+            "expressions": 7,
+            "oIoU": 0.65,
+            "mIoU": 0.65,
+            "prec": {"0.5": 0.65},
+            "leaky": False,
+        }
+    ]
+    (leaky,) = [line for line in scores_line(find_version(f"mail-ris/{three[1]}")).split(", val") if "LEAKY" in line]
+    assert "80.00" in leaky
+
+
+def test_a_registered_model_carries_an_example_of_its_input(three):
+    client.connect()
+    model = mlflow.pyfunc.load_model(f"models:/mail-ris/{three[0]}")
+    (row,) = model.input_example.to_dict("records")
+    assert row == {"image": photo(), "text": "the red box on the left"}
+    (answer,) = model.predict(model.input_example).to_dict("records")
+    assert answer["size"] == [120, 160]
 
 
 def test_show_prints_the_lineage(three, capsys):
@@ -221,11 +273,9 @@ def test_mlflow_serves_a_registered_model(three, mlflow_here, boxes_image):
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{mlflow_here}/mlflow.db"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     row = {"image": base64.b64encode(boxes_image.read_bytes()).decode(), "text": "the red box"}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps({"dataframe_records": [row]}).encode(),
-        {"Content-Type": "application/json"},
-    )
+    address, header = f"http://127.0.0.1:{port}/invocations", {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, json.dumps({"dataframe_records": [row]}).encode(), header)
+    example = resolve_model(f"models:/mail-ris/{three[0]}").parents[1] / "serving_input_example.json"
     with open(mlflow_here / "serve.log", "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/", start_new_session=True)
     try:
@@ -233,6 +283,11 @@ def test_mlflow_serves_a_registered_model(three, mlflow_here, boxes_image):
         while True:
             try:
                 answer = json.loads(urllib.request.urlopen(request, timeout=60).read())
+                own = urllib.request.Request(address, example.read_bytes(), header)
+                assert json.loads(urllib.request.urlopen(own, timeout=60).read())["predictions"][0]["size"] == [
+                    120,
+                    160,
+                ]
                 break
             except urllib.error.URLError:
                 assert server.poll() is None, (mlflow_here / "serve.log").read_text()
