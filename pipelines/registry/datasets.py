@@ -1,7 +1,9 @@
 """What a run reads as MLflow's datasets: its page shows them, runs and models are found by their name and digest.
 
-client.search_runs([experiment], "dataset.name = 'refcoco' AND dataset.context = 'training'")
-mlflow.data.get_source(run.inputs.dataset_inputs[0]).load()
+    client.search_runs([experiment], "dataset.name = 'refcoco' AND dataset.context = 'training'")
+    mlflow.data.get_source(run.inputs.dataset_inputs[0]).load()
+
+Name and digest are a dataset's identity: a copy of it elsewhere is the same one, at the address that was noted first.
 """
 
 import json

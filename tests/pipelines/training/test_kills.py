@@ -151,6 +151,8 @@ def test_a_server_that_was_away_in_the_middle_misses_nothing(mlflow, boxes, monk
     monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.5)
     monkeypatch.setenv("MAIL_LOG_FORMAT", "json")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     train = stage(boxes, out="run", steps=90, checkpoint_every=30, validation_expressions=6)
     results: list[dict] = []
     thread = threading.Thread(target=lambda: results.append(train.run()))
