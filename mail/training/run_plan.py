@@ -182,12 +182,9 @@ class RunPlan:
         return lines
 
     def tags(self) -> dict[str, str]:
-        """Labels of the MLflow run: what was read, and what was left out."""
+        """Labels of the MLflow run: by whom the masks are, and what was left out."""
         index = self.epochs.index
         return {
-            "data_store": self.store.name,
-            "data_store_digest": self.store.digest,
-            "mask_table_digest": self.snapshot.digest if self.snapshot else "",
             "proposer_id": self.snapshot.proposer_id if self.snapshot else "",
             "leaky": str(self.leaky).lower(),
             "skipped_images": str(index.skipped_images),

@@ -10,18 +10,14 @@ whoever set the alias looks again whether a newer entry has come meanwhile.
 """
 
 import json
-import random
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mail.errors import UserError
-from pipelines.registry.client import answers, connect, tracking_uri
+from pipelines.registry.client import ATTEMPTS, answers, connect, pause, registry_uri, surely
 from pipelines.registry.models import CHAMPION, MODEL_NAME, SCHEME
 
-ATTEMPTS = 6
 MAX_HISTORY = 200
 
 
@@ -41,24 +37,6 @@ class Reign:
     history: tuple[str, ...] = ()
     settled: bool = True
     token: str = field(default="", repr=False)
-
-
-def _surely(write: Callable[..., None], *arguments: Any) -> None:
-    """Writes what may be written twice: the database is busy, or refuses the second of two equal writes at a time."""
-    from mlflow.exceptions import MlflowException
-
-    for attempt in range(ATTEMPTS):
-        try:
-            write(*arguments)
-            return
-        except MlflowException:
-            if attempt == ATTEMPTS - 1:
-                raise
-            _pause(attempt)
-
-
-def _pause(attempt: int) -> None:
-    time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
 
 
 class Champions:
@@ -109,8 +87,8 @@ class Champions:
     def settle(self, reign: Reign) -> Reign:
         """Lets the alias follow a counting entry, or a newer one if there is; returns the newest."""
         while True:
-            _surely(self.client.set_registered_model_alias, self.name, CHAMPION, reign.champion)
-            _surely(self.client.set_model_version_tag, self.log, str(reign.number), "settled", "true")
+            surely(self.client.set_registered_model_alias, self.name, CHAMPION, reign.champion)
+            surely(self.client.set_model_version_tag, self.log, str(reign.number), "settled", "true")
             newest = self._counting()[-1]
             if newest.number == reign.number:
                 return newest
@@ -125,7 +103,7 @@ class Champions:
                 self.client.create_model_version(self.log, f"{SCHEME}{self.name}/{version}", tags=tags)
                 break
             except MlflowException:
-                _pause(attempt)
+                pause(attempt)
                 if any(e.tags.get("token") == token for e in self._entries()):
                     break
                 if attempt == ATTEMPTS - 1:
@@ -159,7 +137,7 @@ class Champions:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise UserError(f"no model {self.name!r} is registered at {tracking_uri()}") from None
+            raise UserError(f"no model {self.name!r} is registered at {registry_uri()}") from None
         return None if found is None else str(found)
 
     def _ensure_log(self) -> None:

@@ -1,40 +1,62 @@
 """Where MLflow is, and what its refusals look like to a person.
 
-MLflow is at `MLFLOW_TRACKING_URI`, or in `mlflow.db` (SQLite) with `mlruns/` beside it in the working directory.
+Runs are at `MLFLOW_TRACKING_URI`, or in `mlflow.db` (SQLite) with `mlruns/` beside it in the working directory.
+Registered models are there too, unless `MLFLOW_REGISTRY_URI` names another place.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from pathlib import Path
+import random
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mail import addresses
 from mail.errors import UserError
 
 EXPERIMENT = "mail-ris"
+ATTEMPTS = 6
+PASSED_ON = (
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
+    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL",
+    "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING",
+)
 
 
 def tracking_uri() -> str:
-    """Where runs and models are recorded."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    database = addresses.sqlite_path(given) if given else Path("mlflow.db")
-    return str(given) if database is None else addresses.sqlite_uri(database)
+    """Where runs and the models that they logged are recorded."""
+    return _normal(os.environ.get("MLFLOW_TRACKING_URI") or addresses.sqlite_uri("mlflow.db"))
+
+
+def registry_uri() -> str:
+    """Where versions and their aliases are recorded."""
+    given = os.environ.get("MLFLOW_REGISTRY_URI")
+    return _normal(given) if given else tracking_uri()
+
+
+def _normal(uri: str) -> str:
+    """A database file's URI with its absolute path; any other as it is."""
+    database = addresses.sqlite_path(uri)
+    return uri if database is None else addresses.sqlite_uri(database)
+
+
+def environment() -> dict[str, str]:
+    """What a process elsewhere must be told to record where this one does; credentials are its machine's own."""
+    return {"MLFLOW_TRACKING_URI": tracking_uri()} | {k: os.environ[k] for k in PASSED_ON if k in os.environ}
 
 
 def connect() -> Any:
-    """An `MlflowClient` of `tracking_uri()`, which also becomes MLflow's own default in this process."""
+    """An `MlflowClient` of both addresses, which are MLflow's own defaults in this process from then on."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
-    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
+    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.utils.environment"):
         logging.getLogger(chatter).setLevel(logging.ERROR)
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return mlflow.MlflowClient(uri)
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.MlflowClient()
 
 
 @contextlib.contextmanager
@@ -47,7 +69,29 @@ def answers() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: of a database's driver
         text = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
+        if tracking_uri() == registry_uri():
+            raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
+        where = f"{tracking_uri()}, registry {registry_uri()}"
+        raise UserError(f"MLflow at {where}: {text} (MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI name them)") from error
+
+
+def surely(write: Callable[..., Any], *arguments: Any) -> None:
+    """Writes what may be written twice: the database is busy, or refuses the second of two equal writes at a time."""
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(ATTEMPTS):
+        try:
+            write(*arguments)
+            return
+        except MlflowException:
+            if attempt == ATTEMPTS - 1:
+                raise
+            pause(attempt)
+
+
+def pause(attempt: int) -> None:
+    """A while before the next attempt, at random so that two who collided do not meet again."""
+    time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
 
 
 def experiment(client: Any) -> str:

@@ -18,13 +18,15 @@ from typing import Any
 import mail
 from mail import addresses, lineage
 from mail.errors import UserError
-from pipelines.registry.client import answers, connect, experiment, tracking_uri
+from pipelines.registry.client import answers, connect, experiment, registry_uri, tracking_uri
+from pipelines.registry.smoke_test import example
 
 MODEL_NAME = "mail-ris"
 CHAMPION = "champion"
 # what a registered model needs to predict, in the versions that it was trained with
 REQUIREMENTS = ("torch", "torchvision", "transformers", "safetensors", "pycocotools", "numpy", "pillow", "pyarrow")
 SCHEME = addresses.REGISTRY
+LOGGED_MODEL = "model_id"  # tag of a version: MLflow's own databases do not keep it
 
 
 def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name: str = MODEL_NAME) -> int:
@@ -54,13 +56,16 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
                 artifacts={"model": addresses.encoded_uri(folder)},  # a path is cut off at a # or a ?
                 code_paths=[str(source)],
                 signature=signature(),
+                input_example=example(),
                 pip_requirements=[f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIREMENTS],
             )
             with contextlib.suppress(MlflowException):  # it is there already
                 client.create_registered_model(name)
-            version = client.create_model_version(
-                name, info.model_uri, run_id=info.run_id, tags=_tags(origin), model_id=info.model_id
-            )
+            source = info.model_uri
+            if registry_uri() != tracking_uri():  # which cannot look the logged model up
+                source = client.get_logged_model(info.model_id).artifact_location
+            tags = _tags(origin) | {LOGGED_MODEL: info.model_id}
+            version = client.create_model_version(name, source, info.run_id, tags, model_id=info.model_id)
     return int(version.version)
 
 
@@ -91,7 +96,8 @@ def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
             client.get_run(run_id)
         except MlflowException:
             run_id = None
-    with mlflow.start_run(run_id, experiment_id=None if run_id else experiment(client), run_name=name):
+    where = None if run_id else experiment(client)
+    with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
         yield
 
 
@@ -109,14 +115,7 @@ def _quiet(logger: str) -> Iterator[None]:
 
 
 def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
-    store, masks = origin.get("data_store") or {}, origin.get("mask_table") or {}
-    return {
-        "leaky": str(bool(origin.get("leaky"))).lower(),
-        "data_store": str(store.get("name", "")),
-        "data_store_digest": str(store.get("digest", "")),
-        "mask_table_digest": str(masks.get("digest", "")),
-        "code_version": str(origin.get("code_version", "")),
-    }
+    return {"leaky": str(bool(origin.get("leaky"))).lower(), "code_version": str(origin.get("code_version", ""))}
 
 
 def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:
@@ -134,14 +133,20 @@ def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version."""
+    """A registered version.
+
+    Attributes:
+        run_id, model_id: of the run that logged it, and of the logged model, which holds its evaluations.
+        created: seconds since 1970.
+    """
 
     name: str
     version: str
     run_id: str | None
+    model_id: str | None
     tags: dict[str, str]
     aliases: tuple[str, ...]
-    created: float  # seconds since 1970
+    created: float
 
 
 def find_version(address: str) -> Version:
@@ -168,7 +173,7 @@ def find_version(address: str) -> Version:
             raise
         there = [f"{v.version}{''.join('@' + a for a in v.aliases)}" for v in versions(name)]
         hint = f"there are versions {', '.join(there)}" if there else f"no model {name!r} is registered"
-        raise UserError(f"no model {address} at {tracking_uri()}: {hint}") from None
+        raise UserError(f"no model {address} at {registry_uri()}: {hint}") from None
     return _version(found)
 
 
@@ -188,8 +193,10 @@ def versions(name: str = MODEL_NAME) -> list[Version]:
 
 def _version(found: Any, aliases: tuple[str, ...] | None = None) -> Version:
     own = tuple(found.aliases or ()) if aliases is None else aliases
+    tags = dict(found.tags or {})
+    model_id = found.model_id or tags.get(LOGGED_MODEL)
     created = found.creation_timestamp / 1000
-    return Version(found.name, str(found.version), found.run_id or None, dict(found.tags or {}), own, created)
+    return Version(found.name, str(found.version), found.run_id or None, model_id, tags, own, created)
 
 
 def resolve_model(address: str | os.PathLike) -> Path:

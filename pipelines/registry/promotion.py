@@ -12,6 +12,7 @@ tag `promotion.TIME` of the version with all of its figures.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import Any
 from mail import lineage
 from mail.errors import UserError
 from pipelines.registry.champions import Champions, Reign
-from pipelines.registry.client import answers, connect, tracking_uri
+from pipelines.registry.client import answers, connect, environment
 from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
 from pipelines.registry.evaluation_notes import log_evaluation
 from pipelines.registry.models import (
@@ -198,9 +199,10 @@ def smoke_test(version: Version, folder: Path) -> tuple[dict[str, Any] | None, l
         return None, ["no proposer is bundled with the model, so that a photo alone is not enough (train --proposer)"]
     script = Path(__file__).with_name("smoke_test.py")
     address = f"{SCHEME}{version.name}/{version.version}"
-    command = [sys.executable, "-I", str(script), tracking_uri(), address]
+    command = [sys.executable, "-I", str(script), address]
+    where = os.environ | environment()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMOKE_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMOKE_SECONDS, env=where)
     except subprocess.TimeoutExpired:
         return None, [f"no answer within {SMOKE_SECONDS} s"]
     if done.returncode:

@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.registry.client import answers, connect, experiment
+from pipelines.registry.client import answers, connect, experiment, surely
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 RETRY_SECONDS = 5.0
 KEY_TAG = "mail.key"
@@ -27,13 +30,18 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 def start_run(
-    name: str, params: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None = None, key: str | None = None
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    key: str | None = None,
+    inputs: "Sequence[DatasetInput]" = (),
 ) -> str:
     """Creates a run, or finds one that was interrupted, and returns its id.
 
     Args:
         params: nested config; logged flat (`model.num_hidden_layers`).
-        tags: digests of what is read, labels.
+        tags: labels. inputs: what it reads (`pipelines.registry.datasets`).
         run_id: of the interrupted one. key: a unique word for it, where its id may have been lost.
     """
     from mlflow.entities import Param
@@ -52,6 +60,8 @@ def start_run(
         flat = [Param(k, str(v)[:6000]) for k, v in flatten(params).items()]
         for start in range(0, len(flat), 100):
             client.log_batch(run_id, params=flat[start : start + 100])
+        if inputs:
+            surely(client.log_inputs, run_id, list(inputs))  # another run may note the same data set at this moment
     return run_id
 
 
@@ -175,6 +185,8 @@ class RunLog:
         """Marks the run as running, and looks up the last step of each curve that an interrupted run has already."""
         self._client.update_run(self.run_id, status="RUNNING")
         for key in self._client.get_run(self.run_id).data.metrics:
+            if key.startswith("system/"):
+                continue  # of `pipelines.registry.system_metrics`
             self._logged[key] = max(m.step for m in self._client.get_metric_history(self.run_id, key))
 
 

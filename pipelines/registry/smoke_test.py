@@ -1,6 +1,6 @@
 """Does a registered model work by itself? Loads it as a stranger would, and asks it about a photo.
 
-    python -I pipelines/registry/smoke_test.py TRACKING_URI models:/mail-ris/3
+    python -I pipelines/registry/smoke_test.py models:/mail-ris/3
 
 Runs in a process of its own, started with `-I`, so that the model's own code is used and not this checkout's. The last
 line of its output is JSON: the answers, and which code gave them.
@@ -9,6 +9,10 @@ line of its output is JSON: the answers, and which code gave them.
 import io
 import json
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEIGHT, WIDTH = 120, 160
 TEXTS = ("the red box on the left", "the circle")
@@ -29,15 +33,18 @@ def photo() -> bytes:
     return buffer.getvalue()
 
 
-def main(tracking_uri: str, address: str) -> None:
-    import mlflow
+def example(texts: tuple[str, ...] = TEXTS[:1]) -> "pd.DataFrame":
+    """What a registered model takes: the photo (`image`, bytes), once for each `text`."""
     import pandas as pd
 
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_registry_uri(tracking_uri)
+    return pd.DataFrame({"image": [photo()] * len(texts), "text": list(texts)})
+
+
+def main(address: str) -> None:
+    import mlflow
+
     model = mlflow.pyfunc.load_model(address)
-    data = photo()
-    answers = model.predict(pd.DataFrame({"image": [data] * len(TEXTS), "text": list(TEXTS)}))
+    answers = model.predict(example(TEXTS))
     if len(answers) != len(TEXTS):
         raise SystemExit(f"{len(TEXTS)} expressions got {len(answers)} answers")
     import mail  # the model's own, since it is loaded

@@ -19,8 +19,8 @@ from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
 from pipelines.options import Address, LocalPath, ModelAddress
 from pipelines.registry.champions import Champions
-from pipelines.registry.client import tracking_uri
-from pipelines.registry.evaluation_notes import evaluation_lines, scores_line
+from pipelines.registry.client import registry_uri
+from pipelines.registry.evaluation_notes import evaluation_lines, noted, scores_line
 from pipelines.registry.models import (
     CHAMPION,
     MODEL_NAME,
@@ -50,15 +50,15 @@ class ListModels(Stage):
     """Print JSON instead of a table."""
 
     def plan(self) -> dict[str, Any]:
-        return {"tracking_uri": tracking_uri()}
+        return {"registry_uri": registry_uri()}
 
     def run(self) -> list[Version]:
         found = versions(self.name)
         if self.json:
-            print(json.dumps([dataclasses.asdict(v) for v in found], indent=2))
+            print(json.dumps([dataclasses.asdict(v) | {"evaluations": noted(v)} for v in found], indent=2))
             return found
         if not found:
-            done(f"no versions of {self.name} at {tracking_uri()}: `mail-ris train` registers them")
+            done(f"no versions of {self.name} at {registry_uri()}: `mail-ris train` registers them")
             return found
         rows = [("version", "alias", "created", "label", "oIoU", "run")]
         for version in found:
@@ -93,7 +93,7 @@ class ShowModel(Stage):
         decided = decisions(version) if version else []
         if self.json:
             found = {"model": self.model, "lineage": origin, "gaps": missing, "broken": broken, "decisions": decided}
-            print(json.dumps(found, indent=2))
+            print(json.dumps(found | {"evaluations": noted(version) if version else []}, indent=2))
             return origin
         title = self.model
         if version is not None:

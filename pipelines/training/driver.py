@@ -18,8 +18,10 @@ from mail.training.checkpoint import Saved, prune
 from mail.training.curves import Curves
 from mail.training.run_plan import RunPlan
 from pipelines.cluster_session.session import connect
+from pipelines.registry.datasets import training_inputs
 from pipelines.registry.models import register_model
 from pipelines.registry.run_log import RunLog, start_run
+from pipelines.registry.system_metrics import system_metrics
 from pipelines.terminal import done, say
 from pipelines.training.config import TrainConfig
 from pipelines.training.input import Transport
@@ -63,7 +65,8 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
     log: RunLog | None = None
     try:
         parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
-        run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key)
+        inputs = training_inputs(run.store, run.snapshot)
+        run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key, inputs)
         log = RunLog(run_id, say)
         state.recorded_as(run_id)
         lineage = run.lineage(run_id)
@@ -193,7 +196,7 @@ def _fit(
     told: Any = (log, run.settings.steps, tidy, validated, drawn)
     if worker_range(config.workers) == (0, 0):
         mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
-        with Progress(mailbox.take, *told) as progress:
+        with system_metrics(log.run_id), Progress(mailbox.take, *told) as progress:
             here(job, run.source, run.epochs, Transport(), mailbox, target)
         return progress.last, progress.scores
     with connect():

@@ -1,11 +1,15 @@
 """The workers of a training on Ray Train: how many, where, on what share of the cluster, and what ends them."""
 
+import contextlib
 import dataclasses
+import os
 from typing import Any
 
 from mail.data import files
 from mail.training.run_plan import RunPlan
 from pipelines.cluster_session.errors import user_error
+from pipelines.registry.client import environment
+from pipelines.registry.system_metrics import system_metrics
 from pipelines.training.config import TrainConfig
 from pipelines.training.input import Transport
 from pipelines.training.run_state import RunState
@@ -41,6 +45,8 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
             "job": ray.put((job, Transport(cpus=shares.input_cpus))),
             "shared": ray.put((run.source, run.epochs)),
             "mailbox": mailbox,
+            "run_id": state.run_id,
+            "mlflow": environment(),
         },
         scaling_config=api.ScalingConfig(
             num_workers=most if fewest == most else (fewest, most),
@@ -67,8 +73,15 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
         raise
 
 
-def _train_worker(references: dict[str, Any]) -> None:
+def _train_worker(given: dict[str, Any]) -> None:
     """What a worker runs. Ray's controller unpickles it, and must not have to load the network's code for that."""
+    import ray.train
+    import ray.util
+
     from pipelines.training.worker import on_ray
 
-    on_ray(**references)
+    os.environ.update(given.pop("mlflow"))
+    run_id = given.pop("run_id")
+    first = ray.train.get_context().get_local_rank() == 0  # one of a machine's workers speaks for it
+    with system_metrics(run_id, ray.util.get_node_ip_address()) if first else contextlib.nullcontext():
+        on_ray(**given)

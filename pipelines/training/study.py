@@ -17,7 +17,8 @@ from mail.data import files
 from mail.errors import UserError
 from pipelines.cluster_session.session import connect
 from pipelines.registry.client import connect as mlflow_client
-from pipelines.registry.client import tracking_uri
+from pipelines.registry.client import environment
+from pipelines.registry.datasets import training_inputs
 from pipelines.registry.run_log import RunLog, flatten, start_run
 from pipelines.terminal import done, say
 from pipelines.training.config import StudyConfig, TrainConfig
@@ -53,8 +54,10 @@ def study(config: StudyConfig) -> dict[str, Any]:
         run_id = before["run_id"]
     run, _, _ = prepare(config)  # wrong options end the study here, not in each trial
     steps = run.settings.steps
+    params, tags = {"study": facts, **run.config}, run.tags() | {"kind": "study"}
+    inputs = training_inputs(run.store, run.snapshot)
     with connect():
-        run_id = start_run(config.name, {"study": facts, **run.config}, run.tags() | {"kind": "study"}, run_id)
+        run_id = start_run(config.name, params, tags, run_id, inputs=inputs)
         files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
         say(f"{config.trials} trials of at most {steps} steps")
         grid = _fit(config, ranges, address, run_id, steps)
@@ -85,7 +88,7 @@ def _fit(config: StudyConfig, ranges: dict[str, Range], address: str, run_id: st
     resources: dict[str, float] = (
         {"cpu": config.trial_cpus, "gpu": 1 if gpus else 0} if str(config.workers) == "0" else {"cpu": 0}
     )
-    base = {"study": config, "address": address, "run_id": run_id, "steps": steps, "tracking_uri": tracking_uri()}
+    base = {"study": config, "address": address, "run_id": run_id, "steps": steps, "mlflow": environment()}
     trainable = tune.with_resources(tune.with_parameters(_trial, **base), resources)
     filesystem, path = files.resolve(addresses.join(address, "tune"))
     where = {"storage_filesystem": filesystem}
@@ -158,12 +161,12 @@ def _conclude(
 
 
 def _trial(
-    options: dict[str, Any], study: StudyConfig, address: str, run_id: str, steps: int, tracking_uri: str
+    options: dict[str, Any], study: StudyConfig, address: str, run_id: str, steps: int, mlflow: dict[str, str]
 ) -> None:
     """Runs in a trial's process: trains, and tells Ray Tune of each validation."""
     from ray import tune
 
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    os.environ.update(mlflow)
     trial_id = tune.get_context().get_trial_id() or "trial"
 
     last = options.get("steps", steps)

@@ -1,11 +1,10 @@
-"""MLflow on a real SQLite store: runs, the registry, the champion."""
+"""Registered models on a real SQLite store: found, looked at, compared by MLflow, used."""
 
 import base64
 import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,16 +13,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from mail import lineage
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.training.checkpoint import save_model
-from pipelines.registry import client, models, run_log
-from pipelines.registry.evaluation_notes import log_evaluation, logged_evaluations
+from pipelines.registry import client, models
+from pipelines.registry.evaluation_notes import log_evaluation, logged_evaluations, noted, scores_line
 from pipelines.registry.models import find_version, register_model, resolve_model, versions
-from pipelines.registry.run_log import RunLog, flatten, start_run
+from pipelines.registry.smoke_test import photo
 from pipelines.stages.models import MODELS
 from tests.boxes import make_boxes, micro_config
 from tests.registry import make_registered
@@ -69,72 +69,6 @@ def three(mlflow_here, model_dir) -> list[int]:
     while len(found) < 3:
         found.append(register_model(model_dir))
     return sorted(found)
-
-
-def test_curves_are_logged_once_though_steps_come_again(mlflow_here):
-    run_id = start_run("again", {"recipe": {"steps": 4}}, {"leaky": "false"})
-    first = RunLog(run_id)
-    first.metrics([{"step": s, "loss": 1.0 / s} for s in (1, 2, 3)])
-    assert first.close()
-    assert start_run("again", {}, {}, run_id) == run_id
-    second = RunLog(run_id)
-    second.metrics([{"step": s, "loss": 1.0 / s} for s in (2, 3, 4)])
-    assert second.close()
-    found = client.connect()
-    assert [m.step for m in found.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4]
-    assert found.get_run(run_id).data.params["recipe.steps"] == "4"
-    assert found.get_run(run_id).info.status == "FINISHED"
-
-
-def test_a_run_whose_id_was_lost_is_found_by_its_key(mlflow_here):
-    first = start_run("lost", {"a": 1}, {}, key="0123")
-    assert start_run("lost", {"a": 1}, {}, key="0123") == first
-    assert start_run("lost", {"a": 1}, {}, key="4567") != first
-
-
-def test_what_is_sent_twice_is_stored_once(mlflow_here):
-    log = RunLog(start_run("twice", {}, {}))
-    record = {"step": 1, "time": 1700000000.5, "loss": 0.5}
-    log.metrics([record])
-    log._queue.put(log._logged.clear)  # the answer was lost: it does not know that the store has it
-    log.metrics([record])
-    assert log.close()
-    (point,) = client.connect().get_metric_history(log.run_id, "train/loss")
-    assert (point.step, point.timestamp) == (1, 1700000000500)
-
-
-def test_a_curve_that_lacks_its_last_step_gets_it(mlflow_here):
-    run_id = start_run("half", {}, {})
-    first = RunLog(run_id)
-    first.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}])
-    first.metrics([{"step": 2, "loss": 0.4}])  # cut off between two of the step's figures
-    first.close()
-    second = RunLog(run_id)
-    second.metrics([{"step": 1, "loss": 0.5, "rate": 1.0}, {"step": 2, "loss": 0.4, "rate": 0.9}])
-    second.close()
-    for key in ("train/loss", "train/rate"):
-        assert [m.step for m in client.connect().get_metric_history(run_id, key)] == [1, 2]
-
-
-@pytest.mark.cluster
-def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, monkeypatch):
-    monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.1)
-    said: list[str] = []
-    log = RunLog(start_run("away", {}, {}), said.append)
-    log.metrics([{"step": 0, "loss": 0.7}])
-    while not client.connect().get_metric_history(log.run_id, "train/loss"):
-        time.sleep(0.1)
-    with sqlite3.connect(mlflow_here / "mlflow.db", isolation_level=None) as rival:
-        rival.execute("BEGIN EXCLUSIVE")  # nobody else can write, nor read
-        before = time.monotonic()
-        log.metrics([{"step": 1, "loss": 0.5}])
-        assert time.monotonic() - before < 0.05
-        while not said:
-            time.sleep(0.1)
-        rival.execute("ROLLBACK")
-    assert log.close()
-    assert [m.step for m in client.connect().get_metric_history(log.run_id, "train/loss")] == [0, 1]
-    assert ["does not answer" in said[0], "is back" in said[-1]] == [True, True]
 
 
 def test_a_registered_model_is_found_by_number_alias_and_folder(three, model_dir):
@@ -191,9 +125,59 @@ def test_evaluations_are_noted_on_the_version(three, capsys):
     assert "testA: oIoU 61.23, mIoU 50.00 (7 expressions, protocol cris, data store boxes dddddddddddd)" in (
         capsys.readouterr().out
     )
-    logged = client.connect().get_run(find_version(f"mail-ris/{three[1]}").run_id).data.metrics
-    assert logged["testA/cris/dddddddddddd/oIoU"] == 0.6123
-    assert logged["testA/cris/dddddddddddd/expressions"] == 7
+
+
+def test_the_best_of_a_data_set_is_found_by_mlflow_itself(three):
+    def note(version: int, oiou: float, name: str, leaky: bool = False) -> None:
+        figures = {"split": "val", "protocol": "original", "oIoU": oiou, "mIoU": oiou, "prec": {"0.5": oiou}}
+        store = {"name": name, "digest": name[0] * 64}
+        log_evaluation(version, figures | {"expressions": 7, "T-acc": None, "leaky": leaky, "data_store": store})
+
+    note(three[0], 0.9, "easy")
+    for version, oiou in zip(three, (0.4, 0.6, 0.7), strict=False):
+        note(version, oiou, "hard")
+    note(three[2], 0.65, "hard")  # again: the newest counts
+    note(three[1], 0.8, "leak", leaky=True)
+    client.connect()
+    hard = {"dataset_name": "hard", "dataset_digest": "h" * 36}
+
+    def search(words: str, *datasets: dict) -> list[str]:
+        found = mlflow.search_logged_models(
+            filter_string=words,
+            datasets=list(datasets),
+            order_by=[{"field_name": "metrics.val/oIoU", "ascending": False} | hard],
+            output_format="list",
+            experiment_ids=[client.experiment(client.connect())],
+        )
+        return [m.model_id for m in found]
+
+    ids = [find_version(f"mail-ris/{v}").model_id for v in three]
+    assert search("metrics.`val/oIoU` > 0.5", hard) == [ids[2], ids[1]]
+    assert search("metrics.`val/oIoU` > 0.85") == [ids[0]]  # on whatever
+    assert search("metrics.`val/prec.0.5` > 0.5 AND metrics.`val/leaky` = 1") == [ids[1]]
+    assert noted(find_version(f"mail-ris/{three[2]}")) == [
+        {
+            "split": "val",
+            "protocol": "original",
+            "data_store": {"name": "hard", "digest": "h" * 36},
+            "expressions": 7,
+            "oIoU": 0.65,
+            "mIoU": 0.65,
+            "prec": {"0.5": 0.65},
+            "leaky": False,
+        }
+    ]
+    (leaky,) = [line for line in scores_line(find_version(f"mail-ris/{three[1]}")).split(", val") if "LEAKY" in line]
+    assert "80.00" in leaky
+
+
+def test_a_registered_model_carries_an_example_of_its_input(three):
+    client.connect()
+    model = mlflow.pyfunc.load_model(f"models:/mail-ris/{three[0]}")
+    (row,) = model.input_example.to_dict("records")
+    assert row == {"image": photo(), "text": "the red box on the left"}
+    (answer,) = model.predict(model.input_example).to_dict("records")
+    assert answer["size"] == [120, 160]
 
 
 def test_show_prints_the_lineage(three, capsys):
@@ -222,10 +206,6 @@ def test_a_broken_link_is_shown_as_broken():
 def test_a_network_without_masks_needs_no_proposer():
     bare = WHOLE | {"mask_table": None, "proposer": None, "config": {"proposals": "none"}}
     assert lineage.gaps(bare) == []
-
-
-def test_nested_config_is_flat():
-    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
 
 
 @pytest.mark.cluster
@@ -257,11 +237,9 @@ def test_mlflow_serves_a_registered_model(three, mlflow_here, boxes_image):
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{mlflow_here}/mlflow.db"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     row = {"image": base64.b64encode(boxes_image.read_bytes()).decode(), "text": "the red box"}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps({"dataframe_records": [row]}).encode(),
-        {"Content-Type": "application/json"},
-    )
+    address, header = f"http://127.0.0.1:{port}/invocations", {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, json.dumps({"dataframe_records": [row]}).encode(), header)
+    example = resolve_model(f"models:/mail-ris/{three[0]}").parents[1] / "serving_input_example.json"
     with open(mlflow_here / "serve.log", "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/", start_new_session=True)
     try:
@@ -269,6 +247,11 @@ def test_mlflow_serves_a_registered_model(three, mlflow_here, boxes_image):
         while True:
             try:
                 answer = json.loads(urllib.request.urlopen(request, timeout=60).read())
+                own = urllib.request.Request(address, example.read_bytes(), header)
+                assert json.loads(urllib.request.urlopen(own, timeout=60).read())["predictions"][0]["size"] == [
+                    120,
+                    160,
+                ]
                 break
             except urllib.error.URLError:
                 assert server.poll() is None, (mlflow_here / "serve.log").read_text()

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from pipelines.registry.champions import Champions
-from pipelines.registry.client import connect
+from pipelines.registry.client import connect, experiment
+from pipelines.registry.datasets import training_inputs
 from pipelines.registry.models import CHAMPION
 from pipelines.registry.promotion import champion, decisions, rollback
+from pipelines.registry.run_log import start_run
 from pipelines.stages.models import MODELS, Promote
 from tests.boxes import Boxes, make_boxes
 from tests.registry import make_registered, mlflow_server, rivals
@@ -52,9 +55,19 @@ def test_a_model_is_promoted_compared_and_rolled_back(
     # the counts of both are with their runs now: whoever compares them again evaluates nothing
     again = Promote(model=first.version, split="val", out=tmp_path / "elsewhere")
     assert again.plan()["to_evaluate"] == []
+    on_val = [{"dataset_name": "boxes", "dataset_digest": boxes.store.digest[:36]}]
+    better = {"experiment_ids": [experiment(connect())], "filter_string": "metrics.`val/oIoU` > 0", "datasets": on_val}
+    assert [m.model_id for m in mlflow.search_logged_models(**better, output_format="list")] == [second.model_id]
     MODELS["show"]().run()
     assert "BROKEN" not in capsys.readouterr().out
     assert rollback()[1].version == first.version
+
+
+def test_a_run_is_found_by_what_it_read(server: str, boxes: Boxes):
+    inputs = training_inputs(boxes.store, boxes.masks)
+    run_id = start_run("reads", {}, {}, inputs=inputs)
+    words = f"dataset.digest = '{boxes.masks.digest[:36]}' AND dataset.context = 'masks'"
+    assert [r.info.run_id for r in connect().search_runs([experiment(connect())], words)] == [run_id]
 
 
 def test_concurrent_processes_never_win_on_the_same_state(server: str, repository: Path, tmp_path: Path):

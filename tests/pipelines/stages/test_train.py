@@ -169,9 +169,27 @@ def pictures(run_id: str) -> Counter[tuple[str, int]]:
 SAMPLES = [f"sample_{number}" for number in range(4)]
 
 
-def test_the_run_says_what_was_read(train, boxes):
-    run_id = train().run()["run_id"]
-    assert connect().get_run(run_id).data.tags["data_store_digest"] == boxes.store.digest
+def test_the_run_says_what_was_read_and_is_found_by_it(train, boxes):
+    run_id, client = train().run()["run_id"], connect()
+    store, masks = (client.get_run(run_id).inputs.dataset_inputs[n].dataset for n in (0, 1))
+    assert (store.name, store.digest) == ("boxes", boxes.store.digest[:36])
+    assert json.loads(store.profile)["digest"] == boxes.store.digest
+    assert (masks.name, masks.digest) == (boxes.masks.proposer_id, boxes.masks.digest[:36])
+    experiment = client.get_experiment_by_name("mail-ris").experiment_id
+    for context, dataset in (("training", store), ("masks", masks)):
+        words = f"dataset.digest = '{dataset.digest}' AND dataset.context = '{context}'"
+        assert [r.info.run_id for r in client.search_runs([experiment], words)] == [run_id]
+        assert not client.search_runs([experiment], words.replace(dataset.digest, "0" * 36))
+
+
+def test_the_machine_is_recorded_if_mlflow_is_told_to(train, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    found = connect().get_run(train(steps=30).run()["run_id"]).data.metrics
+    assert 0 <= found["system/cpu_utilization_percentage"] <= 100
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    found = connect().get_run(train(name="plain").run()["run_id"]).data.metrics
+    assert not [key for key in found if key.startswith("system/")]
 
 
 def test_pictures_of_the_same_answers_go_along_the_curve(train, tmp_path):

@@ -227,6 +227,8 @@ def test_a_training_that_cannot_go_on_ends_at_once(ray_cluster, boxes, tmp_path,
 @pytest.mark.cluster
 def test_two_workers_compute_what_one_does_and_one_goes_on_from_them(ray_cluster, boxes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
 
     def run(name: str, workers: int, **changes: object) -> tuple[dict, list[float]]:
         values = {"preset": "tiny", "data": boxes.store_uri, "masks": boxes.masks_uri, "threads": 1, "register": False}
@@ -239,6 +241,9 @@ def test_two_workers_compute_what_one_does_and_one_goes_on_from_them(ray_cluster
     two, of_two = run("two", 2)
     assert of_two == pytest.approx(losses, abs=1e-5)
     assert two["validation"] == pytest.approx(here["validation"], abs=1e-3)
+    measured = connect().get_run(two["run_id"]).data.metrics
+    machines = {key.split("/")[1] for key in measured if key.startswith("system/")}
+    assert machines == {ray.util.get_node_ip_address()}  # one of its two workers measures it
 
     folder = Path(tmp_path, "runs/two")  # as if it had been killed after the first checkpoint
     shutil.rmtree(folder / "checkpoints/start-001/step-0000006")

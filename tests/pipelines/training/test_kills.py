@@ -151,6 +151,8 @@ def test_a_server_that_was_away_in_the_middle_misses_nothing(mlflow, boxes, monk
     monkeypatch.setattr(run_log, "RETRY_SECONDS", 0.5)
     monkeypatch.setenv("MAIL_LOG_FORMAT", "json")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     train = stage(boxes, out="run", steps=90, checkpoint_every=30, validation_expressions=6)
     results: list[dict] = []
     thread = threading.Thread(target=lambda: results.append(train.run()))
@@ -231,5 +233,5 @@ def test_a_server_that_was_away_for_five_minutes_misses_nothing(mlflow, boxes, m
     shown = [step for step in validations if step % (2 * every) == 0]  # about ten sets in the run
     assert set(pictures(run.info.run_id)) == {(key, step) for key in SAMPLES for step in shown}
     assert run.data.params["recipe.steps"] == str(steps)
-    assert run.data.tags["data_store_digest"] == boxes.store.digest
+    assert run.inputs.dataset_inputs[0].dataset.digest == boxes.store.digest[:36]
     assert run.data.tags["model"].endswith("run/model")
