@@ -17,7 +17,7 @@ def user_error(error: BaseException) -> UserError | None:
     """
     found = list(_inside(error))
     for inner in found:
-        if type(inner) is UserError:  # Ray derives its own from it, whose text is the whole trace
+        if isinstance(inner, UserError) and not hasattr(inner, "cause"):  # Ray derives one that says the whole trace
             return inner
     for inner in found:
         _, printed, text = str(inner).rpartition(PRINTED)

@@ -8,8 +8,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
+from mail import addresses
 from pipelines.registry.client import connect, tracking_uri
 
 RETRY_SECONDS = 10.0
@@ -33,9 +33,9 @@ def system_metrics(run_id: str, node: str | None = None) -> Iterator[None]:
 
 
 def _record(run_id: str, node: str | None, ended: threading.Event) -> None:
-    store = tracking_uri()
-    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists():
-        return  # the database is a file of another machine
+    database = addresses.sqlite_path(tracking_uri())
+    if database is not None and not database.exists():
+        return  # it is a file of another machine
     while not ended.is_set():
         # MLflow's monitor comes back when its server is away, or the run is over (or not yet marked as running again)
         with contextlib.suppress(Exception):

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from mail import addresses
+from mail.data import files
 from mail.errors import UserError
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
@@ -115,6 +116,7 @@ class Demo(Stage):
     def _record(self) -> Record:
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
+        files.check_writable(self.out)
         settings = self._settings()
         return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
 

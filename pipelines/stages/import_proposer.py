@@ -51,6 +51,8 @@ class ImportProposer(Stage):
 
     def plan(self) -> dict[str, Any]:
         self._check_out()
+        if self.weights != COCO_V1:  # which would be fetched
+            self._read()
         return {"architecture": self._kind, "leaky": self.images_seen is None}
 
     def run(self) -> str:

@@ -10,6 +10,7 @@ from mail.training.run_plan import RunPlan
 from pipelines.cluster_session.errors import user_error
 from pipelines.registry.client import environment
 from pipelines.registry.system_metrics import system_metrics
+from pipelines.terminal import say
 from pipelines.training.config import TrainConfig
 from pipelines.training.input import Transport
 from pipelines.training.run_state import RunState
@@ -36,6 +37,8 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
     share = share_nodes if fewest < most else share_cluster
     shares = share(nodes, most, config.input_cpus)
+    if not shares.gpu and any(n.get("GPU") for n in nodes):
+        say(f"the cluster has fewer GPUs than --workers {config.workers}: all train on CPUs")
     job = dataclasses.replace(job, threads=config.threads or shares.threads)
     filesystem, path = files.resolve(state.checkpoints)
     api: Any = ray.train  # its own stubs are those of the older interface

@@ -91,4 +91,6 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
         ImportProposer(weights=str(tmp_path / "none.pth"), out=str(tmp_path / "p")).run()
     with pytest.raises(UserError, match=r"has no config\.json"):
         ImportProposer(weights=str(tmp_path), out=str(tmp_path / "p")).run()
+    with pytest.raises(UserError, match="there is no file"):
+        ImportProposer(weights=str(tmp_path / "none.pth"), out=str(tmp_path / "p")).plan()
     assert not (tmp_path / "p").exists()

@@ -98,6 +98,17 @@ def test_a_study_goes_on_and_its_trials_are_children_of_one_run(ray_cluster, box
 
 
 @pytest.mark.cluster
+def test_a_trial_with_a_wrong_input_is_told_and_not_started_again(ray_cluster, boxes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = study(boxes, space=("model.hidden-size=32,33",), trials=4, steps=2).run()
+    widths = {r["options"]["model.hidden_size"]: r for r in result["results"]}
+    assert widths[32]["score"] is not None
+    assert widths[33]["score"] is None
+    assert widths[33]["error"].startswith("this network cannot be")  # told by the trial; Ray Tune saw no failure
+    assert not Path(widths[33]["folder"]).exists()
+
+
+@pytest.mark.cluster
 @pytest.mark.soak
 def test_a_study_whose_driver_was_killed_goes_on_with_the_same_command(boxes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
