@@ -113,21 +113,10 @@ class Predictor:
         for size, own in zip(sizes, found, strict=True):
             if own.size != size:
                 raise UserError(f"the proposals belong to an image of {own.size} pixels (height, width), not {size}")
-        counts = [len(sentences) for sentences in texts]
-        if not sum(counts):
+        asked = [i for i, (_, sentences) in enumerate(zip(images, texts, strict=True)) if len(sentences)]
+        if not asked:
             return [[] for _ in images]
-        batch = self.processor.collate(
-            [
-                {
-                    "image": self.processor.encode_image(image),
-                    "proposals": self.processor.encode_proposals(own),
-                    "texts": self.processor.encode_texts(list(sentences)),
-                }
-                for image, own, sentences in zip(images, found, texts, strict=True)
-                if len(sentences)
-            ]
-        )
-        asked = [i for i, n in enumerate(counts) if n]
+        batch = self.processor.collate([self.processor.encode(images[i], found[i], texts[i]) for i in asked])
         owner = [asked[j] for j in batch["image_index"].tolist()]  # the image of each expression
         answers: list[list[Segmentation]] = [[] for _ in images]
         for start, output in self._forward(batch):

@@ -39,7 +39,6 @@ class CocoInstance:
     id: int
     image_id: int
     category_id: int
-    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels
     area: float
     is_crowd: bool
     segmentation: Any
@@ -150,12 +149,10 @@ class CocoInstances:
             filesystem, path = files.resolve(self.path)
             self._file = filesystem.open_input_file(path)
         value = json.loads(self._file.read_at(int(self._lengths[row]), int(self._starts[row])))
-        x, y, width, height = (float(v) for v in self.bboxes[row])
         return CocoInstance(
             int(self.annotation_ids[row]),
             int(self.image_ids[row]),
             int(self.category_ids[row]),
-            (x, y, width, height),
             float(self.areas[row]),
             bool(self.is_crowd[row]),
             value.get("segmentation"),

@@ -221,15 +221,13 @@ def _examine(path: Path) -> tuple[bytes, _Seen]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    seen = _Seen(None, 1, None)
     try:
-        stored, orientation = stored_size(data)
-    except ImageError as error:
-        return data, _Seen(None, 1, str(error))
-    try:
+        seen.stored, seen.orientation = stored_size(data)
         decode_image(data)  # the only way to know; the pixels are dropped at once
     except ImageError as error:
-        return data, _Seen(stored, orientation, str(error))
-    return data, _Seen(stored, orientation, None)
+        seen.error = str(error)
+    return data, seen
 
 
 def _examined(images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, bytes, _Seen]]:

@@ -88,6 +88,11 @@ class MailProcessor(ProcessorMixin):
 
         return fit(height), fit(width)
 
+    def encode(self, image: Any, proposals: Proposals, texts: Sequence[str]) -> dict[str, Arrays]:
+        """One image with its proposals and sentences, for `collate`."""
+        encoded = {"image": self.encode_image(image), "proposals": self.encode_proposals(proposals)}
+        return encoded | {"texts": self.encode_texts(texts)}
+
     # one image -----------------------------------------------------------------------------------------------------
 
     def encode_image(self, image: np.ndarray | Image.Image) -> Arrays:
@@ -194,8 +199,7 @@ class MailProcessor(ProcessorMixin):
         items = []
         for picture, sentences, found in zip(pictures, texts, given, strict=True):
             sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-            item = {"image": self.encode_image(picture), "texts": self.encode_texts(sentences)}
-            items.append({**item, "proposals": self.encode_proposals(found)})  # type: ignore[arg-type]
+            items.append(self.encode(picture, found, sentences))  # type: ignore[arg-type]
         return BatchFeature(self.collate(items))
 
     # answers -------------------------------------------------------------------------------------------------------

@@ -112,12 +112,8 @@ class TrainingInput:
         found = Proposals(size)
         if not self._withheld(step, row):
             found = proposals.get(image["image_id"], found)
-        return {
-            "image": self.processor.encode_image(pixels),
-            "proposals": self.processor.encode_proposals(found),
-            "texts": self.processor.encode_texts([s["text"] for s in own]),
-            "targets": self.processor.encode_targets([s["target"] for s in own], found),
-        }
+        targets = self.processor.encode_targets([s["target"] for s in own], found)
+        return self.processor.encode(pixels, found, [s["text"] for s in own]) | {"targets": targets}
 
     def _withheld(self, step: int, row: int) -> bool:
         """Whether the image goes without proposals in this step: the same for every worker that has a part of it."""
