@@ -41,6 +41,7 @@ METRICS = "RAY_enable_metrics_collection"
 OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
 START_ATTEMPTS = 5
 LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
+_started: list[int] = []  # CPUs of the local cluster, while this process has one
 
 
 class Session:
@@ -60,6 +61,7 @@ class Session:
         import ray
 
         ray.shutdown()
+        _started.clear()
         if os.environ.get("RAY_AUTH_TOKEN_PATH") == str(_token_file(self._folder.path)):
             del os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_AUTH_MODE"]
         self._folder.close(keep=keep_logs)
@@ -125,7 +127,9 @@ def _start_local(num_cpus: int | None, metrics: bool) -> Session:
         folder = PrivateFolder()  # of the token, sockets and logs
         session = Session(folder)
         try:
-            _start_in(folder.path, num_cpus or _usable_cpus(), metrics)
+            cpus = num_cpus or _usable_cpus()
+            _start_in(folder.path, cpus, metrics)
+            _started.append(cpus)
             break
         except BaseException as error:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
@@ -180,9 +184,11 @@ def _stderr_to(path: Path) -> Iterator[None]:
 
 
 def local_cpus() -> int | None:
-    """CPUs of the Ray that `connect` would start here; None where it would join one, or is connected."""
+    """CPUs of the Ray that `connect` started here, or would; None where it joins another one."""
     import ray
 
+    if _started:
+        return _started[0]
     return None if ray.is_initialized() or os.environ.get("RAY_ADDRESS") else _usable_cpus()
 
 
