@@ -190,10 +190,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def local_cpus() -> int | None:
-    """CPUs of the Ray that `connect` would start here; None where it would join one, or is connected."""
+    """CPUs of the Ray that `connect` started here, or would; None where it joins another one."""
     import ray
 
-    return None if ray.is_initialized() or os.environ.get("RAY_ADDRESS") else _usable_cpus()
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    return int(ray.cluster_resources()["CPU"]) if ray.is_initialized() else _usable_cpus()
 
 
 def _usable_cpus() -> int:

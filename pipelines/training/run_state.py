@@ -96,6 +96,9 @@ class RunState:
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises UserError if the run was begun with another config."""
+        weights = (self.config or {}).get("pretrained")
+        if config.get("pretrained") and addresses.absolute(config["pretrained"]) == weights:
+            config["pretrained"] = weights  # a folder that is gone since, and that only the first start needs
         if changed := differences(self.config or config, config):
             raise UserError(
                 f"run {self.name} cannot go on with another config: {'; '.join(changed[:4])}. Give it as before, or "

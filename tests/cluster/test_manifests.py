@@ -75,7 +75,7 @@ def closed(schema: Any) -> Any:
 def command_lines(text: str) -> list[list[str]]:
     """The arguments of every `mail-ris STAGE ...` and `python -m pipelines STAGE ...` in a document's code blocks."""
     found = []
-    for block in re.findall(r"(?ms)^```(?:bash|sh)?\n(.*?)^```", text):
+    for block in re.findall(r"(?ms)^```(?:bash|sh)?\n(.*?)^```", re.sub(r"(?ms)^```python\n.*?^```\n", "", text)):
         for line in block.replace("\\\n", " ").splitlines():
             if call := re.search(r"(?:^|-- )(?:mail-ris|python -m pipelines) (.*)", line):
                 found.append(shlex.split(call[1], comments=True))

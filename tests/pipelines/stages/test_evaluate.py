@@ -162,7 +162,7 @@ def test_what_is_compared_with_and_where_it_is_written_is_looked_at_first(stage,
 
 def test_a_proposer_of_unknown_origin_is_refused_or_labelled(stage, boxes: Boxes, tmp_path: Path):
     masks = shutil.copytree(boxes.masks_uri, tmp_path / "masks")
-    shutil.rmtree(masks / "proposers")
+    shutil.rmtree(masks / "_proposers")
     with pytest.raises(UserError, match="nobody knows which images"):
         stage(split="val", masks=str(masks), allow_leaky=False).run()
     job = stage(split="val", masks=str(masks))

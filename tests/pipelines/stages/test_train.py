@@ -382,7 +382,7 @@ def vilt(folder: str, width: int) -> None:
 def test_a_proposer_of_unknown_origin_is_refused(train, boxes, tmp_path):
     table = tmp_path / "masks"
     shutil.copytree(boxes.masks_uri, table)
-    shutil.rmtree(table / "proposers")
+    shutil.rmtree(table / "_proposers")
     with pytest.raises(UserError, match="nobody knows which images"):
         train(masks=str(table)).plan()
     assert train(masks=str(table), allow_leaky=True).plan()["leaky"]
