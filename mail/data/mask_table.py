@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mail import addresses
 from mail.data import files, schema
 from mail.data.mask_log import NOTHING, MaskFile, MaskLog, MaskState
 from mail.data.mask_snapshot import MaskSnapshot, batches_of, open_parquet, proposer_path, read_proposer
@@ -44,7 +45,7 @@ class MaskTable:
     """
 
     def __init__(self, uri: str | os.PathLike):
-        self.uri = os.fspath(uri)
+        self.uri = addresses.absolute(uri)
         self.filesystem, self.root = files.resolve(uri)
         self.log = MaskLog(uri)
         self._known: dict[str, dict[str, Any]] = {}

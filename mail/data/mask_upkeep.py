@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from mail import rle
 from mail.data import files, schema
-from mail.data.coco import checked_mask
 from mail.data.ingest import Progress
 from mail.data.mask_log import MaskFile, MaskState
 from mail.data.mask_table import MaskTable
+from mail.data.segmentation import checked_mask
 from mail.data.store import DataStore
 from mail.errors import UserError
 
