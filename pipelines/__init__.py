@@ -1,1 +1,1 @@
-"""The stages. Each is thin: read the config, build, run. The only package that imports ray and mlflow."""
+"""The stages, thin, and in the rooms beside them what they do on Ray and MLflow, which nothing else imports."""

@@ -1,8 +1,11 @@
 """The mask table's versions: a Delta Lake transaction log, kept by the library `deltalake`, that any engine reads.
 
 A version lists the data files that count, each with its rows, its least and greatest image_id, and the status of its
-rows if it is the same. The sha256 of a file's content is the end of its name, and that a proposer is leaky is an
-application transaction: both outlive the log's checkpoints, which keep neither a file's tags nor a commit's notes.
+rows if it is the same. Of two commits that were planned on the same version one counts; the other leaves nothing but
+data files that no version names, and is planned anew (`MaskTable.commit`).
+
+The sha256 of a file's content is the end of its name, and that a proposer is leaky is an application transaction: both
+outlive the log's checkpoints, which keep neither a file's tags nor a commit's notes.
 """
 
 import contextlib
