@@ -80,8 +80,9 @@ class Advance:
 
     @property
     def rate(self) -> float:
-        """Units a second since this began."""
-        return (self._done - self._begun_at) / max(time.monotonic() - self._started, 1e-3)
+        """Units a second since this began; 0 where it is too short a time to tell."""
+        seconds = time.monotonic() - self._started
+        return (self._done - self._begun_at) / seconds if seconds > 0.01 else 0.0
 
     def __call__(
         self,
@@ -109,7 +110,8 @@ class Advance:
 
     def _line(self, finished: int, pace: float, beside: str) -> str:
         left = f", about {duration((self.total - finished) / pace)} left" if pace > 0 and finished < self.total else ""
-        return f"{self.what}: {finished} of {self.total} ({pace:.1f}/s){left}" + (f", {beside}" if beside else "")
+        rate = f" ({pace:.1f}/s)" if pace > 0 else ""
+        return f"{self.what}: {finished} of {self.total}{rate}{left}" + (f", {beside}" if beside else "")
 
 
 @contextlib.contextmanager
