@@ -20,6 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from mail import rle
+from mail.data import files
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.row_groups import RowGroups, RowReader
@@ -220,8 +221,7 @@ def model_digest(folder: Path) -> str:
     """sha256 over the files that determine the network's output (not its bundled proposer, nor its lineage)."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in ("lineage.json", "README.md")):
-        with open(path, "rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{path.name}\0{files.sha256_file(path)}\n".encode())
     return total.hexdigest()
 
 
