@@ -55,7 +55,7 @@ def make_entries(expressions: int, models: int) -> tuple[dict[str, GalleryImage]
                     answers.append(GalleryAnswer(predicted, value, float(random.random()), [proposals[chosen]]))
                 words = tokenize(sentence.text)
                 slices = {
-                    "category": sentence.category,
+                    "category": sentence.meaning.category,
                     "words": length_class(len(words)),
                     "target size": size_class(rle.area(target)),
                     "same category": str(others) if others < 3 else "3+",

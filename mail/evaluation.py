@@ -20,6 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from mail import rle
+from mail.data import files
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.row_groups import RowGroups, RowReader
@@ -83,30 +84,24 @@ class SplitInput:
     """Reads the images and masks of any batch; cheap to send to other processes.
 
     Attributes:
-        batches: the images of each batch.
+        reader: of the image files' contents. batches: the images of each batch.
         snapshot: where proposals come from; None predicts without.
     """
 
-    store_uri: str
-    groups: RowGroups
+    reader: RowReader
     batches: Sequence[tuple[SplitImage, ...]]
     snapshot: MaskSnapshot | None
-    _reader: RowReader | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, store: DataStore, plan: SplitPlan, snapshot: MaskSnapshot | None) -> "SplitInput":
-        batches = [plan.batch(n) for n in range(len(plan))]
-        return cls(store.uri, RowGroups.of(store, store.image_files), batches, snapshot)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_reader": None}
+        groups = RowGroups.of(store, store.image_files)
+        reader = RowReader(store.uri, groups, ["image"], cache_bytes=32 * 2**20)
+        return cls(reader, [plan.batch(n) for n in range(len(plan))], snapshot)
 
     def read(self, number: int) -> dict[str, Any]:
         """The batch's file contents and mask-table rows: `images` list of bytes, `masks` list of rows or None."""
         wanted = self.batches[number]
-        if self._reader is None:
-            self._reader = RowReader(self.store_uri, self.groups, ["image"], cache_bytes=32 * 2**20)
-        data = self._reader.take(np.array([i.row for i in wanted], np.int64))["image"].to_pylist()
+        data = self.reader.take(np.array([i.row for i in wanted], np.int64))["image"].to_pylist()
         masks: list[dict[str, Any] | None] = [None] * len(wanted)
         if self.snapshot is not None:
             columns = ["image_id", "height", "width", "status", "instances"]
@@ -210,13 +205,9 @@ def check_masks(store: DataStore, images: Sequence[SplitImage], snapshot: MaskSn
         UserError: names the first few images and the number of them.
     """
     wanted = [i.image_id for i in images]
+    snapshot.check_covers(wanted)
     rows = snapshot.read(wanted, ["image_id", "image_sha256"]).to_pylist()
     made_from = {r["image_id"]: r["image_sha256"] for r in rows}
-    if missing := [i for i in wanted if i not in made_from]:
-        raise UserError(
-            f"{snapshot.uri} has no masks of {len(missing)} of the split's {len(wanted)} images, first: "
-            f"{', '.join(missing[:3])}; run `mail-ris precompute` on this data store"
-        )
     index = store.image_index
     own = dict(zip(index["image_id"].to_pylist(), index["sha256"].to_pylist(), strict=True))
     if other := [i for i in wanted if made_from[i] and made_from[i] != own[i]]:
@@ -230,8 +221,7 @@ def model_digest(folder: Path) -> str:
     """sha256 over the files that determine the network's output (not its bundled proposer, nor its lineage)."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in ("lineage.json", "README.md")):
-        with open(path, "rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{path.name}\0{files.sha256_file(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -98,9 +98,6 @@ class CocoInstances:
     def __len__(self) -> int:
         return len(self.annotation_ids)
 
-    def __contains__(self, annotation_id: int) -> bool:
-        return self._row(annotation_id) is not None
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 

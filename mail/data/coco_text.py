@@ -14,10 +14,9 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from mail import addresses
 from mail.data.coco import CocoImage, CocoInstances
 from mail.data.descriptions import Description, Thing, describe
-from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photo, ingest, source_record
+from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
@@ -76,7 +75,7 @@ def expressions_of(
 
 def write_store(
     instances: str,
-    images: str | Path,
+    images: Path,
     out: str,
     *,
     name: str = "coco-text",
@@ -96,34 +95,22 @@ def write_store(
     Raises:
         UserError: photos are missing or of another size than annotated, or no expression can be made at all.
     """
-    writer, images = DataStoreWriter(out, name), addresses.local_path(images)
+    writer, problems = DataStoreWriter(out, name), Problems()
     coco = CocoInstances(instances)
-    if not images.is_dir():
-        raise UserError(f"there is no folder {images}: --images is where the photos of {instances} are")
-    problems = Problems()
-    paths: dict[int, Path] = {}
-    for image in coco.images.values():
-        if (path := find_photo(images, image.file_name)) is not None:
-            paths[image.id] = path
-        else:
-            problems.add(f"images are missing in {images}", image.file_name)
-    if not skip_bad:
-        problems.raise_if_any(instances, "Complete the folder, or leave these out with --skip-bad")
-    writer.check_space(path.stat().st_size for path in paths.values())
-    sources = _source_images(coco, paths, name, namespace, config or TextConfig())
-    findings = ingest(
-        sources,
+    found = find_photos(images, (image.file_name for image in coco.images.values()), instances, problems)
+    paths = {image.id: found[image.file_name] for image in coco.images.values() if image.file_name in found}
+    return ingest(
+        _source_images(coco, paths, name, namespace, config or TextConfig()),
         writer,
         where=instances,
-        total=len(paths),
+        photos=paths.values(),
         problems=problems,
+        sources=[source_record(instances)],
         skip_bad=skip_bad,
+        prepared_with=prepared_with,
         turn_masks=False,  # "left" was written for the annotated picture
         progress=progress,
     )
-    if findings.expressions == 0:
-        raise UserError(f"{instances}: not one unambiguous expression can be made of its {len(coco)} instances")
-    return writer.finish([source_record(instances)], prepared_with), findings
 
 
 def split_of(image_id: str, has_people: bool, has_others: bool) -> str:
@@ -139,6 +126,7 @@ def split_of(image_id: str, has_people: bool, has_others: bool) -> str:
 def _source_images(
     coco: CocoInstances, paths: dict[int, Path], name: str, namespace: str, config: TextConfig
 ) -> Iterator[SourceImage]:
+    nothing = True
     for number in sorted(paths, key=str):  # as strings, like the store's ids
         image = coco.images[number]
         rows = coco.rows_of(number)
@@ -167,4 +155,7 @@ def _source_images(
             if split in ("train", "val") or person == (split == "testA")
         ]
         if referents:
+            nothing = False
             yield SourceImage(image_id, paths[number], (image.height, image.width), referents)
+    if nothing:
+        raise UserError(f"{coco.path}: not one unambiguous expression can be made of its {len(coco)} instances")

@@ -22,7 +22,7 @@ from mail.data.ingest import (
     Referent,
     Size,
     SourceImage,
-    find_photo,
+    find_photos,
     ingest,
     source_record,
 )
@@ -59,7 +59,7 @@ def read_expressions(path: str | Path) -> list[tuple[str, Referent]]:
 
 def write_store(
     expressions_file: str | Path,
-    images: str | Path,
+    images: Path,
     out: str,
     *,
     name: str,
@@ -72,31 +72,22 @@ def write_store(
     Raises:
         UserError: lines, photos or masks that cannot be used (the latter two are left out with `skip_bad`).
     """
-    writer, images = DataStoreWriter(out, name), addresses.local_path(images)
-    expressions = read_expressions(expressions_file)
-    if not images.is_dir():
-        raise UserError(f"there is no folder {images}: --images is where the photos of {expressions_file} are")
-    problems = Problems()
+    writer, problems = DataStoreWriter(out, name), Problems()
     by_image: dict[str, list[Referent]] = {}
-    for image, referent in expressions:
+    for image, referent in read_expressions(expressions_file):
         by_image.setdefault(image, []).append(referent)
-    for image in list(by_image):
-        if find_photo(images, image) is None:
-            problems.add(f"images are missing in {images}", image)
-            del by_image[image]
-    if not skip_bad:
-        problems.raise_if_any(expressions_file, "Complete the folder, or leave these out with --skip-bad")
-    writer.check_space((images / image).stat().st_size for image in by_image)
-    findings = ingest(
-        _source_images(by_image, images, name),
+    photos = find_photos(images, by_image, expressions_file, problems)
+    return ingest(
+        _source_images(by_image, photos, name),
         writer,
         where=expressions_file,
-        total=len(by_image),
+        photos=photos.values(),
         problems=problems,
+        sources=[source_record(expressions_file)],
         skip_bad=skip_bad,
+        prepared_with=prepared_with,
         progress=progress,
     )
-    return writer.finish([source_record(expressions_file)], prepared_with), findings
 
 
 def _expression(line: Any) -> tuple[str, Referent]:
@@ -121,13 +112,13 @@ def _expression(line: Any) -> tuple[str, Referent]:
     )
 
 
-def _source_images(by_image: dict[str, list[Referent]], folder: Path, name: str) -> Iterator[SourceImage]:
-    for image in sorted(by_image):
+def _source_images(by_image: dict[str, list[Referent]], photos: dict[str, Path], name: str) -> Iterator[SourceImage]:
+    for image in sorted(photos):
         referents = by_image[image]
         for referent in referents:
             referent.ref_id = f"{name}/{referent.ref_id}"
             referent.expressions = [(f"{name}/{expr_id}", text) for expr_id, text in referent.expressions]
-        yield SourceImage(f"{name}/{image}", folder / image, _annotated_size(referents), referents)
+        yield SourceImage(f"{name}/{image}", photos[image], _annotated_size(referents), referents)
 
 
 def _annotated_size(referents: list[Referent]) -> Size | None:

@@ -10,7 +10,7 @@ Nothing is left out silently.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,7 +21,7 @@ from mail import rle
 from mail.data import files
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
 from mail.data.segmentation import checked_mask
-from mail.data.store import DataStoreWriter
+from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError, first_few
 
 LONG_EXPRESSION = 40  # words; ViLT's text input ends about there
@@ -56,12 +56,25 @@ class SourceImage:
     referents: list[Referent]
 
 
-def find_photo(folder: Path, name: str) -> Path | None:
-    """The file that an untrusted index names; None if it is not there, or the name leads out of the folder."""
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
-        return None
-    return folder / pure if (folder / pure).is_file() else None
+def find_photos(folder: Path, names: Iterable[str], of: object, problems: "Problems") -> dict[str, Path]:
+    """The photos that an untrusted index `of` something names, by name; a name that leads out of the folder has none.
+
+    Those that are missing become problems.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: --images is where the photos of {of} are")
+    found = {}
+    for name in names:
+        pure = PurePosixPath(name)
+        outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts
+        if not outside and (folder / pure).is_file():
+            found[name] = folder / pure
+        else:
+            problems.add(f"images are missing in {folder}", name)
+    return found
 
 
 def source_record(path: str | Path, folder: str = "") -> dict[str, Any]:
@@ -128,31 +141,40 @@ def ingest(
     writer: DataStoreWriter,
     *,
     where: object,
-    total: int,
-    problems: Problems | None = None,
+    photos: Collection[Path],
+    problems: Problems,
+    sources: Sequence[dict[str, Any]],
     skip_bad: bool = False,
+    prepared_with: dict[str, Any] | None = None,
     turn_masks: bool = True,
     progress: Progress | None = None,
-) -> Findings:
-    """Adds images and expressions to `writer` (which the caller finishes).
+) -> tuple[DataStore, Findings]:
+    """Writes a store of images and expressions.
 
     Args:
         images: sorted by image_id, each id once.
         where: what errors call the source.
-        total: number of images, for `progress(done, total)`.
+        photos: the images' files.
         problems: what was left out before, to be counted with the rest.
-        skip_bad: leave out referents with an unusable mask, and images of another size than annotated, and count them;
-            otherwise they are an error.
+        sources, prepared_with: for the record, see `DataStoreWriter.finish`.
+        skip_bad: accept `problems`, and leave out referents with an unusable mask, and images of another size than
+            annotated, and count them; otherwise they are an error.
         turn_masks: whether masks that were annotated on unrotated pixels may be turned; if the texts speak of places in
             the annotated picture they may not, and such an image counts as one of another size.
 
     Raises:
-        UserError: a file cannot be read, or (unless `skip_bad`) something is wrong with sizes or masks.
+        UserError: there is too little room, a file cannot be read, or (unless `skip_bad`) there are problems, or
+            something is wrong with sizes or masks.
     """
-    findings, problems = Findings(), problems or Problems()
+    if not skip_bad:
+        problems.raise_if_any(where, "Complete the data set, or leave these out with --skip-bad")
+    if not photos:
+        raise UserError(f"{where}: nothing is left to prepare. {problems.describe()}")
+    writer.check_space(path.stat().st_size for path in photos)
+    findings = Findings()
     for done, (source, data, seen) in enumerate(_examined(images), start=1):
         if progress is not None:
-            progress(done, total)
+            progress(done, len(photos))
         if seen.error is not None:
             findings.undecodable.append(f"{source.image_id}: {seen.error}")
         placed = _place(source, seen)
@@ -206,7 +228,7 @@ def ingest(
     if not skip_bad:
         problems.raise_if_any(where, "Mend the files, or leave these out with --skip-bad")
     findings.skipped = problems.counts()
-    return findings
+    return writer.finish(sources, prepared_with), findings
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import json
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -39,14 +39,10 @@ class MaskSnapshot:
     proposer_id: str
     proposer: dict[str, Any]
     files: tuple[MaskFile, ...]
-    _open: dict[str, "_OpenFile"] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of rows (images)."""
         return sum(f.rows for f in self.files)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -67,7 +63,7 @@ class MaskSnapshot:
             near = wanted[bisect_left(wanted, file.first_image_id) : bisect_right(wanted, file.last_image_id)]
             if not near:
                 continue
-            opened = self._opened(file)
+            opened = _opened(self.uri, file.path)
             if groups := opened.groups(near):
                 part = opened.read(groups, read)
                 parts.append(part.filter(pc.is_in(part["image_id"], value_set=pa.array(near, pa.string()))))
@@ -95,26 +91,19 @@ class MaskSnapshot:
 
     def check_covers(self, image_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> None:
         """Raises UserError, with the first few names, if an image has no row."""
-        missing = set(image_ids.to_pylist() if hasattr(image_ids, "to_pylist") else image_ids)
+        wanted = set(image_ids.to_pylist() if hasattr(image_ids, "to_pylist") else image_ids)
+        missing = set(wanted)
         for batch in self.batches(["image_id"], batch_size=65536):
             missing.difference_update(batch["image_id"].to_pylist())
         if missing:
             raise UserError(
-                f"{self.uri} has no masks of {len(missing)} images by {self.proposer_id}, first: "
+                f"{self.uri} has no masks of {len(missing)} of {len(wanted)} images by {self.proposer_id}, first: "
                 f"{', '.join(sorted(missing)[:3])}; run `mail-ris precompute` on this data store"
             )
 
     def trained_on(self) -> list[str] | None:
         """Ids of the images that the proposer was trained on; None if the table does not know them."""
         return read_proposer(self.uri, self.proposer_id, "images")
-
-    def _opened(self, file: MaskFile) -> "_OpenFile":
-        if file.path not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                self._open.pop(next(iter(self._open)))
-            filesystem, root = files.resolve(self.uri)
-            self._open[file.path] = _OpenFile(open_parquet(filesystem, f"{root}/{file.path}"))
-        return self._open[file.path]
 
 
 class _OpenFile:
@@ -136,6 +125,12 @@ class _OpenFile:
         """Row groups that can hold one of the ids; the file is sorted, so each id is in one group at most."""
         near = ((bisect_right(self._first, image_id) - 1, image_id) for image_id in wanted)
         return sorted({group for group, image_id in near if group >= 0 and image_id <= self._last[group]})
+
+
+@functools.lru_cache(OPEN_FILES)  # a file's name is never used again
+def _opened(uri: str, path: str) -> _OpenFile:
+    filesystem, root = files.resolve(uri)
+    return _OpenFile(open_parquet(filesystem, f"{root}/{path}"))
 
 
 def proposer_path(root: str, proposer_id: str, what: str) -> str:

@@ -232,9 +232,9 @@ class MaskTable:
         parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
         return files.persistently(lambda: parquet.read(columns=list(columns) if columns else None))
 
-    def iterate_file(self, file: MaskFile, batch_size: int = 256) -> Iterator[dict[str, Any]]:
+    def iterate_file(self, file: MaskFile) -> Iterator[dict[str, Any]]:
         """The rows of one data file as dictionaries, a batch of them in memory at a time."""
-        for batch in batches_of(open_parquet(self.filesystem, f"{self.root}/{file.path}"), batch_size=batch_size):
+        for batch in batches_of(open_parquet(self.filesystem, f"{self.root}/{file.path}"), batch_size=256):
             yield from batch.to_pylist()
 
     def _keys(self, data_files: Sequence[MaskFile]) -> pa.ChunkedArray:

@@ -20,7 +20,7 @@ from typing import Any
 from mail import addresses
 from mail.data import restricted_pickle
 from mail.data.coco import CocoInstances
-from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photo, ingest, source_record
+from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
@@ -183,22 +183,17 @@ def write_store(
     writer = DataStoreWriter(out, layout.name)
     coco = CocoInstances(layout.instances)
     usable, problems = _checked(layout, refs, coco)
-    if not skip_bad:
-        problems.raise_if_any(layout.refs, "Complete the data set, or leave these out with --skip-bad")
-    if not usable:
-        raise UserError(f"{layout.refs}: nothing is left to prepare. {problems.describe()}")
-    writer.check_space((layout.images / coco.images[i].file_name).stat().st_size for i in usable)
-    findings = ingest(
+    return ingest(
         _source_images(layout, usable, coco),
         writer,
         where=layout.refs,
-        total=len(usable),
+        photos=[layout.images / coco.images[i].file_name for i in usable],
         problems=problems,
+        sources=[source_record(path, layout.dataset) for path in (layout.refs, layout.instances)],
         skip_bad=skip_bad,
+        prepared_with=prepared_with,
         progress=progress,
     )
-    sources = [source_record(path, layout.dataset) for path in (layout.refs, layout.instances)]
-    return writer.finish(sources, prepared_with), findings
 
 
 def _ref(entry: Any) -> Ref:
@@ -225,28 +220,24 @@ def _checked(layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances) -> t
     """References by image, those that can be used, and what is wrong with the others."""
     problems = Problems()
     usable: dict[int, list[Ref]] = {}
-    present: dict[int, bool] = {}
+    names = {i: coco.images[i].file_name if i in coco.images else None for i in (ref.image_id for ref in refs)}
+    for image_id in (i for i, name in names.items() if name is None):
+        problems.add(f"images are not in {layout.instances.name}", image_id)
+    photos = find_photos(layout.images, (name for name in names.values() if name is not None), layout.refs, problems)
     for ref in refs:
-        image = coco.images.get(ref.image_id)
-        if ref.image_id not in present:
-            present[ref.image_id] = image is not None and find_photo(layout.images, image.file_name) is not None
-            if image is None:
-                problems.add(f"images are not in {layout.instances.name}", ref.image_id)
-            elif not present[ref.image_id]:
-                problems.add(f"images are missing in {layout.images}", image.file_name)
-        sound = True
+        sound = names[ref.image_id] in photos
         for annotation in ref.ann_ids:
             on = coco.image_of(annotation)
             if on is None:
                 problems.add(f"annotations are not in {layout.instances.name}", f"{annotation} of ref {ref.ref_id}")
-            elif on != ref.image_id and image is not None:
+            elif on != ref.image_id and names[ref.image_id] is not None:
                 problems.add("annotations lie on another image than their ref", f"{annotation} of ref {ref.ref_id}")
             sound = sound and on == ref.image_id
         spoken = [(sent_id, text) for sent_id, text in ref.sentences if text.strip()]
         for sent_id, text in ref.sentences:
             if not text.strip():
                 problems.add("expressions are empty", f"{layout.name}/{sent_id}")
-        if present[ref.image_id] and sound and spoken:
+        if sound and spoken:
             ref = Ref(ref.ref_id, ref.image_id, ref.split, ref.ann_ids, spoken)
             usable.setdefault(ref.image_id, []).append(ref)
     return usable, problems

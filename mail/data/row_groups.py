@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,14 +46,23 @@ class RowGroups:
 
 
 class RowReader:
-    """Rows of Parquet files by number. Row groups are kept until `cache_bytes` are held, the least used go first."""
+    """Rows of Parquet files by number. Row groups are kept until `cache_bytes` are held, the least used go first.
+
+    Cheap to send to other processes: what it keeps stays behind.
+    """
 
     def __init__(self, uri: str, groups: RowGroups, columns: Sequence[str], cache_bytes: int):
-        self._filesystem, _ = files.resolve(uri)
+        self._arguments = (uri, groups, columns, cache_bytes)
         self._groups, self._columns, self._limit = groups, list(columns), cache_bytes
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._held = 0
-        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        filesystem, _ = files.resolve(uri)
+        self._file = lru_cache(OPEN_FILES)(
+            lambda number: pq.ParquetFile(groups.files[number], filesystem=filesystem, pre_buffer=True)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowReader, self._arguments
 
     def take(self, rows: np.ndarray) -> pa.Table:
         """The rows in the order asked for; one may come more than once."""
@@ -74,12 +85,3 @@ class RowReader:
         while self._held > self._limit and len(self._tables) > 1:
             self._held -= self._tables.popitem(last=False)[1].nbytes
         return table
-
-    def _file(self, number: int) -> pq.ParquetFile:
-        if number not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)
-            self._open[number] = pq.ParquetFile(
-                self._groups.files[number], filesystem=self._filesystem, pre_buffer=True
-            )
-        return self._open[number]

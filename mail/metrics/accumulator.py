@@ -5,7 +5,7 @@ two accumulators is a union of dictionaries, so the result cannot depend on how 
 expression that comes twice or never is found out instead of being averaged away.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,13 +80,8 @@ class Accumulator:
         merged._insert(other.counts.items())
         return merged
 
-    __add__ = merge
-
     def __len__(self) -> int:
         return len(self.counts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.counts)
 
     def check_coverage(self, expected: Collection[str]) -> None:
         """Refuses counts that are not exactly those of `expected`: each expression once, no other.

@@ -5,8 +5,7 @@ each resample. Percentile intervals; the seed is fixed, so that a decision can b
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +17,7 @@ from mail.metrics.protocols import PROTOCOLS, Protocol
 _CHUNK = 256  # resamples at a time: 256 x 10,000 float64 weights are 20 MB
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(NamedTuple):
     """Candidate minus baseline of one figure, with its bootstrap interval (fractions, not points).
 
     Attributes:
@@ -38,9 +36,6 @@ class Difference:
     resamples: int
     expressions: int
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def paired_bootstrap(

@@ -10,12 +10,7 @@ import numpy as np
 from mail.metrics.accumulator import Counts
 from mail.metrics.protocols import PROTOCOLS, Protocol
 
-PRECISION_TENTHS = (5, 6, 7, 8, 9)
-
-
-def precision_key(tenths: int) -> str:
-    """`5` -> `"0.5"`, the key under which Prec@.5 is reported."""
-    return f"0.{tenths}"
+PRECISION_TENTHS = (5, 6, 7, 8, 9)  # Prec@.5 is reported as "0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +72,7 @@ def measure(
         # IoU >= X in whole numbers: no expression falls off the edge by rounding
         left, right = 10 * intersection[targeted], tenths * union[targeted]
         reached = left > right if protocol.strict else left >= right
-        hits[precision_key(tenths)] = _ratio(int(reached.sum()), int(targeted.sum()))
+        hits[f"0.{tenths}"] = _ratio(int(reached.sum()), int(targeted.sum()))
     return Measures(
         expressions=len(chosen),
         no_target=int((~targeted).sum()),

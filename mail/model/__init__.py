@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation, MailOutput
-from mail.model.presets import PRESETS, Preset, describe, find_preset
+from mail.model.presets import describe, find_preset
 from mail.model.processing import MailProcessor, Segmentation
 from mail.model.tokenization import load_tokenizer, tokenizer_from_texts
 
@@ -16,12 +16,10 @@ AutoModel.register(MailConfig, MailForReferringSegmentation, exist_ok=True)
 AutoProcessor.register(MailConfig, MailProcessor, exist_ok=True)
 
 __all__ = [
-    "PRESETS",
     "MailConfig",
     "MailForReferringSegmentation",
     "MailOutput",
     "MailProcessor",
-    "Preset",
     "Segmentation",
     "describe",
     "find_preset",

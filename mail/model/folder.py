@@ -1,7 +1,9 @@
 """The MODEL folder, as `mail-ris train` writes it: recognised, checked, loaded."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,10 @@ def check_model_folder(path: str | os.PathLike) -> Path:
 
 def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcessor]:
     """Network and processor. Raises UserError where the folder is damaged, or its weights are another network's."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
+    with _reading(folder):
         found: Any = MailForReferringSegmentation.from_pretrained(folder, output_loading_info=True)
         model, loaded = found  # with the info asked for, a pair
         processor = MailProcessor.from_pretrained(folder)
-    except Exception as error:  # a damaged file raises whatever its reader raises
-        raise UserError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
     # transformers would go on with random numbers where a weight is missing
     _refuse(folder, {*loaded["missing_keys"], *loaded["unexpected_keys"], *map(str, loaded["mismatched_keys"])})
     return model, processor
@@ -55,16 +48,37 @@ def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcesso
 
 def check_weights(folder: Path) -> None:
     """Raises UserError where `load_model` would; loads no weights."""
-    try:
+    with _reading(folder):
         config = MailConfig.from_pretrained(folder)
         with torch.device("meta"):
             own = {k: list(v.shape) for k, v in MailForReferringSegmentation(config).state_dict().items()}
         with safe_open(folder / "model.safetensors", "pt") as file:  # checks that the file is whole
             given = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118  # it is no dictionary
         MailProcessor.from_pretrained(folder)
+    _refuse(folder, {k for k in own.keys() | given.keys() if own.get(k) != given.get(k)})
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        with quiet_transformers():
+            yield
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise UserError(f"{folder} cannot be loaded as a model: {type(error).__name__}: {error}") from error
-    _refuse(folder, {k for k in own.keys() | given.keys() if own.get(k) != given.get(k)})
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No warnings and bars of transformers in between: what is wrong is told as an error."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _refuse(folder: Path, wrong: set[str]) -> None:

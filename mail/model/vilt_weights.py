@@ -5,37 +5,24 @@ modality and everything after the encoder. The token-type row of instances start
 own NLVR2 model starts its second image.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mail import addresses
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
+from mail.model.folder import quiet_transformers
 from mail.model.modeling import MailForReferringSegmentation
 
 
-@dataclass
-class LoadReport:
-    """What came from where.
-
-    Attributes:
-        loaded: our parameters that the checkpoint filled.
-        resampled: those among them that were resized (another patch size or position grid).
-        new: our parameters that no ViLT has (mask modality, decoder, heads), left as initialised.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    resampled: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-
-
-def load_vilt(model: MailForReferringSegmentation, source: str) -> LoadReport:
+def load_vilt(model: MailForReferringSegmentation, source: str) -> list[str]:
     """Fills the encoder from a local folder or a hub name.
+
+    Returns:
+        Our parameters that no ViLT has (mask modality, decoder, heads), left as initialised.
 
     Raises:
         UserError: nothing can be read there, or it does not fit; the message names the tensors.
@@ -55,18 +42,14 @@ def _read(source: str) -> dict[str, Tensor]:
     from transformers import ViltModel
 
     source = addresses.absolute_or_name(source)
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
     try:
-        loaded: Any = ViltModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
+        with quiet_transformers():
+            loaded: Any = ViltModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
     except Exception as error:  # the reader of a damaged file raises whatever it likes
         raise UserError(
             f"no ViLT weights at {source!r} ({(str(error).splitlines() or [type(error).__name__])[0]}): give a folder "
             "that holds config.json and model.safetensors of a ViLT, or a hub name that can be reached"
         ) from None
-    finally:
-        if shown:
-            enable_progress_bar()
     vilt, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise UserError(
@@ -75,9 +58,8 @@ def _read(source: str) -> dict[str, Tensor]:
     return vilt.state_dict()
 
 
-def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]) -> LoadReport:
+def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]) -> list[str]:
     """Copies a `ViltModel`'s state dict into the network; see `load_vilt`."""
-    report = LoadReport()
     ours = dict(model.named_parameters())
     converted = convert(state)
     wrong = []
@@ -90,16 +72,13 @@ def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]
             if fitted.shape != ours[name].shape:
                 wrong.append(f"{name} {tuple(value.shape)} for {tuple(ours[name].shape)}")
                 continue
-            if fitted is not value:
-                report.resampled.append(name)
             ours[name].copy_(fitted)
-            report.loaded.append(name)
-    report.new = [name for name in ours if name not in converted]
+    new = [name for name in ours if name not in converted]
     shared = ("text.", "patch.", "encoder.blocks.", "encoder.norm.")
-    wrong += [f"{name} (not in the checkpoint)" for name in report.new if name.startswith(shared)]
+    wrong += [f"{name} (not in the checkpoint)" for name in new if name.startswith(shared)]
     if wrong:
         raise UserError(f"the ViLT checkpoint does not fit, {len(wrong)} tensors: {'; '.join(wrong[:5])}")
-    return report
+    return new
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:

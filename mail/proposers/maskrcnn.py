@@ -56,13 +56,10 @@ def build_network(config: NetworkConfig, selection: SelectionConfig | None = Non
     return _freeze_norms(network) if config.frozen_norm else network
 
 
-def load_initial_weights(network: MaskRCNN, path: str) -> dict[str, int]:
+def load_initial_weights(network: MaskRCNN, path: str) -> None:
     """Starts a network from a local state dict (.safetensors or .pth): a detector's, or a ResNet classifier's backbone.
 
     Layers whose shape differs (the heads, for other categories) keep their random values.
-
-    Returns:
-        How many tensors were `loaded`, and how many of the network's were `kept`.
 
     Raises:
         UserError: the file cannot be read without running code from it, or fits nowhere.
@@ -75,7 +72,6 @@ def load_initial_weights(network: MaskRCNN, path: str) -> dict[str, int]:
     if not fitting:
         raise UserError(f"{path} has no tensor of this architecture")
     network.load_state_dict(fitting, strict=False)
-    return {"loaded": len(fitting), "kept": len(own) - len(fitting)}
 
 
 def current_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from mail.data import files, schema
 from mail.data.images import ImageError, decode_image
 from mail.data.store import DataStore
-from mail.proposals import Proposals
 from mail.proposers import Proposer
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections
@@ -110,78 +109,44 @@ def decode_unit(store_uri: str, unit: WorkUnit, max_pixels: int) -> pa.Table:
 
 def propose_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
     """Rows of the mask table (`schema.MASKS`) for decoded images (`DECODED`), in their order."""
-    rows, found = _detect(proposer, decoded)
-    return pa.Table.from_pylist(
-        [_row(proposer.proposer_id, r, _select(proposer, r, f)) for r, f in zip(rows, found, strict=True)], schema.MASKS
-    )
+    return select_rows(proposer, detect_rows(proposer, decoded))
 
 
 def detect_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
     """The network's share of `propose_rows`: what it found (`DETECTED`); `select_rows` does the rest elsewhere."""
-    rows, found = _detect(proposer, decoded)
-    detected = []
-    for row, one in zip(rows, found, strict=True):
+    rows = decoded.drop_columns(["pixels"]).to_pylist()
+    # a copy, because torch wants memory that it may write to; and no Python bytes in between
+    images = [
+        np.frombuffer(pixels.as_buffer(), np.uint8).reshape(row["height"], row["width"], 3).copy()
+        for row, pixels in zip(rows, decoded["pixels"], strict=True)
+        if row["status"] == schema.STATUS_OK
+    ]
+    found = iter(_one_by_one_if_need_be(proposer, images))
+    for row in rows:
+        one = next(found) if row["status"] == schema.STATUS_OK else None
+        row["detections"] = one.to_bytes() if isinstance(one, Detections) else None
         if isinstance(one, Exception):
-            row = {**row, "status": schema.STATUS_PROPOSER_ERROR, "error": _reason(one)}
-        detected.append({**row, "detections": one.to_bytes() if isinstance(one, Detections) else None})
-    return pa.Table.from_pylist(detected, DETECTED)
+            row |= _blamed(one)
+    return pa.Table.from_pylist(rows, DETECTED)
 
 
-def select_rows(folder: ProposerFolder, detected: pa.Table) -> pa.Table:
+def select_rows(selector: Proposer | ProposerFolder, detected: pa.Table) -> pa.Table:
     """Rows of the mask table for what a network found: pasted, encoded and selected, without the network."""
     rows = []
     for row in detected.to_pylist():
-        data = row.pop("detections")
-        found = None if data is None else _select(folder, row, Detections.from_bytes(data))
-        rows.append(_row(folder.proposer_id, row, found))
+        row |= {"proposer_id": selector.proposer_id, "image_sha256": row["sha256"], "instances": []}
+        if row["detections"] is not None:
+            found = Detections.from_bytes(row["detections"])
+            try:
+                row["instances"] = selector.select(found, (row["height"], row["width"])).to_rows()
+            except Exception as error:
+                row |= _blamed(error)
+        rows.append(row)
     return pa.Table.from_pylist(rows, schema.MASKS)
 
 
-def _detect(proposer: Proposer, decoded: pa.Table) -> tuple[list[dict[str, Any]], list[Detections | Exception | None]]:
-    """Per image its row, less the pixels, and what was found in it; None where it could not be decoded."""
-    rows = decoded.drop_columns(["pixels"]).to_pylist()
-    usable = [i for i, row in enumerate(rows) if row["status"] == schema.STATUS_OK]
-    pixels = decoded["pixels"]
-    # a copy, because torch wants memory that it may write to; and no Python bytes in between
-    images = [
-        np.frombuffer(pixels[i].as_buffer(), np.uint8).reshape(rows[i]["height"], rows[i]["width"], 3).copy()
-        for i in usable
-    ]
-    found = dict(zip(usable, _one_by_one_if_need_be(proposer, images), strict=True))
-    return rows, [found.get(i) for i in range(len(rows))]
-
-
-def _select(
-    selector: Proposer | ProposerFolder, row: dict[str, Any], found: Detections | Exception | None
-) -> Proposals | Exception | None:
-    if not isinstance(found, Detections):
-        return found
-    try:
-        return selector.select(found, (row["height"], row["width"]))
-    except Exception as error:
-        return error
-
-
-def _row(proposer_id: str, row: dict[str, Any], found: Proposals | Exception | None) -> dict[str, Any]:
-    status, error, instances = row["status"], row["error"], []
-    if isinstance(found, Exception):
-        status, error = schema.STATUS_PROPOSER_ERROR, _reason(found)
-    elif found is not None:
-        instances = found.to_rows()
-    return {
-        "image_id": row["image_id"],
-        "proposer_id": proposer_id,
-        "image_sha256": row["sha256"],
-        "height": row["height"],
-        "width": row["width"],
-        "status": status,
-        "error": error,
-        "instances": instances,
-    }
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _blamed(error: Exception) -> dict[str, Any]:
+    return {"status": schema.STATUS_PROPOSER_ERROR, "error": f"{type(error).__name__}: {error}"}
 
 
 def _one_by_one_if_need_be(proposer: Proposer, images: list[np.ndarray]) -> list[Detections | Exception]:

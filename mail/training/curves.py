@@ -17,9 +17,6 @@ class Curves:
     def __init__(self) -> None:
         self._rows: list[tuple[str, Record]] = []
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def add(self, kind: str, records: Sequence[Record]) -> None:
         self._rows += [(kind, dict(r)) for r in records]
 

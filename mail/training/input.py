@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from mail.data.epoch_plan import Batch, EpochPlan
 from mail.data.expression_index import ExpressionIndex
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
-from mail.data.row_groups import RowGroups, RowReader
+from mail.data.row_groups import RowReader
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -32,37 +32,32 @@ class TrainingInput:
     """All that is needed to build any batch of a run.
 
     Attributes:
-        store_uri: the data store. image_groups, expression_groups: where its rows are.
+        store_uri: the data store. image_rows, expression_rows: read what is needed of it, by row number.
         snapshot: the instance masks; None trains without proposals.
         processor: the network's.
         seed, proposal_dropout: which images go without their proposals in a step.
     """
 
     store_uri: str
-    image_groups: RowGroups
-    expression_groups: RowGroups
+    image_rows: RowReader
+    expression_rows: RowReader
     snapshot: MaskSnapshot | None
     processor: MailProcessor
     seed: int = 0
     proposal_dropout: float = 0.0
-    _readers: tuple[RowReader, RowReader] | None = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": None}
 
     def build(self, wanted: Sequence[Batch]) -> Iterator[TrainingBatch]:
         """Builds batches one after another; the masks of all of their images are read at once."""
-        images, _ = self._open()
         proposals: dict[str, Proposals] = {}
         if self.snapshot is not None:
             rows = np.unique(np.concatenate([b.images for b in wanted]))
-            proposals = self.snapshot.proposals(images.take(rows)["image_id"].to_pylist())
+            proposals = self.snapshot.proposals(self.image_rows.take(rows)["image_id"].to_pylist())
         for batch in wanted:
             yield TrainingBatch(batch, self._tensors(batch, proposals))
 
     def images(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Proposals]]:
         """Pixels (H, W, 3) and proposals of images by row number."""
-        found = self._open()[0].take(rows).to_pylist()
+        found = self.image_rows.take(rows).to_pylist()
         pixels = [self._decode(image) for image in found]
         masks = self.snapshot.proposals([i["image_id"] for i in found]) if self.snapshot is not None else {}
         sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
@@ -70,15 +65,7 @@ class TrainingInput:
 
     def expressions(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """`text` and `target` of expressions by row number."""
-        return self._open()[1].take(rows).to_pylist()
-
-    def _open(self) -> tuple[RowReader, RowReader]:
-        if self._readers is None:
-            self._readers = (
-                RowReader(self.store_uri, self.image_groups, ["image_id", "image"], IMAGE_CACHE_BYTES),
-                RowReader(self.store_uri, self.expression_groups, ["text", "target"], EXPRESSION_CACHE_BYTES),
-            )
-        return self._readers
+        return self.expression_rows.take(rows).to_pylist()
 
     def _decode(self, image: dict[str, Any]) -> np.ndarray:
         try:
@@ -90,14 +77,13 @@ class TrainingInput:
             ) from None
 
     def _tensors(self, batch: Batch, proposals: dict[str, Proposals]) -> dict[str, torch.Tensor]:
-        images, expressions = self._open()
         # the expressions of one image together, images in the order of their first expression
         _, first, inverse = np.unique(batch.images, return_index=True, return_inverse=True)
         order = np.argsort(first[inverse], kind="stable")
         image_rows, counts = batch.images[np.sort(first)].astype(np.int64), np.bincount(inverse)[np.argsort(first)]
-        sentences = expressions.take(batch.rows[order]).to_pylist()
+        sentences = self.expression_rows.take(batch.rows[order]).to_pylist()
         items, start = [], 0
-        for row, count, image in zip(image_rows, counts, images.take(image_rows).to_pylist(), strict=True):
+        for row, count, image in zip(image_rows, counts, self.image_rows.take(image_rows).to_pylist(), strict=True):
             own = sentences[start : start + count]
             start += count
             items.append(self._item(batch.step, int(row), image, own, proposals))
@@ -169,9 +155,9 @@ def training_input(
     proposal_dropout: float = 0.0,
 ) -> TrainingInput:
     """The input of a run over `index`."""
-    return TrainingInput(
-        store.uri, index.image_groups, index.expression_groups, snapshot, processor, seed, proposal_dropout
-    )
+    images = RowReader(store.uri, index.image_groups, ["image_id", "image"], IMAGE_CACHE_BYTES)
+    expressions = RowReader(store.uri, index.expression_groups, ["text", "target"], EXPRESSION_CACHE_BYTES)
+    return TrainingInput(store.uri, images, expressions, snapshot, processor, seed, proposal_dropout)
 
 
 def texts(store: DataStore, split: str) -> Iterable[str]:

@@ -68,7 +68,3 @@ class TrainingSettings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"betas": list(self.betas)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainingSettings":
-        return cls(**{**values, "betas": tuple(values["betas"])})

@@ -119,7 +119,7 @@ def _examples(
     from mail.metrics.measure import iou
     from mail.report.demo_page import Example
 
-    expr_ids = sorted(counts["with-masks"])
+    expr_ids = sorted(counts["with-masks"].counts)
     ious = {network: {e: iou(counts[network].counts[e]) for e in expr_ids} for network in NETWORKS}
     chosen = {
         "Held-out expressions, chosen at random": random.Random(0).sample(expr_ids, min(pictures, len(expr_ids))),

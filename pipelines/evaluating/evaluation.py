@@ -164,7 +164,7 @@ class Evaluation:
         extra, differences = self._facts(), None
         if self.other is not None:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
-            extra["compared"] = {"with": str(config.compare), **{k: d.to_dict() for k, d in differences.items()}}
+            extra["compared"] = {"with": str(config.compare), **{k: d._asdict() for k, d in differences.items()}}
         report = MetricsReport.build(accumulator, store=self.store, split=config.split, slices=slices, extra=extra)
         write_predictions(out / "predictions.jsonl", predictions)
         report.write_per_expression(out / "per_expression.jsonl")

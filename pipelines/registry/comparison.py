@@ -67,7 +67,7 @@ class Comparison:
         found = {"data_store": self.candidate.figures["data_store"], "candidate": self.candidate.record()}
         if self.champion is not None:
             found["champion"] = self.champion.record()
-            found["difference"] = {name: d.to_dict() for name, d in self.differences.items()}
+            found["difference"] = {name: d._asdict() for name, d in self.differences.items()}
         return found
 
 

@@ -102,7 +102,7 @@ class Score(Stage):
             differences = paired_bootstrap(
                 accumulator.counts, self._other(read_per_expression, protocol).counts, protocol=protocol
             )
-            extra["compared"] = {"with": self.compare, **{k: d.to_dict() for k, d in differences.items()}}
+            extra["compared"] = {"with": self.compare, **{k: d._asdict() for k, d in differences.items()}}
         context = store.expressions(columns=["image_id", "ann_ids", "category"]) if self.slices else None
         slices = slice_expressions(expressions, context) if self.slices else None
         report = MetricsReport.build(accumulator, store=store, split=self.split, slices=slices, extra=extra)

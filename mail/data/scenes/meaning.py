@@ -32,8 +32,6 @@ class SceneObject:
     """Visible pixels."""
     visible: float
     """Visible share of the whole object, 0..1; what the frame cuts off does not count."""
-    depth: int
-    """Place in the order of painting: a larger one lies above a smaller one."""
     covers: dict[int, int]
     """Index of another object -> how many pixels of it this one hides."""
     mask: RLE

@@ -61,11 +61,6 @@ class Sentence:
     text: str
     meaning: Meaning
 
-    @property
-    def category(self) -> str:
-        """One of `meaning.CATEGORIES`."""
-        return self.meaning.category
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
@@ -178,7 +173,6 @@ def _attempt(rng: Random, index: int, split: str, config: SceneConfig) -> Scene 
                 box=(box[0], box[1], box[2], box[3]),
                 area=shown[number],
                 visible=shown[number] / max(whole[number], 1),
-                depth=number,
                 covers={renumber[below]: n for below, n in covers[number].items() if below in renumber},
                 mask=mask,
             )

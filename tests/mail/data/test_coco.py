@@ -48,8 +48,8 @@ def test_reads_what_json_reads_however_it_is_chunked(tmp_path, monkeypatch, opti
     assert index.instance(20).segmentation == content()["annotations"][0]["segmentation"]
     assert index.instance(10).is_crowd
     assert index.instance(10).area == 1
-    assert 10 in index
-    assert 11 not in index
+    assert index.image_of(10) == 7
+    assert index.image_of(11) is None
 
 
 def test_polygons_and_run_lengths_become_masks(tmp_path):

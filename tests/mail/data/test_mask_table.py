@@ -321,7 +321,7 @@ def test_images_without_masks_are_named(tmp_path: Path) -> None:
     table = MaskTable(tmp_path)
     add(table, 1)
     table.snapshot().check_covers(ids(1))
-    with pytest.raises(UserError, match="2 images by p-1, first: coco/000002"):
+    with pytest.raises(UserError, match="2 of 3 images by p-1, first: coco/000002"):
         table.snapshot().check_covers(ids(1, 2, 3))
 
 

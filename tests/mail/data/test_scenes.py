@@ -298,7 +298,7 @@ def test_sentences_say_what_is_meant_and_nothing_else(said):
 
 
 def test_all_categories_of_expressions_occur(said):
-    shares = Counter(sentence.category for _, _, sentence in said)
+    shares = Counter(sentence.meaning.category for _, _, sentence in said)
     assert set(shares) == set(CATEGORIES)
     assert all(shares[category] > 0.05 * len(said) for category in CATEGORIES), shares
 
@@ -340,7 +340,7 @@ def test_guessing_the_largest_object_is_near_chance(said):
 def _object(x: float, y: float, kind="star", colour="red", size="medium", side=20.0, visible=1.0) -> SceneObject:
     return SceneObject(
         kind=kind, colour=colour, size=size, radius=side / 2, box=(x - side / 2, y - side / 2, side, side),
-        area=int(side * side), visible=visible, depth=0, covers={}, mask={},
+        area=int(side * side), visible=visible, covers={}, mask={},
     )  # fmt: skip
 
 

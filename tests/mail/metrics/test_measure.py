@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mail import rle
 from mail.errors import UserError
-from mail.metrics import PROTOCOLS, Accumulator, Counts, count, measure
+from mail.metrics import Accumulator, Counts, count, measure
 from mail.metrics.measure import iou
+from mail.metrics.protocols import PROTOCOLS
 
 
 def box(top: int, left: int, height: int, width: int, size: tuple[int, int] = (10, 20)) -> rle.RLE:
@@ -131,7 +132,7 @@ def test_figures_do_not_depend_on_order_sharding_or_grouping(pairs: list, shards
     rng.shuffle(parts)
     while len(parts) > 1:  # any two of them first
         left, right = parts.pop(rng.randrange(len(parts))), parts.pop(rng.randrange(len(parts)))
-        parts.insert(rng.randrange(len(parts) + 1), left + right)
+        parts.insert(rng.randrange(len(parts) + 1), left.merge(right))
     assert measure(parts[0].counts) == whole
     assert whole.mIoU is not None
     exact = math.fsum(iou(c) for _, c in counts) / len(counts)

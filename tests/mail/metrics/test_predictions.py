@@ -13,15 +13,14 @@ from mail.data import schema
 from mail.errors import UserError
 from mail.metrics import (
     Counts,
-    Prediction,
     read_per_expression,
     read_prediction_folder,
     read_predictions,
     score_predictions,
-    write_per_expression,
     write_predictions,
 )
-from mail.metrics.predictions import PredictionSet
+from mail.metrics.predictions import Prediction, PredictionSet
+from mail.metrics.report import write_per_expression
 
 MASK = np.zeros((6, 8), bool)
 MASK[1:4, 2:5] = True

@@ -6,8 +6,8 @@ from PIL import Image
 
 from mail import rle
 from mail.errors import UserError
-from mail.metrics import PROTOCOLS, count, get_protocol
-from mail.metrics.protocols import squash
+from mail.metrics import count, get_protocol
+from mail.metrics.protocols import PROTOCOLS, squash
 
 
 @pytest.mark.parametrize("size", [(427, 640), (640, 480), (96, 128), (480, 480), (1, 1000)])

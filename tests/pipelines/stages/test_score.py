@@ -8,7 +8,8 @@ from PIL import Image
 
 from mail import rle
 from mail.data.store import DataStore
-from mail.metrics import Prediction, write_predictions
+from mail.metrics import write_predictions
+from mail.metrics.predictions import Prediction
 from pipelines.__main__ import main
 from tests.boxes import Boxes, make_boxes
 
