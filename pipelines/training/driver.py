@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mail.data import files
@@ -186,18 +187,12 @@ def _fit(
     overlays: Overlays,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Trains; returns the last step's record and the last validation's scores."""
-
-    def tidy() -> None:
-        prune(state.checkpoints, config.keep_checkpoints)
-
-    def drawn(step: int) -> None:
-        overlays.log(log, step)
-
-    told: Any = (log, run.settings.steps, tidy, validated, drawn)
+    tidy = partial(prune, state.checkpoints, config.keep_checkpoints)
+    told: Any = (log, run.settings.steps, tidy, validated, partial(overlays.log, log))
     if worker_range(config.workers) == (0, 0):
         mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
         with system_metrics(log.run_id), Progress(mailbox.take, *told) as progress:
-            here(job, run.source, run.epochs, Transport(), mailbox, target)
+            here(job, run.source, run.epochs, Transport(), mailbox.put, target)
         return progress.last, progress.scores
     with connect():
         say(f"starting {config.workers} worker(s)")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
-from mail.training.curves import Curves, Record
+from mail.training.curves import Curves
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
@@ -71,16 +71,6 @@ class Job:
     lineage: dict[str, Any]
 
 
-class Log(Protocol):
-    """Takes what is to be said and logged; does not keep its caller waiting."""
-
-    def begun(self, step: int, world: int, curves: Curves) -> None: ...
-    def steps(self, records: list[Record], lap: Record) -> None: ...
-    def validation(self, scores: Record) -> None: ...
-    def overlays(self, step: int) -> None: ...
-    def saved(self, step: int) -> None: ...
-
-
 @dataclass(kw_only=True)
 class Place:
     """Where the loop runs, as one of `world` workers.
@@ -91,6 +81,7 @@ class Place:
         batches: the worker's input from a step on.
         report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
         leaving: whether a machine of the run has been told that it goes soon, the same on all ranks; they meet.
+        tell: takes an event to be said and logged, its kind and its values; does not keep its caller waiting.
     """
 
     rank: int = 0
@@ -101,7 +92,7 @@ class Place:
     batches: Callable[[int], Batches]
     report: Callable[[int, Path | None], None]
     leaving: Callable[[], bool] = lambda: False
-    log: Log
+    tell: Callable[..., None]
 
 
 def train(job: Job, source: TrainingInput, place: Place) -> None:
@@ -114,7 +105,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     model, optimizer, start = _begin(job, place)
     curves = Curves.load(place.checkpoint)
     if rank == 0:
-        place.log.begun(start, world, curves)
+        place.tell("begun", start, world, curves)
     network: Any = torch.compile(model) if job.compile else model
     wrapped = place.wrap(network).train()
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
@@ -135,7 +126,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 curves.add("train", [{**r, "time": lap["time"]} for r in found])
                 curves.add("speed", [lap])
                 if rank == 0:
-                    place.log.steps([{**r, "time": lap["time"]} for r in found], lap)
+                    place.tell("steps", [{**r, "time": lap["time"]} for r in found], lap)
                 if not warned and not ends and place.leaving():  # a checkpoint before the machine goes
                     warned = saves = True
             if saves:
@@ -145,7 +136,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     record = {"step": done, "time": time.time(), **scores}
                     curves.add("validation", [record])
                     if rank == 0:
-                        place.log.validation(record)
+                        place.tell("validation", record)
                         if _shows(job, done):
                             _show(job, model, source, done, place)
                 folder = None
@@ -158,7 +149,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     )
                 place.report(done, folder)
                 if rank == 0:
-                    place.log.saved(done)
+                    place.tell("saved", done)
                 clock.skip()
 
 
@@ -177,7 +168,7 @@ def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: P
     except OSError as error:  # pictures are not worth a training
         say(f"no pictures of step {step}: {error}")
     else:
-        place.log.overlays(step)
+        place.tell("overlays", step)
 
 
 def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
@@ -210,7 +201,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device, prepare_model
 
-    from pipelines.training.progress import RemoteLog
+    from pipelines.training.progress import remote_put
 
     job, transport = ray.get(job)
     context = ray.train.get_context()
@@ -244,12 +235,14 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             batches=input_from,
             report=report,
             leaving=lambda: ray.train.get_preemption_info() is not None,
-            log=RemoteLog(mailbox, job.name),
+            tell=remote_put(mailbox, job.name),
         )
         train(job, source, place)
 
 
-def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, log: Log, target: str) -> None:
+def here(
+    job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, tell: Callable[..., None], target: str
+) -> None:
     """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 
     def input_from(start: int) -> Batches:
@@ -271,6 +264,6 @@ def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport,
             wrap=lambda model: model,
             batches=input_from,
             report=report,
-            log=log,
+            tell=tell,
         )
         train(job, source, place)
