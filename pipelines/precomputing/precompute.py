@@ -64,7 +64,7 @@ class Precomputation:
         files.check_writable(config.masks)
         store, table = DataStore(config.data), MaskTable(config.masks)
         what = f"the proposer {config.proposer}"
-        leaky = check_leakage(folder, store, allow_leaky=config.allow_leaky, what=what)
+        leaky = check_leakage(folder.image_ids, store, allow_leaky=config.allow_leaky, what=what)
         return cls(config, folder, store, table, leaky, choose)
 
     def pending(self) -> tuple[Any, pa.Array]:
