@@ -7,8 +7,7 @@ from mail.data.coco_text import TextConfig
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record, report
-from pipelines.terminal import progress_of
+from pipelines.stages.prepare.report import Flag, write
 
 if TYPE_CHECKING:
     from mail.data.store import DataStore
@@ -47,17 +46,6 @@ class PrepareCocoText(Stage):
     def run(self) -> "DataStore":
         from mail.data.coco_text import write_store
 
-        with progress_of("images read") as progress:
-            store, findings = write_store(
-                str(self.instances),
-                self.images,
-                self.out,
-                name=self.name,
-                namespace=self.namespace,
-                config=self.text,
-                skip_bad=self.skip_bad,
-                prepared_with=record(self),
-                progress=progress,
-            )
-        report(store, findings)
-        return store
+        inputs = (str(self.instances), self.images, self.out)
+        names = {"name": self.name, "namespace": self.namespace}
+        return write(self, write_store, *inputs, **names, config=self.text, skip_bad=self.skip_bad)

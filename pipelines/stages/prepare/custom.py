@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record, report
-from pipelines.terminal import progress_of
+from pipelines.stages.prepare.report import Flag, write
 
 if TYPE_CHECKING:
     from mail.data.store import DataStore
@@ -43,15 +42,5 @@ class PrepareCustom(Stage):
     def run(self) -> "DataStore":
         from mail.data.custom import write_store
 
-        with progress_of("images read") as progress:
-            store, findings = write_store(
-                self.expressions,
-                self.images,
-                self.out,
-                name=self.name,
-                skip_bad=self.skip_bad,
-                prepared_with=record(self),
-                progress=progress,
-            )
-        report(store, findings)
-        return store
+        inputs = (self.expressions, self.images, self.out)
+        return write(self, write_store, *inputs, name=self.name, skip_bad=self.skip_bad)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record, report
-from pipelines.terminal import progress_of, say
+from pipelines.stages.prepare.report import Flag, write
+from pipelines.terminal import say
 
 if TYPE_CHECKING:
     from mail.data.refer import Ref, ReferLayout
@@ -54,7 +54,7 @@ class _PrepareRefer(Stage):
             raise UserError(f"{layout.refs} is not what was published: {'; '.join(different)}")
         if different:
             say(f"not what was published: {'; '.join(different)}")
-        return write_and_report(layout, refs, self.out, skip_bad=self.skip_bad, prepared_with=record(self))
+        return write_and_report(self, layout, refs, self.out, self.skip_bad)
 
     def _read(self) -> tuple["ReferLayout", list["Ref"]]:
         from mail.data.refer import find_layout, read_refs
@@ -108,20 +108,13 @@ class PrepareGrefcoco(_PrepareRefer):
     dataset = "grefcoco"
 
 
-def write_and_report(
-    layout: "ReferLayout", refs: list["Ref"], out: str, *, skip_bad: bool, prepared_with: dict[str, Any]
-) -> "DataStore":
+def write_and_report(stage: Stage, layout: "ReferLayout", refs: list["Ref"], out: str, skip_bad: bool) -> "DataStore":
     """Writes the store, says what was found on the way, and prints the summary."""
     from mail.data.refer import shared_images, write_store
 
     for line in shared_images(refs):
         say(line)
-    with progress_of("images read") as progress:
-        store, findings = write_store(
-            layout, refs, out, skip_bad=skip_bad, prepared_with=prepared_with, progress=progress
-        )
-    report(store, findings)
-    return store
+    return write(stage, write_store, layout, refs, out, skip_bad=skip_bad)
 
 
 def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -12,7 +12,6 @@ from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.refer import write_and_report
-from pipelines.stages.prepare.report import record
 from pipelines.terminal import progress_of, say
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class PrepareSynthetic(Stage):
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
             layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
             refs = read_refs(layout.refs)
-            return write_and_report(layout, refs, self.out, skip_bad=False, prepared_with=record(self))
+            return write_and_report(self, layout, refs, self.out, skip_bad=False)
 
     @property
     def _name(self) -> str:
