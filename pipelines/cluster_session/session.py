@@ -49,10 +49,6 @@ class Session:
     def __init__(self, folder: PrivateFolder | None = None):
         self._folder = folder
 
-    @property
-    def started_here(self) -> bool:
-        return self._folder is not None
-
     def close(self, keep_logs: bool = False) -> None:
         """Ends the local cluster that this connection started; joined clusters are left alone. May be called twice."""
         if self._folder is None:
@@ -154,9 +150,9 @@ def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
         if not verbose:
             stack.enter_context(_stderr_to(folder / "start.log"))
         # what is started now inherits these, and nothing that is started later
-        stack.enter_context(_environment("RAY_TMPDIR", str(folder)))
+        stack.enter_context(environment(RAY_TMPDIR=str(folder)))
         if not metrics and METRICS not in os.environ:
-            stack.enter_context(_environment(METRICS, "0"))
+            stack.enter_context(environment(**{METRICS: "0"}))
         ray.init(**settings)
     if not verbose:
         _quiet_data()
@@ -178,15 +174,15 @@ def _stderr_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
+def environment(**values: str) -> Iterator[None]:
+    """Environment variables for the length of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 def local_cpus() -> int | None:

@@ -3,6 +3,7 @@
 import math
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from pipelines.cluster_session.session import connect
 
 READER_CPUS = 0.5
 _CONTENT = pa.schema([("batch", pa.int64()), ("images", pa.list_(pa.large_binary())), ("masks", pa.large_binary())])
-_inputs: dict[str, SplitInput] = {}  # per task process: open files live on
 
 
 def predict(
@@ -83,16 +83,17 @@ class PredictingActor:
         return pa.table({"answer": pa.array([a.to_line() for a in answers], pa.large_string())})
 
 
-def _read(source: Any, numbers: list[int]) -> pa.Table:
+@lru_cache(maxsize=1)  # per task process: open files live on
+def _opened(source: Any) -> SplitInput:
     import ray
 
-    key = source.hex()
-    if key not in _inputs:
-        _inputs.clear()
-        _inputs[key] = ray.get(source)
+    return ray.get(source)
+
+
+def _read(source: Any, numbers: list[int]) -> pa.Table:
     rows = []
     for number in numbers:
-        content = _inputs[key].read(number)
+        content = _opened(source).read(number)
         # the rows' type differs between batches (all None without masks), so it travels inside the block
         masks = pa.table({"row": content["masks"]})
         sink = pa.BufferOutputStream()

@@ -68,11 +68,16 @@ def answers() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: of a database's driver
-        text = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        text = first_line(error)[:300]
         if tracking_uri() == registry_uri():
             raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
         where = f"{tracking_uri()}, registry {registry_uri()}"
         raise UserError(f"MLflow at {where}: {text} (MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI name them)") from error
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def surely(write: Callable[..., Any], *arguments: Any) -> None:

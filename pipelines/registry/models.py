@@ -64,7 +64,8 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
             source = info.model_uri
             if registry_uri() != tracking_uri():  # which cannot look the logged model up
                 source = client.get_logged_model(info.model_id).artifact_location
-            tags = _tags(origin) | {LOGGED_MODEL: info.model_id}
+            tags = {"leaky": str(bool(origin.get("leaky"))).lower(), LOGGED_MODEL: info.model_id}
+            tags["code_version"] = str(origin.get("code_version", ""))
             version = client.create_model_version(name, source, info.run_id, tags, model_id=info.model_id)
     return int(version.version)
 
@@ -112,10 +113,6 @@ def _quiet(logger: str) -> Iterator[None]:
             yield
     finally:
         logging.getLogger(logger).setLevel(level)
-
-
-def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
-    return {"leaky": str(bool(origin.get("leaky"))).lower(), "code_version": str(origin.get("code_version", ""))}
 
 
 def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:

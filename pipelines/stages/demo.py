@@ -15,7 +15,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ import tyro
 from mail import addresses
 from mail.data import files
 from mail.errors import UserError
+from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
 from pipelines.options import LocalPath
@@ -77,8 +78,6 @@ class Demo(Stage):
 
     def run(self) -> dict[str, Any]:
         """Runs what is not done yet and writes the report; returns what `report.json` holds."""
-        from pipelines.cluster_session.session import connect
-
         begun = time.monotonic()
         record = self._record()
         if self.fresh:
@@ -86,7 +85,7 @@ class Demo(Stage):
         steps = self._steps(record)
         connected = False
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
+            stack.enter_context(environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
             for number, (name, step) in enumerate(steps, start=1):
                 heading = f"[{number}/{len(steps)}] {name}"
                 if record.is_done(name):
@@ -254,15 +253,3 @@ class Demo(Stage):
 
 def _tracking_uri(out: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or addresses.sqlite_uri(out / "mlflow.db")
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Environment variables for the length of a block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
