@@ -14,14 +14,14 @@ import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mail
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
 from mail.errors import UserError
-
-if TYPE_CHECKING:
-    from mail.data.mask_snapshot import MaskSnapshot
-    from mail.data.store import DataStore
+from mail.proposers.folder import ProposerFolder, digest_of_ids
 
 FILE = "lineage.json"
 SEEN = "images that the proposer saw"
@@ -57,7 +57,7 @@ def _git(*arguments: str) -> str:
 
 
 def of_training(
-    store: "DataStore", snapshot: "MaskSnapshot | None", config: dict[str, Any], run_id: str | None, leaky: bool
+    store: DataStore, snapshot: MaskSnapshot | None, config: dict[str, Any], run_id: str | None, leaky: bool
 ) -> dict[str, Any]:
     """The lineage of a training run's model.
 
@@ -132,8 +132,6 @@ def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = 
 
 
 def _store_problem(lineage: dict[str, Any]) -> str | None:
-    from mail.data.store import DataStore
-
     recorded = lineage.get("data_store") or {}
     if not recorded.get("uri") or not recorded.get("digest"):
         return None  # a gap, which is said elsewhere
@@ -144,8 +142,6 @@ def _store_problem(lineage: dict[str, Any]) -> str | None:
 
 
 def _masks_problem(lineage: dict[str, Any]) -> str | None:
-    from mail.data.mask_table import MaskTable
-
     recorded = lineage.get("mask_table") or {}
     if not recorded.get("uri") or not recorded.get("digest"):
         return None
@@ -157,9 +153,6 @@ def _masks_problem(lineage: dict[str, Any]) -> str | None:
 
 def _seen_problem(lineage: dict[str, Any]) -> str | None:
     """The list of the images is kept in the mask table; the lineage has its digest."""
-    from mail.data.mask_table import MaskTable
-    from mail.proposers.folder import digest_of_ids
-
     masks, proposer = lineage.get("mask_table") or {}, lineage.get("proposer") or {}
     recorded = (proposer.get("trained_on") or {}).get("digest")
     if not recorded or not masks.get("uri") or not masks.get("proposer_id"):
@@ -173,8 +166,6 @@ def _seen_problem(lineage: dict[str, Any]) -> str | None:
 
 
 def _proposer_problem(lineage: dict[str, Any], model_dir: Path) -> str | None:
-    from mail.proposers.folder import ProposerFolder
-
     if not (model_dir / "proposer").is_dir():
         return None  # it may be used with `--proposer`; whether a photo alone is enough is another question
     carried = ProposerFolder.read(model_dir / "proposer")

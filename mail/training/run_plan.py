@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mail import addresses, lineage
 from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.data.mask_snapshot import MaskSnapshot
@@ -12,6 +14,7 @@ from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import check_leakage
 from mail.model import MailConfig, MailProcessor, describe, find_preset, load_tokenizer, tokenizer_from_texts
+from mail.model.vilt_weights import check_vilt
 from mail.training.input import TrainingInput, texts, training_input, unusable_images
 from mail.training.settings import TrainingSettings
 from mail.training.validation import Validation
@@ -104,14 +107,10 @@ class RunPlan:
     def check_pretrained(self) -> None:
         """Raises UserError where the network cannot begin with the pre-trained weights."""
         if self.pretrained is not None:
-            from mail.model.vilt_weights import check_vilt
-
             check_vilt(self.network, self.pretrained)
 
     def describe(self) -> dict[str, Any]:
         """The plan and its cost, ready for JSON."""
-        import torch
-
         index, network = self.epochs.index, describe(self.network)
         steps = self.settings.steps
         return {

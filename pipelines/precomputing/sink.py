@@ -4,15 +4,13 @@ import contextlib
 import ctypes
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from mail.data.mask_log import MaskFile, MaskState
+from mail.data.mask_table import MaskTable
 from pipelines.terminal import Advance
-
-if TYPE_CHECKING:
-    from mail.data.mask_log import MaskFile, MaskState
-    from mail.data.mask_table import MaskTable
 
 FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
 FIRST_COMMIT_SECONDS = 5.0
@@ -30,9 +28,9 @@ class MaskSink:
 
     def __init__(
         self,
-        table: "MaskTable",
+        table: MaskTable,
         proposer: dict[str, Any],
-        planned_at: "MaskState",
+        planned_at: MaskState,
         images: int,
         every: float,
         replace: bool = False,

@@ -24,13 +24,21 @@ import tyro
 
 from mail import addresses
 from mail.data import files
+from mail.data.store import DataStore
 from mail.errors import UserError
 from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
+from pipelines.evaluating.config import EvaluationConfig
 from pipelines.options import LocalPath
+from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.stage import Stage
+from pipelines.stages.models import Promote
+from pipelines.stages.predict import Predict
+from pipelines.stages.prepare import PrepareSynthetic
 from pipelines.terminal import console, say
+from pipelines.training.config import TrainConfig
+from pipelines.training.proposer_config import ProposerTrainingConfig
 
 STATE = "demo.json"
 FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "promotions", "mlruns")
@@ -143,8 +151,6 @@ class Demo(Stage):
         ]
 
     def _prepare(self) -> None:
-        from pipelines.stages.prepare import PrepareSynthetic
-
         for name in ("scenes", "store"):  # a store is complete or nothing
             shutil.rmtree(self.out / name, ignore_errors=True)
         PrepareSynthetic(
@@ -153,7 +159,6 @@ class Demo(Stage):
 
     def _train_proposer(self) -> None:
         from pipelines.training.proposer import train_proposer
-        from pipelines.training.proposer_config import ProposerTrainingConfig
 
         if (self.out / "proposer" / "proposer.json").exists():  # killed after it was finished
             return
@@ -169,14 +174,12 @@ class Demo(Stage):
         )
 
     def _precompute(self) -> None:
-        from pipelines.precomputing.config import PrecomputeConfig
         from pipelines.precomputing.precompute import Precomputation
 
         data, proposer, masks = (str(self.out / name) for name in ("store", "proposer", "masks"))
         Precomputation.open(PrecomputeConfig(data=data, proposer=proposer, masks=masks)).run()
 
     def _train(self, network: str) -> dict[str, Any]:
-        from pipelines.training.config import TrainConfig
         from pipelines.training.driver import train
 
         masks = network == "with-masks"
@@ -197,7 +200,6 @@ class Demo(Stage):
         return {key: result[key] for key in ("version", "run_id", "steps")}
 
     def _evaluate(self) -> None:
-        from pipelines.evaluating.config import EvaluationConfig
         from pipelines.evaluating.evaluation import evaluate
 
         for network in NETWORKS:
@@ -216,8 +218,6 @@ class Demo(Stage):
                 evaluate(config)
 
     def _promote(self, record: Record) -> None:
-        from pipelines.stages.models import Promote
-
         version = record.results["train with masks"]["version"]
         if version is None:
             raise UserError("the model is not registered (see above): mend MLflow, then `mail-ris demo --fresh`")
@@ -234,9 +234,6 @@ class Demo(Stage):
 
     def _predict(self) -> dict[str, Any]:
         """The champion on the first photo of testA, from the file, proposer included."""
-        from mail.data.store import DataStore
-        from pipelines.stages.predict import Predict
-
         store = DataStore(self.out / "store")
         chosen = store.expressions(["testA"], ["image_id", "text"]).slice(0, 1).to_pylist()[0]
         number = int(chosen["image_id"].rpartition("/")[2])

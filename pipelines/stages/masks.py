@@ -6,17 +6,23 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mail.data import files
+from mail.data.mask_table import MaskTable
+from mail.data.mask_upkeep import STATUSES, collect, compact, problems, reasons, seconds_per_image, status, verify
+from mail.data.store import DataStore
 from mail.errors import UserError
+from mail.proposers.quality import proposal_quality
 from pipelines.options import Address
 from pipelines.precomputing.config import PrecomputeConfig
+from pipelines.registry.client import answers, connect
+from pipelines.registry.run_log import flatten, start_run
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mail.data.mask_table import MaskTable
     from pipelines.precomputing.precompute import Precomputation
 
 SHOWN_PROBLEMS = 10
@@ -27,9 +33,7 @@ class _OfTable(Stage):
     masks: Address
     """The mask table (local or s3://)."""
 
-    def _open(self) -> "MaskTable":
-        from mail.data.mask_table import MaskTable
-
+    def _open(self) -> MaskTable:
         table = MaskTable(self.masks)
         if table.head().version == 0:
             raise UserError(f"{self.masks} is not a mask table: it has no commits (run `mail-ris precompute` first)")
@@ -60,8 +64,6 @@ class MasksStatus(_OfTable):
         return {"version": self._open().head().version}
 
     def run(self) -> dict[str, Any]:
-        from mail.data.mask_upkeep import problems, reasons, seconds_per_image, status
-
         table = self._open()
         head = table.head()
         report: dict[str, Any] = {"masks": self.masks, "version": head.version, "digest": head.digest, "proposers": {}}
@@ -86,15 +88,10 @@ class MasksStatus(_OfTable):
         if self.data or self.against:
             snapshot = table.snapshot(self.proposer_id)
         if self.data:
-            from mail.data.store import DataStore
-
             ids = DataStore(self.data).image_index["image_id"]
             report["pending"] = len(table.pending(ids, snapshot.proposer_id))
             say(f"{report['pending']} of {len(ids)} images of {self.data} are pending for {snapshot.proposer_id}")
         if self.against:
-            from mail.data.store import DataStore
-            from mail.proposers.quality import proposal_quality
-
             report["quality"] = quality = proposal_quality(DataStore(self.against), snapshot, self.splits or None)
             for name, numbers in [*quality["splits"].items(), ("all", quality)]:
                 say(
@@ -126,9 +123,6 @@ class MasksVerify(_OfTable):
         return {"version": head.version, "files": len(head.files), "bytes": sum(f.bytes for f in head.files.values())}
 
     def run(self) -> list[str]:
-        from mail.data.mask_upkeep import verify
-        from mail.data.store import DataStore
-
         table = self._open()
         found = []
         with progress_of("files verified") as progress:
@@ -166,12 +160,7 @@ class MasksRetry(PrecomputeConfig, Stage):
     def run(self) -> dict[str, Any]:
         return self._precomputation().run()
 
-    def _chosen(self, opened: "Precomputation") -> "pa.Array":
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        from mail.data.mask_upkeep import STATUSES, problems
-
+    def _chosen(self, opened: "Precomputation") -> pa.Array:
         wanted = set(self.status.split(","))
         if unknown := wanted - set(STATUSES):
             raise UserError(f"there is no status {', '.join(sorted(unknown))}: there are {', '.join(STATUSES)}")
@@ -196,8 +185,6 @@ class MasksCompact(_OfTable):
         return before, after
 
     def _compact(self, dry_run: bool) -> tuple[int, int]:
-        from mail.data.mask_upkeep import compact
-
         return compact(self._open(), self.target_mb * 2**20, dry_run)
 
 
@@ -225,8 +212,6 @@ class MasksGc(_OfTable):
         return [path for path, _ in chosen]
 
     def _collect(self, delete: bool) -> list[tuple[str, int]]:
-        from mail.data.mask_upkeep import collect
-
         if self.older_than < 0:
             raise UserError("--older-than is a number of days, 0 or more")
         return collect(self._open(), timedelta(days=self.older_than), delete)
@@ -244,9 +229,6 @@ MASKS: dict[str, type[Stage]] = {
 def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
     """Records the figures as an MLflow run of its own, with what they were measured on; returns its id."""
     from mlflow.entities import Metric
-
-    from pipelines.registry.client import answers, connect
-    from pipelines.registry.run_log import flatten, start_run
 
     proposer_id = origin["masks"]["proposer_id"]
     tags = {"stage": "masks status", "leaky": str(origin["masks"]["leaky"]).lower(), "proposer_id": proposer_id}

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.model import MailConfig, MailForReferringSegmentation
+from mail.model.vilt_weights import load_vilt
 from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
 from mail.training.curves import Curves
 from mail.training.input import TrainingInput, batches
@@ -31,6 +32,7 @@ from pipelines.terminal import say
 from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.input import Transport, ahead, ray_batches
 from pipelines.training.overlays import Overlays
+from pipelines.training.progress import remote_put
 
 Batches = Generator[TrainingBatch, None, None]
 
@@ -179,8 +181,6 @@ def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.
         torch.manual_seed(job.settings.seed)
         model = MailForReferringSegmentation(MailConfig(**job.network))
         if job.pretrained is not None:
-            from mail.model.vilt_weights import load_vilt
-
             load_vilt(model, job.pretrained)
     model.to(place.device)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, job.settings)
@@ -200,8 +200,6 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     from ray.train import Checkpoint, CheckpointUploadMode
     from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device, prepare_model
-
-    from pipelines.training.progress import remote_put
 
     job, transport = ray.get(job)
     context = ray.train.get_context()

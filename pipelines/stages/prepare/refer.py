@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from mail.data.published_counts import PUBLISHED, differences
+from mail.data.refer import Ref, ReferLayout, count_splits, find_layout, read_refs, shared_images, write_store
+from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, write
 from pipelines.terminal import say
-
-if TYPE_CHECKING:
-    from mail.data.refer import Ref, ReferLayout
-    from mail.data.store import DataStore
 
 
 @dataclass(kw_only=True)
@@ -33,8 +32,6 @@ class _PrepareRefer(Stage):
 
     def plan(self) -> dict[str, Any]:
         layout, refs = self._read()
-        from mail.data.refer import count_splits
-
         return {
             "name": layout.name,
             "files": [str(layout.refs), str(layout.instances), str(layout.images)],
@@ -42,11 +39,9 @@ class _PrepareRefer(Stage):
             "differences": self._compare(layout, refs),
         }
 
-    def run(self) -> "DataStore":
+    def run(self) -> DataStore:
         layout, refs = self._read()
         say(f"{layout.refs}: {len(refs)} references")
-        from mail.data.refer import count_splits
-
         for line in count_table(layout.dataset, layout.split_by, count_splits(refs)):
             say(line)
         different = self._compare(layout, refs)
@@ -56,19 +51,13 @@ class _PrepareRefer(Stage):
             say(f"not what was published: {'; '.join(different)}")
         return write_and_report(self, layout, refs, self.out, self.skip_bad)
 
-    def _read(self) -> tuple["ReferLayout", list["Ref"]]:
-        from mail.data.refer import find_layout, read_refs
-        from mail.data.store import DataStoreWriter
-
+    def _read(self) -> tuple[ReferLayout, list[Ref]]:
         layout = find_layout(self.root, self.dataset, self.split_by, self.images)
         DataStoreWriter(self.out, layout.name)  # refuses to overwrite a finished store
         return layout, read_refs(layout.refs)
 
     @staticmethod
-    def _compare(layout: "ReferLayout", refs: list["Ref"]) -> list[str]:
-        from mail.data.published_counts import differences
-        from mail.data.refer import count_splits
-
+    def _compare(layout: ReferLayout, refs: list[Ref]) -> list[str]:
         return differences(layout.dataset, layout.split_by, count_splits(refs))
 
 
@@ -108,10 +97,8 @@ class PrepareGrefcoco(_PrepareRefer):
     dataset = "grefcoco"
 
 
-def write_and_report(stage: Stage, layout: "ReferLayout", refs: list["Ref"], out: str, skip_bad: bool) -> "DataStore":
+def write_and_report(stage: Stage, layout: ReferLayout, refs: list[Ref], out: str, skip_bad: bool) -> DataStore:
     """Writes the store, says what was found on the way, and prints the summary."""
-    from mail.data.refer import shared_images, write_store
-
     for line in shared_images(refs):
         say(line)
     return write(stage, write_store, layout, refs, out, skip_bad=skip_bad)
@@ -119,8 +106,6 @@ def write_and_report(stage: Stage, layout: "ReferLayout", refs: list["Ref"], out
 
 def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Lines of a table: what each split holds, and what was published."""
-    from mail.data.published_counts import PUBLISHED
-
     published = PUBLISHED.get((dataset, split_by), {})
     lines = [f"{'split':8}{'refs':>18}{'expressions':>20}{'images':>18}   (found / published)"]
     for split in dict.fromkeys([*published, *found]):

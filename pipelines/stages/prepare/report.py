@@ -3,21 +3,19 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
+from mail.data.ingest import Findings
+from mail.data.store import DataStore
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
-
-if TYPE_CHECKING:
-    from mail.data.ingest import Findings
-    from mail.data.store import DataStore
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
-def write(stage: Stage, write_store: Callable[..., "tuple[DataStore, Findings]"], *inputs: Any, **options: Any) -> Any:
+def write(stage: Stage, write_store: Callable[..., tuple[DataStore, Findings]], *inputs: Any, **options: Any) -> Any:
     """Has a store written that records the stage's config, says every finding and prints the summary.
 
     Args:
