@@ -210,17 +210,13 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
         where = masks.get("uri", "")
         lines.append(f"├─ mask table {version}{link('mask-table version', _short(masks.get('digest')), where)}")
         lines.append(f"│  └─ proposer {link('proposer', proposer.get('id'))}")
-        lines.append(f"│     └─ trained on {link(SEEN, _trained_on(proposer.get('trained_on')))}")
+        seen = proposer.get("trained_on")
+        images = seen and f"{seen['count']} images {_short(seen['digest'])}"
+        lines.append(f"│     └─ trained on {link(SEEN, images)}")
     else:
         lines.append("├─ no instance masks")
     lines.append(f"└─ label {'LEAKY: evaluation images were seen in training' if lineage.get('leaky') else 'clean'}")
     return "\n".join(lines)
-
-
-def _trained_on(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value.get('count', '?')} images {_short(value.get('digest'))}"
-    return f"{len(value)} images" if isinstance(value, list) else str(value or "")
 
 
 def _short(digest: Any) -> str:

@@ -32,8 +32,7 @@ def tracking_uri() -> str:
 
 def registry_uri() -> str:
     """Where versions and their aliases are recorded."""
-    given = os.environ.get("MLFLOW_REGISTRY_URI")
-    return _normal(given) if given else tracking_uri()
+    return _normal(os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri())
 
 
 def _normal(uri: str) -> str:

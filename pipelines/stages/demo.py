@@ -124,11 +124,8 @@ class Demo(Stage):
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
         files.check_writable(self.out)
-        settings = self._settings()
+        settings = {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
         return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
-
-    def _settings(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
 
     def _clear(self) -> None:
         """Deletes what a demo makes, and nothing else that may lie in the folder."""

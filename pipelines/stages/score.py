@@ -81,9 +81,10 @@ class Score(Stage):
         if not len(expressions):
             raise UserError(f"split {self.split!r} of {self.data} has no expressions")
         if files.is_folder(self.predictions):
-            found = read_prediction_folder(self.predictions, expressions["expr_id"].to_pylist())
+            found, sha256 = read_prediction_folder(self.predictions, expressions["expr_id"].to_pylist()), None
         else:
             found = read_predictions(self.predictions)
+            sha256 = hashlib.sha256(files.read_bytes(*files.resolve(self.predictions))).hexdigest()
         say(f"scoring {len(found.masks)} predictions against {len(expressions)} expressions of {self.split}")
         accumulator, coverage = score_predictions(
             expressions, found, split=self.split, protocol=protocol, allow_missing=self.allow_missing
@@ -92,7 +93,7 @@ class Score(Stage):
             say(f"{len(coverage.missing)} expressions have no prediction and count as predicted empty")
         if coverage.unknown:
             say(f"{len(coverage.unknown)} predictions are not of {self.split} and were left out")
-        source = {"source": self.predictions, "sha256": _sha256(self.predictions), **coverage.to_dict()}
+        source = {"source": self.predictions, "sha256": sha256, **coverage.to_dict()}
         extra: dict[str, Any] = {"predictions": source, "code_version": code_version()}
         if self.compare:
             other = read_per_expression(self.compare)
@@ -114,10 +115,3 @@ class Score(Stage):
             report.write_per_expression(self.per_expression)
         done(summary(report) + (f" -> {', '.join(written)}" if written else ""))
         return report
-
-
-def _sha256(path: str) -> str | None:
-    """Of a predictions file; None for a folder."""
-    if files.is_folder(path):
-        return None
-    return hashlib.sha256(files.read_bytes(*files.resolve(path))).hexdigest()

@@ -32,19 +32,21 @@ class _PrepareRefer(Stage):
 
     def plan(self) -> dict[str, Any]:
         layout, refs = self._read()
+        counts = count_splits(refs)
         return {
             "name": layout.name,
             "files": [str(layout.refs), str(layout.instances), str(layout.images)],
-            "splits": count_splits(refs),
-            "differences": self._compare(layout, refs),
+            "splits": counts,
+            "differences": differences(layout.dataset, layout.split_by, counts),
         }
 
     def run(self) -> DataStore:
         layout, refs = self._read()
         say(f"{layout.refs}: {len(refs)} references")
-        for line in count_table(layout.dataset, layout.split_by, count_splits(refs)):
+        counts = count_splits(refs)
+        for line in count_table(layout.dataset, layout.split_by, counts):
             say(line)
-        different = self._compare(layout, refs)
+        different = differences(layout.dataset, layout.split_by, counts)
         if different and self.strict:
             raise UserError(f"{layout.refs} is not what was published: {'; '.join(different)}")
         if different:
@@ -55,10 +57,6 @@ class _PrepareRefer(Stage):
         layout = find_layout(self.root, self.dataset, self.split_by, self.images)
         DataStoreWriter(self.out, layout.name)  # refuses to overwrite a finished store
         return layout, read_refs(layout.refs)
-
-    @staticmethod
-    def _compare(layout: ReferLayout, refs: list[Ref]) -> list[str]:
-        return differences(layout.dataset, layout.split_by, count_splits(refs))
 
 
 @dataclass(kw_only=True)
