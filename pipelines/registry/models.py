@@ -19,6 +19,7 @@ import mail
 from mail import addresses, lineage
 from mail.errors import UserError
 from pipelines.registry.client import answers, connect, experiment, registry_uri, tracking_uri
+from pipelines.registry.run_log import known
 from pipelines.registry.smoke_test import example
 
 MODEL_NAME = "mail-ris"
@@ -90,13 +91,9 @@ def signature() -> Any:
 def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
     """An active run: the given one if this store has it, else a new one."""
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    if run_id is not None:
-        try:
-            client.get_run(run_id)
-        except MlflowException:
-            run_id = None
+    if run_id is not None and not known(client, run_id):
+        run_id = None
     where = None if run_id else experiment(client)
     with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
         yield

@@ -48,7 +48,7 @@ def start_run(
 
     with answers():
         client = connect()
-        if run_id is not None and _known(client, run_id):
+        if run_id is not None and known(client, run_id):
             return run_id
         where = experiment(client)
         found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
@@ -65,7 +65,7 @@ def start_run(
     return run_id
 
 
-def _known(client: Any, run_id: str) -> bool:
+def known(client: Any, run_id: str) -> bool:
     """Whether this tracking store has the run (it may have been begun in another one); believed while it is away."""
     from mlflow.exceptions import MlflowException
 
