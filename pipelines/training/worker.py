@@ -30,6 +30,7 @@ from mail.training.step import TrainingBatch, by_step, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
 from pipelines.terminal import say
 from pipelines.training.clock import Clock, memory_advice
+from pipelines.training.config import TrainConfig
 from pipelines.training.input import Transport, ahead, ray_batches
 from pipelines.training.overlays import Overlays
 from pipelines.training.progress import remote_put
@@ -42,32 +43,28 @@ class Job:
     """What there is to train, the same for every worker.
 
     Attributes:
-        name: of the run.
+        options: of the training, as given.
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
         checkpoints: folder of the checkpoints of all starts; the newest complete one is where to go on.
         validation: what to validate on, None to leave it out.
-        micro_batch_size: expressions in one forward pass at most.
         bf16: autocast; None: where the GPU has it.
-        checkpoint_every, log_every: in steps. overlays: folder for pictures of answers. overlay_every: validations from
+        checkpoint_every: in steps. overlays: folder for pictures of answers. overlay_every: validations from
             one set of them to the next, 0 for none. threads: torch threads of a worker without GPU.
-        compile: compiles the network (torch.compile). step_flops: of an expression, forward and backward.
+        step_flops: of an expression, forward and backward.
         config, lineage: saved with every checkpoint.
     """
 
-    name: str
+    options: TrainConfig
     settings: TrainingSettings
     network: dict[str, Any]
     pretrained: str | None
     checkpoints: str
     validation: Validation | None
-    micro_batch_size: int | None
     bf16: bool | None
     checkpoint_every: int
-    log_every: int
     overlays: str
     overlay_every: int
     threads: int
-    compile: bool
     step_flops: float
     config: dict[str, Any]
     lineage: dict[str, Any]
@@ -108,7 +105,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     curves = Curves.load(place.checkpoint)
     if rank == 0:
         place.tell("begun", start, world, curves)
-    network: Any = torch.compile(model) if job.compile else model
+    network: Any = torch.compile(model) if job.options.compile else model
     wrapped = place.wrap(network).train()
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
     with contextlib.closing(place.batches(start)) as stream:
@@ -121,7 +118,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
             clock.count(parts)
             ends = done == settings.steps
             saves = done % job.checkpoint_every == 0 or ends
-            if saves or done % job.log_every == 0 or done == start + 1:
+            if saves or done % job.options.log_every == 0 or done == start + 1:
                 found = records(done - len(results), results, settings, world)
                 results = []
                 lap = {"step": done, "time": time.time(), **clock.lap(device, world)}
@@ -157,9 +154,8 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
 
 def _shows(job: Job, step: int) -> bool:
     """Whether a step's validation is one of those with pictures; the last one is."""
-    if not job.overlay_every:
-        return False
-    return step % (job.checkpoint_every * job.overlay_every) == 0 or step == job.settings.steps
+    every = job.checkpoint_every * job.overlay_every
+    return every > 0 and (step % every == 0 or step == job.settings.steps)
 
 
 def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: Place) -> None:
@@ -207,7 +203,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     source, _ = ray.get(shared)
 
     def input_from(start: int) -> Batches:
-        return ray_batches(shared, start, job.settings.steps, rank, world, job.micro_batch_size, transport)
+        return ray_batches(shared, start, job.settings.steps, rank, world, job.options.micro_batch_size, transport)
 
     def report(step: int, folder: Path | None) -> None:
         ray.train.report(
@@ -233,7 +229,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             batches=input_from,
             report=report,
             leaving=lambda: ray.train.get_preemption_info() is not None,
-            tell=remote_put(mailbox, job.name),
+            tell=remote_put(mailbox, job.options.name),
         )
         train(job, source, place)
 
@@ -244,7 +240,7 @@ def here(
     """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 
     def input_from(start: int) -> Batches:
-        micro = job.micro_batch_size
+        micro = job.options.micro_batch_size
         return ahead(batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
 
     filesystem, root = files.resolve(target)
