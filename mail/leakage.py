@@ -10,13 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.proposers.folder import ProposerFolder
-
-Seen = ProposerFolder | MaskSnapshot | Mapping[str, Any] | Iterable[str] | None
 
 
 def overlaps(seen: Iterable[str], store: DataStore, splits: Sequence[str] | None = None) -> dict[str, int]:
@@ -32,7 +28,7 @@ def overlaps(seen: Iterable[str], store: DataStore, splits: Sequence[str] | None
 
 
 def check_leakage(
-    seen: Seen,
+    seen: Iterable[str] | None,
     store: DataStore,
     splits: Sequence[str] | None = None,
     allow_leaky: bool = False,
@@ -41,8 +37,8 @@ def check_leakage(
     """Whether what was seen in training overlaps with the evaluation splits of a store.
 
     Args:
-        seen: ids of the images seen, or what knows them: a proposer folder, a mask-table snapshot, or a dictionary with
-            `image_ids`. None, or one that does not know them, is of unknown origin and counts as leaky.
+        seen: ids of the images seen (a mask table's label is about the store it was made for, which may be another);
+            None is of unknown origin and counts as leaky.
         splits: the splits in play, all of the store for None; training splits never matter.
         what: how messages call it.
 
@@ -54,10 +50,9 @@ def check_leakage(
     """
     if not [s for s in (splits or store.splits) if is_evaluation_split(s)]:
         return False
-    ids = _ids_of(seen)
-    if ids is None:
+    if seen is None:
         reason = f"nobody knows which images {what} was trained on"
-    elif found := overlaps(ids, store, splits):
+    elif found := overlaps(seen, store, splits):
         listed = ", ".join(f"{count} of {store.splits[s]['images']} of {s}" for s, count in found.items())
         reason = f"{what} was trained on images of the evaluation splits of {store.name}: {listed}"
     else:
@@ -65,15 +60,6 @@ def check_leakage(
     if not allow_leaky:
         raise UserError(f"{reason}. Use one that did not see them, or --allow-leaky to label all results as leaky")
     return True
-
-
-def _ids_of(seen: Seen) -> Iterable[str] | None:
-    """The ids, None if unknown."""
-    if isinstance(seen, ProposerFolder):
-        return seen.image_ids
-    if isinstance(seen, MaskSnapshot):
-        return seen.trained_on()  # its label is about the store it was made for, which may be another
-    return seen.get("image_ids") if isinstance(seen, Mapping) else seen
 
 
 def check_model(
@@ -104,7 +90,7 @@ def check_model(
             f"was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: nobody can tell "
             "which images that were"
         )
-    return check_leakage({"image_ids": images}, store, [split], allow_leaky, "the model") or leaky, None
+    return check_leakage(images, store, [split], allow_leaky, "the model") or leaky, None
 
 
 def _training_images(source: Mapping[str, Any]) -> set[str] | None:

@@ -12,16 +12,16 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mail
-from mail import addresses
+from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
 from mail.errors import UserError
-
-if TYPE_CHECKING:
-    from mail.data.mask_snapshot import MaskSnapshot
-    from mail.data.store import DataStore
+from mail.proposers.folder import ProposerFolder, digest_of_ids
 
 FILE = "lineage.json"
 SEEN = "images that the proposer saw"
@@ -57,7 +57,7 @@ def _git(*arguments: str) -> str:
 
 
 def of_training(
-    store: "DataStore", snapshot: "MaskSnapshot | None", config: dict[str, Any], run_id: str | None, leaky: bool
+    store: DataStore, snapshot: MaskSnapshot | None, config: dict[str, Any], run_id: str | None, leaky: bool
 ) -> dict[str, Any]:
     """The lineage of a training run's model.
 
@@ -76,7 +76,7 @@ def of_training(
         "leaky": leaky,
     }
     if snapshot is not None:
-        found["mask_table"] = snapshot.lineage | {"uri": addresses.absolute(snapshot.uri)}
+        found["mask_table"] = snapshot.lineage | {"uri": snapshot.uri}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}
     return found
 
@@ -115,18 +115,15 @@ def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = 
 
     Looks at the data store, at the mask-table version and, with `model_dir`, at the proposer that the model carries.
     """
-    checks: dict[str, Callable[[], str | None]] = {
-        "data store": lambda: _store_problem(lineage.get("data_store") or {})
-    }
+    checks: dict[str, Callable[[dict[str, Any]], str | None]] = {"data store": _store_problem}
     if _uses_masks(lineage):
-        checks["mask-table version"] = lambda: _masks_problem(lineage.get("mask_table") or {})
-        checks[SEEN] = lambda: _seen_problem(lineage)
+        checks |= {"mask-table version": _masks_problem, SEEN: _seen_problem}
         if model_dir is not None:
-            checks["proposer"] = lambda: _proposer_problem(lineage.get("proposer") or {}, Path(model_dir))
+            checks["proposer"] = partial(_proposer_problem, model_dir=Path(model_dir))
     found = {}
     for name, check in checks.items():
         try:
-            problem = check()
+            problem = check(lineage)
         except (UserError, OSError) as error:  # gone, damaged, or an object store that does not answer
             problem = str(error)
         if problem:
@@ -134,9 +131,8 @@ def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = 
     return found
 
 
-def _store_problem(recorded: dict[str, Any]) -> str | None:
-    from mail.data.store import DataStore
-
+def _store_problem(lineage: dict[str, Any]) -> str | None:
+    recorded = lineage.get("data_store") or {}
     if not recorded.get("uri") or not recorded.get("digest"):
         return None  # a gap, which is said elsewhere
     digest = DataStore(recorded["uri"]).digest
@@ -145,9 +141,8 @@ def _store_problem(recorded: dict[str, Any]) -> str | None:
     return None
 
 
-def _masks_problem(recorded: dict[str, Any]) -> str | None:
-    from mail.data.mask_table import MaskTable
-
+def _masks_problem(lineage: dict[str, Any]) -> str | None:
+    recorded = lineage.get("mask_table") or {}
     if not recorded.get("uri") or not recorded.get("digest"):
         return None
     state = MaskTable(recorded["uri"]).log.at(int(recorded.get("version") or 0))
@@ -158,9 +153,6 @@ def _masks_problem(recorded: dict[str, Any]) -> str | None:
 
 def _seen_problem(lineage: dict[str, Any]) -> str | None:
     """The list of the images is kept in the mask table; the lineage has its digest."""
-    from mail.data.mask_table import MaskTable
-    from mail.proposers.folder import digest_of_ids
-
     masks, proposer = lineage.get("mask_table") or {}, lineage.get("proposer") or {}
     recorded = (proposer.get("trained_on") or {}).get("digest")
     if not recorded or not masks.get("uri") or not masks.get("proposer_id"):
@@ -173,14 +165,12 @@ def _seen_problem(lineage: dict[str, Any]) -> str | None:
     return None
 
 
-def _proposer_problem(recorded: dict[str, Any], model_dir: Path) -> str | None:
-    from mail.proposers.folder import ProposerFolder
-
+def _proposer_problem(lineage: dict[str, Any], model_dir: Path) -> str | None:
     if not (model_dir / "proposer").is_dir():
         return None  # it may be used with `--proposer`; whether a photo alone is enough is another question
     carried = ProposerFolder.read(model_dir / "proposer")
     # thresholds may have been chosen by `precompute`: they make another id of the same weights
-    if recorded.get("weights_sha256") not in (None, carried.weights_sha256):
+    if (lineage.get("proposer") or {}).get("weights_sha256") not in (None, carried.weights_sha256):
         return f"the model carries another one, {carried.proposer_id}, than its masks are from"
     return None
 
@@ -220,17 +210,13 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
         where = masks.get("uri", "")
         lines.append(f"├─ mask table {version}{link('mask-table version', _short(masks.get('digest')), where)}")
         lines.append(f"│  └─ proposer {link('proposer', proposer.get('id'))}")
-        lines.append(f"│     └─ trained on {link(SEEN, _trained_on(proposer.get('trained_on')))}")
+        seen = proposer.get("trained_on")
+        images = seen and f"{seen['count']} images {_short(seen['digest'])}"
+        lines.append(f"│     └─ trained on {link(SEEN, images)}")
     else:
         lines.append("├─ no instance masks")
     lines.append(f"└─ label {'LEAKY: evaluation images were seen in training' if lineage.get('leaky') else 'clean'}")
     return "\n".join(lines)
-
-
-def _trained_on(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value.get('count', '?')} images {_short(value.get('digest'))}"
-    return f"{len(value)} images" if isinstance(value, list) else str(value or "")
 
 
 def _short(digest: Any) -> str:

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mail import __version__
 from mail.errors import UserError
@@ -18,50 +18,33 @@ from pipelines.stage import Stage
 PROGRAM = "mail-ris"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where a stage is defined: a Stage class, or a dict of them for a group of stages."""
+class Entry(NamedTuple):
+    """What a stage's module in `pipelines.stages` offers: a Stage class, or a dict of them for a group of stages."""
 
-    module: str
     attribute: str
     help: str
 
-    def load(self) -> type[Stage] | dict[str, type[Stage]]:
-        return getattr(importlib.import_module(self.module), self.attribute)
-
 
 STAGES = {
-    "demo": Entry("pipelines.stages.demo", "Demo", "The whole chain on a generated data set, in minutes, on a CPU."),
-    "prepare": Entry("pipelines.stages.prepare", "PREPARE", "A published data set's own files -> a data store."),
-    "train-proposer": Entry(
-        "pipelines.stages.train_proposer", "TrainProposer", "COCO-format instances -> a Mask R-CNN that proposes masks."
-    ),
-    "import-proposer": Entry(
-        "pipelines.stages.import_proposer",
-        "ImportProposer",
-        "Published Mask R-CNN or Mask2Former weights -> a proposer.",
-    ),
-    "precompute": Entry(
-        "pipelines.stages.precompute", "Precompute", "Data store + proposer -> rows in the mask table."
-    ),
-    "masks": Entry("pipelines.stages.masks", "MASKS", "Looks after the mask table."),
-    "train": Entry(
-        "pipelines.stages.train", "Train", "Data store + mask table + preset -> checkpoints and an MLflow run."
-    ),
-    "tune": Entry(
-        "pipelines.stages.tune", "Tune", "Trains many times, over ranges of any option; poor trials end early."
-    ),
-    "evaluate": Entry(
-        "pipelines.stages.evaluate", "Evaluate", "Model + data store + split -> predictions, metrics, gallery."
-    ),
-    "score": Entry(
-        "pipelines.stages.score", "Score", "Anyone's predictions file + data store + split -> the same metrics."
-    ),
-    "predict": Entry("pipelines.stages.predict", "Predict", "One image + one expression -> the mask of what it names."),
-    "models": Entry(
-        "pipelines.stages.models", "MODELS", "Registered models: what there is, which one is the champion."
-    ),
+    "demo": Entry("Demo", "The whole chain on a generated data set, in minutes, on a CPU."),
+    "prepare": Entry("PREPARE", "A published data set's own files -> a data store."),
+    "train-proposer": Entry("TrainProposer", "COCO-format instances -> a Mask R-CNN that proposes masks."),
+    "import-proposer": Entry("ImportProposer", "Published Mask R-CNN or Mask2Former weights -> a proposer."),
+    "precompute": Entry("Precompute", "Data store + proposer -> rows in the mask table."),
+    "masks": Entry("MASKS", "Looks after the mask table."),
+    "train": Entry("Train", "Data store + mask table + preset -> checkpoints and an MLflow run."),
+    "tune": Entry("Tune", "Trains many times, over ranges of any option; poor trials end early."),
+    "evaluate": Entry("Evaluate", "Model + data store + split -> predictions, metrics, gallery."),
+    "score": Entry("Score", "Anyone's predictions file + data store + split -> the same metrics."),
+    "predict": Entry("Predict", "One image + one expression -> the mask of what it names."),
+    "models": Entry("MODELS", "Registered models: what there is, which one is the champion."),
 }
+
+
+def load(name: str) -> type[Stage] | dict[str, type[Stage]]:
+    """The stage or the group of a name in `STAGES`."""
+    module = importlib.import_module(f"pipelines.stages.{name.replace('-', '_')}")
+    return getattr(module, STAGES[name].attribute)
 
 
 def parse(argv: Sequence[str]) -> Stage:
@@ -76,7 +59,7 @@ def parse(argv: Sequence[str]) -> Stage:
         raise SystemExit(0)
     helps = {name: entry.help for name, entry in STAGES.items()}
     name, rest = _choose(argv, helps, PROGRAM, "Referring image segmentation, stage by stage.")
-    program, stage = f"{PROGRAM} {name}", STAGES[name].load()
+    program, stage = f"{PROGRAM} {name}", load(name)
     if isinstance(stage, dict):
         helps = {kind: (inspect.getdoc(member) or "").split("\n\n")[0] for kind, member in stage.items()}
         kind, rest = _choose(rest, helps, program, STAGES[name].help)

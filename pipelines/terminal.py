@@ -7,6 +7,7 @@ every line is a JSON object, for whoever collects logs.
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import sys
@@ -117,18 +118,9 @@ class Advance:
 @contextlib.contextmanager
 def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
     """A `progress(done, total)` that shows how far it is; `what` names the work and its unit."""
-    shown: list[Advance] = []
-
-    def progress(finished: int, total: int) -> None:
-        if not shown:
-            shown.append(Advance(what, total).__enter__())
-        shown[0](finished)
-
-    try:
-        yield progress
-    finally:
-        for advance in shown:
-            advance.__exit__(None, None, None)
+    with contextlib.ExitStack() as stack:
+        shown = functools.cache(lambda total: stack.enter_context(Advance(what, total)))
+        yield lambda finished, total: shown(total)(finished)
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,9 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+import torch
 
 from mail import addresses, lineage
 from mail.data.epoch_plan import EpochPlan, ExpressionIndex
@@ -12,37 +14,13 @@ from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import check_leakage
 from mail.model import MailConfig, MailProcessor, describe, find_preset, load_tokenizer, tokenizer_from_texts
+from mail.model.vilt_weights import check_vilt
 from mail.training.input import TrainingInput, texts, training_input, unusable_images
 from mail.training.settings import TrainingSettings
 from mail.training.validation import Validation
 
 # a made vocabulary holds, besides words, special tokens and single characters
 CHARACTERS = 200
-
-
-class Options(Protocol):
-    """The options that decide what is computed (see `pipelines.stages.train.Train`, which explains each)."""
-
-    preset: str
-    data: str
-    masks: str | None
-    name: str
-    proposals: Any
-    proposer_id: str | None
-    split: str
-    validation_split: str
-    validation_expressions: int
-    steps: int | None
-    global_batch_size: int | None
-    learning_rate: float | None
-    decay: Any
-    rule: Any
-    proposal_dropout: float | None
-    seed: int
-    pretrained: str | None
-    tokenizer: str | None
-    allow_leaky: bool
-    model: Any
 
 
 @dataclass
@@ -69,8 +47,11 @@ class RunPlan:
     config: dict[str, Any]
 
     @classmethod
-    def make(cls, options: Options) -> "RunPlan":
+    def make(cls, options: Any) -> "RunPlan":
         """Reads what the options name.
+
+        Args:
+            options: of a training, by the names of `pipelines.training.config.TrainConfig`.
 
         Raises:
             UserError: an option is wrong, or the masks do not cover the data.
@@ -95,7 +76,7 @@ class RunPlan:
             snapshot = _snapshot(options)
             snapshot.check_covers(store.image_index["image_id"])
             unusable = unusable_images(snapshot)
-        leaky = snapshot is not None and check_leakage(snapshot, store, allow_leaky=options.allow_leaky)
+        leaky = snapshot is not None and check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky)
         index = ExpressionIndex.read(store, options.split, unusable)
         network, processor, pretrained = _network(options, preset, store)
         epochs = EpochPlan(
@@ -126,14 +107,10 @@ class RunPlan:
     def check_pretrained(self) -> None:
         """Raises UserError where the network cannot begin with the pre-trained weights."""
         if self.pretrained is not None:
-            from mail.model.vilt_weights import check_vilt
-
             check_vilt(self.network, self.pretrained)
 
     def describe(self) -> dict[str, Any]:
         """The plan and its cost, ready for JSON."""
-        import torch
-
         index, network = self.epochs.index, describe(self.network)
         steps = self.settings.steps
         return {
@@ -196,15 +173,15 @@ class RunPlan:
         return lineage.of_training(self.store, self.snapshot, self.config, run_id, self.leaky)
 
 
-def _snapshot(options: Options) -> MaskSnapshot:
+def _snapshot(options: Any) -> MaskSnapshot:
     if options.masks is None:
         raise UserError(
             "--masks is missing: give the mask table that `mail-ris precompute` filled, or --proposals none"
         )
-    return MaskTable(addresses.absolute(options.masks)).snapshot(options.proposer_id)
+    return MaskTable(options.masks).snapshot(options.proposer_id)
 
 
-def _network(options: Options, preset: Any, store: DataStore) -> tuple[MailConfig, MailProcessor, str | None]:
+def _network(options: Any, preset: Any, store: DataStore) -> tuple[MailConfig, MailProcessor, str | None]:
     config = preset.config()
     values = options.model.given()
     if options.proposals == "none":
@@ -216,10 +193,9 @@ def _network(options: Options, preset: Any, store: DataStore) -> tuple[MailConfi
         if pretrained is not None:
             raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
         tokenizer = tokenizer_from_texts(texts(store, options.split), max(1, config.vocab_size - CHARACTERS))
-        values["vocab_size"] = len(tokenizer)
     else:
         tokenizer = load_tokenizer(str(source))
-        values["vocab_size"] = len(tokenizer)
+    values["vocab_size"] = len(tokenizer)
     try:
         network = MailConfig(**{**config.to_dict(), **values})
     except (ValueError, TypeError) as error:
@@ -227,7 +203,7 @@ def _network(options: Options, preset: Any, store: DataStore) -> tuple[MailConfi
     return network, MailProcessor.for_config(tokenizer, network), pretrained
 
 
-def _validation(options: Options, store: DataStore, unusable: Any) -> Validation | None:
+def _validation(options: Any, store: DataStore, unusable: Any) -> Validation | None:
     if not options.validation_expressions or options.validation_split not in store.splits:
         return None
     try:

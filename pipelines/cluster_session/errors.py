@@ -1,11 +1,23 @@
 """What Ray makes of an exception in a worker, undone: the person's one line at the bottom of it."""
 
+import contextlib
 from collections.abc import Iterator
 
 from mail.errors import UserError
 
 PRINTED = f"\n{UserError.__module__}.{UserError.__qualname__}: "  # how the last line of a stack trace begins
 TRACE = "Traceback (most recent call last)"
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """A block in which Ray works: a wrong input that it raises, however wrapped, comes out as the UserError it was."""
+    try:
+        yield
+    except Exception as error:
+        if wrong := user_error(error):
+            raise wrong from None
+        raise
 
 
 def user_error(error: BaseException) -> UserError | None:

@@ -17,7 +17,6 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mail.errors import UserError
@@ -43,39 +42,9 @@ START_ATTEMPTS = 5
 LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
 
 
-class Session:
-    """A connection to Ray. Leaving its `with` block ends the cluster if, and only if, this connection started it."""
-
-    def __init__(self, folder: PrivateFolder | None = None):
-        self._folder = folder
-
-    @property
-    def started_here(self) -> bool:
-        return self._folder is not None
-
-    def close(self, keep_logs: bool = False) -> None:
-        """Ends the local cluster that this connection started; joined clusters are left alone. May be called twice."""
-        if self._folder is None:
-            return
-        import ray
-
-        ray.shutdown()
-        self._folder.close(keep=keep_logs)
-        self._folder = None
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        unexpected = error is not None and not isinstance(error, UserError | KeyboardInterrupt | SystemExit)
-        if unexpected and self._folder is not None:
-            hint = "MAIL_RAY_LOGS=1 shows and keeps more"
-            print(f"Ray's logs are in {self._folder.path} ({hint})", file=sys.stderr)
-        self.close(keep_logs=unexpected)
-
-
-def connect(num_cpus: int | None = None, metrics: bool = True) -> Session:
-    """Connects this process to Ray; use it as a context manager, or call it and let the process's end close it.
+@contextlib.contextmanager
+def connect(num_cpus: int | None = None, metrics: bool = True) -> Iterator[None]:
+    """Connects this process to Ray. Leaving the block ends the cluster if, and only if, this started it.
 
     Args:
         num_cpus: logical CPUs of a local cluster, where one is started; all of the machine's by default, at least 2
@@ -89,11 +58,22 @@ def connect(num_cpus: int | None = None, metrics: bool = True) -> Session:
     import ray
 
     if ray.is_initialized():
-        return Session()
-    if address := os.environ.get("RAY_ADDRESS"):
+        yield
+    elif address := os.environ.get("RAY_ADDRESS"):
         _join(address)
-        return Session()
-    return _start_local(num_cpus, metrics)
+        yield
+    else:
+        folder = _start_local(num_cpus, metrics)
+        unexpected = False
+        try:
+            yield
+        except BaseException as error:
+            if unexpected := not isinstance(error, UserError | KeyboardInterrupt | SystemExit):
+                print(f"Ray's logs are in {folder.path} (MAIL_RAY_LOGS=1 shows and keeps more)", file=sys.stderr)
+            raise
+        finally:
+            atexit.unregister(_end_local)
+            _end_local(folder, keep_logs=unexpected)
 
 
 def _join(address: str) -> None:
@@ -111,7 +91,8 @@ def _join(address: str) -> None:
     _quiet_data()
 
 
-def _start_local(num_cpus: int | None, metrics: bool) -> Session:
+def _start_local(num_cpus: int | None, metrics: bool) -> PrivateFolder:
+    """Starts it; returns the folder of its sockets and logs."""
     # Workers inherit the environment of the process that starts them. They must find `pipelines` and `mail` also where
     # those are imported from a checkout, without a runtime_env, which would give up the workers that Ray prestarts.
     root = str(Path(__file__).resolve().parents[2])
@@ -120,20 +101,26 @@ def _start_local(num_cpus: int | None, metrics: bool) -> Session:
     # torch's threads must not spin while they wait: trainer, input tasks and Ray itself share the same few cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for attempt in range(1, START_ATTEMPTS + 1):
-        folder = PrivateFolder()  # of sockets and logs
-        session = Session(folder)
+        folder = PrivateFolder()
         try:
             _start_in(folder.path, num_cpus or _usable_cpus(), metrics)
             break
         except BaseException as error:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
             last = attempt == START_ATTEMPTS or "timed out" not in str(error)
-            session.close(keep_logs=last and isinstance(error, Exception))
+            _end_local(folder, keep_logs=last and isinstance(error, Exception))
             if last:
                 print(f"Ray did not start; its logs are in {folder.path}", file=sys.stderr)
                 raise
-    atexit.register(session.close)
-    return session
+    atexit.register(_end_local, folder)
+    return folder
+
+
+def _end_local(folder: PrivateFolder, keep_logs: bool = False) -> None:
+    import ray
+
+    ray.shutdown()
+    folder.close(keep=keep_logs)
 
 
 def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
@@ -154,9 +141,9 @@ def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
         if not verbose:
             stack.enter_context(_stderr_to(folder / "start.log"))
         # what is started now inherits these, and nothing that is started later
-        stack.enter_context(_environment("RAY_TMPDIR", str(folder)))
+        stack.enter_context(environment(RAY_TMPDIR=str(folder)))
         if not metrics and METRICS not in os.environ:
-            stack.enter_context(_environment(METRICS, "0"))
+            stack.enter_context(environment(**{METRICS: "0"}))
         ray.init(**settings)
     if not verbose:
         _quiet_data()
@@ -178,15 +165,15 @@ def _stderr_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
+def environment(**values: str) -> Iterator[None]:
+    """Environment variables for the length of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 def local_cpus() -> int | None:

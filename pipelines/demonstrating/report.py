@@ -5,12 +5,19 @@ import os
 import platform
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mail.data.store import DataStore
-    from mail.metrics import Accumulator, Measures
-    from mail.report.demo_page import Curve, Example
+from rich.console import Console
+from rich.table import Table
+
+from mail.data.images import decode_image
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.metrics import Accumulator, Measures, measure, read_per_expression, read_predictions
+from mail.metrics.measure import iou
+from mail.proposers.quality import proposal_quality
+from mail.report.demo_page import Curve, Example, write_demo_page
+from pipelines.registry.client import connect
 
 SPLITS = ("testA", "testB")
 NETWORKS = {"with-masks": "with instance masks", "without-masks": "without instance masks"}
@@ -27,12 +34,6 @@ def write_report(out: Path, facts: dict[str, Any], runs: dict[str, str], picture
     Returns:
         What `report.json` holds.
     """
-    from mail.data.mask_table import MaskTable
-    from mail.data.store import DataStore
-    from mail.metrics import measure
-    from mail.proposers.quality import proposal_quality
-    from mail.report.demo_page import write_demo_page
-
     store = DataStore(out / "store")
     counts = {network: _counts(out / "evaluations" / network) for network in NETWORKS}
     with_masks, without = (_figures(measure(counts[network].counts)) for network in NETWORKS)
@@ -57,9 +58,6 @@ def write_report(out: Path, facts: dict[str, Any], runs: dict[str, str], picture
 
 def print_table(report: dict[str, Any]) -> None:
     """Prints the figures and the times, in points and seconds."""
-    from rich.console import Console
-    from rich.table import Table
-
     title = f"held-out {' + '.join(SPLITS)}, {report['expressions']} expressions, original resolution"
     table = Table(title=title, title_justify="left")
     for name in ("", "oIoU", "mIoU", "Prec@.5"):
@@ -76,15 +74,13 @@ def print_table(report: dict[str, Any]) -> None:
     )
 
 
-def _counts(folder: Path) -> "Accumulator":
+def _counts(folder: Path) -> Accumulator:
     """The counts of both test splits together, every expression once."""
-    from mail.metrics import read_per_expression
-
     first, second = (read_per_expression(folder / split / "per_expression.jsonl") for split in SPLITS)
     return first.merge(second)
 
 
-def _figures(measures: "Measures") -> dict[str, float]:
+def _figures(measures: Measures) -> dict[str, float]:
     prec = measures.prec["0.5"]
     assert measures.oIoU is not None
     assert measures.mIoU is not None
@@ -92,11 +88,8 @@ def _figures(measures: "Measures") -> dict[str, float]:
     return {"oIoU": measures.oIoU, "mIoU": measures.mIoU, "prec_50": prec}
 
 
-def _curves(runs: dict[str, str]) -> "list[Curve]":
+def _curves(runs: dict[str, str]) -> list[Curve]:
     """Loss and validation curves of the runs, from MLflow."""
-    from mail.report.demo_page import Curve
-    from pipelines.registry.client import connect
-
     client = connect()
     curves = []
     for title, key in CURVES.items():
@@ -109,16 +102,8 @@ def _curves(runs: dict[str, str]) -> "list[Curve]":
     return curves
 
 
-def _examples(
-    out: Path, store: "DataStore", counts: "dict[str, Accumulator]", pictures: int
-) -> "dict[str, list[Example]]":
+def _examples(out: Path, store: DataStore, counts: dict[str, Accumulator], pictures: int) -> dict[str, list[Example]]:
     """Held-out expressions at random, and those where the network with masks fails most."""
-    from mail.data.images import decode_image
-    from mail.data.mask_table import MaskTable
-    from mail.metrics import read_predictions
-    from mail.metrics.measure import iou
-    from mail.report.demo_page import Example
-
     expr_ids = sorted(counts["with-masks"].counts)
     ious = {network: {e: iou(counts[network].counts[e]) for e in expr_ids} for network in NETWORKS}
     chosen = {

@@ -90,21 +90,15 @@ class EvaluationComparer:
         """Evaluations of this very model, the newest first."""
         local = download(version)
         model, proposer = model_digest(local), _proposer(lineage.read(local))
-        found = []
-        folders = [*self.evaluations, self._folder(version, split)]
-        for evaluation in read_evaluations([*folders, *logged_evaluations(version)]):
-            figures = evaluation.figures
-            wanted = {"model": model, "proposer": proposer, "split": split, "protocol": self.protocol}
-            wanted |= {"store": self.digest}
-            known = {
-                "model": (figures.get("model") or {}).get("digest"),
-                "proposer": _proposer(figures),
-                "split": figures["split"],
-                "protocol": figures["protocol"],
-                "store": evaluation.store if self.digest else None,
-            }
-            if wanted == known:
-                found.append(evaluation)
+        wanted = (model, proposer, split, self.protocol, self.digest)
+
+        def known(evaluation: Evaluation) -> tuple[str | None, ...]:
+            figures, store = evaluation.figures, evaluation.store if self.digest else None
+            digest = (figures.get("model") or {}).get("digest")
+            return digest, _proposer(figures), figures["split"], figures["protocol"], store
+
+        folders = [*self.evaluations, self._folder(version, split), *logged_evaluations(version)]
+        found = [e for e in read_evaluations(folders) if known(e) == wanted]
         return sorted(found, key=lambda e: -(e.folder / "metrics.json").stat().st_mtime)
 
     def _evaluate(self, version: Version, split: str) -> Evaluation:

@@ -98,7 +98,7 @@ class Evaluation:
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
             what = f"proposer {snapshot.proposer_id}"
-            leaky = check_leakage(snapshot, store, [config.split], config.allow_leaky, what)
+            leaky = check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what)
         seen, unknown = check_model(origin, store, config.split, config.allow_leaky)
         if unknown:
             say(f"{config.model} {unknown}, so the results are labelled leaky")

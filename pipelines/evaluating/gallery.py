@@ -7,9 +7,9 @@ from mail.addresses import REGISTRY
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.evaluation import ImageAnswer, SplitPlan
 from mail.metrics import MetricsReport, read_per_expression, read_predictions
-from mail.metrics.measure import Measures, iou, measure
+from mail.metrics.measure import iou, measure
 from mail.report.gallery import GalleryAnswer, GalleryEntry, GalleryImage, write_gallery
-from pipelines.evaluating.tables import COLUMNS, points
+from pipelines.evaluating.tables import COLUMNS, row_of
 
 IMAGES_PER_READ = 256
 
@@ -57,9 +57,9 @@ def write_evaluation_gallery(
                 values = {name: by_id[expr_id] for name, by_id in slices.items()}
                 entries.append(GalleryEntry(expr_id, image.image_id, row["text"], row["target"], shown, values))
     names = [_name(model, path.parent), *([_name(str(compare), compare)] if compare is not None else [])]
-    figures = [["", *COLUMNS], [names[0], *_figures(report.measures)]]
+    figures = [["", *COLUMNS], [names[0], *row_of(report.measures)]]
     if compare is not None:
-        figures.append([names[1], *_figures(measure(other_counts, report.protocol))])
+        figures.append([names[1], *row_of(measure(other_counts, report.protocol))])
     store = report.data_store
     facts = [
         f"protocol {report.protocol.name}: {report.protocol.description}",
@@ -77,12 +77,3 @@ def _name(address: str, folder: Path) -> str:
     if address.startswith(REGISTRY):
         return address.removeprefix(REGISTRY)
     return Path(address).name if Path(address).name not in ("", "model") else folder.name
-
-
-def _figures(measures: Measures) -> list[str]:
-    return [
-        str(measures.expressions),
-        points(measures.oIoU),
-        points(measures.mIoU),
-        *map(points, measures.prec.values()),
-    ]

@@ -11,7 +11,7 @@ from pipelines.registry.comparison import Comparison
 COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
 
 
-def print_report(report: MetricsReport, slices: bool = True) -> None:
+def print_report(report: MetricsReport) -> None:
     """Prints the figures in points (percent), on standard output."""
     console = Console(highlight=False, width=max(Console().width, 110))
     table = Table(
@@ -25,9 +25,9 @@ def print_report(report: MetricsReport, slices: bool = True) -> None:
         table.add_column(name, justify="right")
     m = report.measures
     extra = (*map(points, (m.gIoU, m.cIoU, m.n_acc, m.t_acc)), str(m.no_target)) if grefcoco else ()
-    table.add_row(*_row(m), *extra)
+    table.add_row(*row_of(m), *extra)
     console.print(table)
-    if slices and report.slices:
+    if report.slices:
         console.print(_slice_table(report))
 
 
@@ -96,9 +96,10 @@ def _slice_table(report: MetricsReport) -> Table:
     for name, groups in report.slices.items():
         shown = list(groups.items())[:12]
         for number, (value, measures) in enumerate(shown):
-            table.add_row(name if number == 0 else "", value, *_row(measures), end_section=number == len(shown) - 1)
+            table.add_row(name if number == 0 else "", value, *row_of(measures), end_section=number == len(shown) - 1)
     return table
 
 
-def _row(m: Measures) -> tuple[str, ...]:
+def row_of(m: Measures) -> tuple[str, ...]:
+    """Cells of the `COLUMNS`."""
     return (str(m.expressions), points(m.oIoU), points(m.mIoU), *(points(v) for v in m.prec.values()))

@@ -3,18 +3,18 @@
 import math
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mail.evaluation import ImageAnswer, SplitInput, answer_batch, model_files
-from pipelines.cluster_session.errors import user_error
+from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 
 READER_CPUS = 0.5
 _CONTENT = pa.schema([("batch", pa.int64()), ("images", pa.list_(pa.large_binary())), ("masks", pa.large_binary())])
-_inputs: dict[str, SplitInput] = {}  # per task process: open files live on
 
 
 def predict(
@@ -26,26 +26,16 @@ def predict(
         workers: actors; default: one a GPU, else one for two CPUs.
         threshold: probability from which a pixel belongs to the mask. side: of thumbnails, None for none.
     """
-    with connect():
-        import ray
-
-        source, model = ray.put(split), ray.put(model_files(model_folder))
-        yield from _stream(source, model, pending, _pool(workers, len(pending)), threshold, side)
-
-
-def _stream(
-    source: Any, model: Any, pending: list[int], pool: dict[str, Any], threshold: float, side: int | None
-) -> Iterator[ImageAnswer]:
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy
 
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
+    with connect(), plain_errors():
+        source, model = ray.put(split), ray.put(model_files(model_folder))
+        pool = _pool(workers, len(pending))
 
-    def read(block: pa.Table) -> pa.Table:
-        return _read(source, block["number"].to_pylist())
+        def read(block: pa.Table) -> pa.Table:
+            return _read(source, block["number"].to_pylist())
 
-    with DataContext.current(context):
         data = (
             # not `range`: its tasks would want a whole CPU, which the actors may not have left
             ray.data.from_items([{"number": n} for n in pending], override_num_blocks=len(pending))
@@ -60,15 +50,10 @@ def _stream(
                 num_gpus=pool["num_gpus"],
             )
         )
-    try:
         for block in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(block, pa.Table)
             for line in block["answer"].to_pylist():
                 yield ImageAnswer.from_line(line)
-    except ray.exceptions.RayError as error:
-        if wrong := user_error(error):
-            raise wrong from None
-        raise
 
 
 class PredictingActor:
@@ -98,16 +83,17 @@ class PredictingActor:
         return pa.table({"answer": pa.array([a.to_line() for a in answers], pa.large_string())})
 
 
-def _read(source: Any, numbers: list[int]) -> pa.Table:
+@lru_cache(maxsize=1)  # per task process: open files live on
+def _opened(source: Any) -> SplitInput:
     import ray
 
-    key = source.hex()
-    if key not in _inputs:
-        _inputs.clear()
-        _inputs[key] = ray.get(source)
+    return ray.get(source)
+
+
+def _read(source: Any, numbers: list[int]) -> pa.Table:
     rows = []
     for number in numbers:
-        content = _inputs[key].read(number)
+        content = _opened(source).read(number)
         # the rows' type differs between batches (all None without masks), so it travels inside the block
         masks = pa.table({"row": content["masks"]})
         sink = pa.BufferOutputStream()

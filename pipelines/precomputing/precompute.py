@@ -6,15 +6,10 @@ nothing pending, Ray is not even started.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-# Read when Arrow first allocates, here and in the workers of a local Ray. Its own allocator keeps for every thread what
-# that once had, out of reach of `give_back_memory`: the driver would be the larger the more images a store has.
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import pyarrow as pa
 
@@ -28,7 +23,7 @@ from mail.proposers.rows import plan_units
 from pipelines.cluster_session.session import connect
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.precomputing.proposals import Pool, proposals_of
-from pipelines.precomputing.sink import MaskSink, give_back_memory
+from pipelines.precomputing.sink import MaskSink, give_back_memory, use_system_memory
 from pipelines.terminal import done, say
 
 UNITS_A_ROUND = 8192  # bounds what the driver holds of a plan; a round starts its actors anew
@@ -64,7 +59,7 @@ class Precomputation:
         files.check_writable(config.masks)
         store, table = DataStore(config.data), MaskTable(config.masks)
         what = f"the proposer {config.proposer}"
-        leaky = check_leakage(folder, store, allow_leaky=config.allow_leaky, what=what)
+        leaky = check_leakage(folder.image_ids, store, allow_leaky=config.allow_leaky, what=what)
         return cls(config, folder, store, table, leaky, choose)
 
     def pending(self) -> tuple[Any, pa.Array]:
@@ -108,6 +103,7 @@ class Precomputation:
         if self.folder.image_ids is not None:
             self.table.register_images(proposer_id, self.folder.image_ids)
         info = {**self.folder.info, "leaky": self.leaky}
+        use_system_memory()
         give_back_memory()  # what the plan took
         with (
             connect(metrics=False),

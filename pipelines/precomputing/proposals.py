@@ -13,7 +13,7 @@ import pyarrow as pa
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.rows import WorkUnit, decode_unit, detect_rows, propose_rows, select_rows
-from pipelines.cluster_session.errors import user_error
+from pipelines.cluster_session.errors import plain_errors
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.precomputing.sink import give_back_memory
 
@@ -80,7 +80,6 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
     """
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
-    from ray.exceptions import RayError
 
     store, max_pixels = config.data, config.max_pixels
     chosen = (config.score_threshold, config.max_instances)
@@ -110,9 +109,5 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
             return select_rows(folder, detected)
 
         rows = rows.map_batches(paste, batch_size=pool.batch_size, batch_format="pyarrow", num_cpus=PASTING_CPUS)
-    try:
+    with plain_errors():
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-    except RayError as error:
-        if wrong := user_error(error):
-            raise wrong from None
-        raise

@@ -2,20 +2,27 @@
 
 import contextlib
 import ctypes
+import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from mail.data.mask_log import MaskFile, MaskState
+from mail.data.mask_table import MaskTable
 from pipelines.terminal import Advance
-
-if TYPE_CHECKING:
-    from mail.data.mask_log import MaskFile, MaskState
-    from mail.data.mask_table import MaskTable
 
 FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
 FIRST_COMMIT_SECONDS = 5.0
+
+
+def use_system_memory() -> None:
+    """Arrow's own allocator keeps for every thread what that once had, out of reach of `give_back_memory`: the driver
+    would be the larger the more images a store has. Here, and in the workers of a local Ray that is started later."""
+    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+        os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def give_back_memory() -> None:
@@ -30,9 +37,9 @@ class MaskSink:
 
     def __init__(
         self,
-        table: "MaskTable",
+        table: MaskTable,
         proposer: dict[str, Any],
-        planned_at: "MaskState",
+        planned_at: MaskState,
         images: int,
         every: float,
         replace: bool = False,

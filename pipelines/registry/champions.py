@@ -122,12 +122,10 @@ class Champions:
         return states
 
     def _entries(self) -> list[Any]:
-        found, page = [], None
-        while True:
-            part = self.client.search_model_versions(f"name = '{self.log}'", max_results=1000, page_token=page)
-            found += part
-            if not (page := part.token):
-                return sorted(found, key=lambda v: int(v.version))
+        import mlflow
+
+        found = mlflow.search_model_versions(filter_string=f"name = '{self.log}'")
+        return sorted(found, key=lambda v: int(v.version))
 
     def _alias(self) -> str | None:
         from mlflow.exceptions import MlflowException

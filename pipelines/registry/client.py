@@ -32,8 +32,7 @@ def tracking_uri() -> str:
 
 def registry_uri() -> str:
     """Where versions and their aliases are recorded."""
-    given = os.environ.get("MLFLOW_REGISTRY_URI")
-    return _normal(given) if given else tracking_uri()
+    return _normal(os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri())
 
 
 def _normal(uri: str) -> str:
@@ -68,11 +67,16 @@ def answers() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: of a database's driver
-        text = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        text = first_line(error)[:300]
         if tracking_uri() == registry_uri():
             raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
         where = f"{tracking_uri()}, registry {registry_uri()}"
         raise UserError(f"MLflow at {where}: {text} (MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI name them)") from error
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def surely(write: Callable[..., Any], *arguments: Any) -> None:

@@ -19,6 +19,7 @@ import mail
 from mail import addresses, lineage
 from mail.errors import UserError
 from pipelines.registry.client import answers, connect, experiment, registry_uri, tracking_uri
+from pipelines.registry.run_log import known
 from pipelines.registry.smoke_test import example
 
 MODEL_NAME = "mail-ris"
@@ -64,7 +65,8 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
             source = info.model_uri
             if registry_uri() != tracking_uri():  # which cannot look the logged model up
                 source = client.get_logged_model(info.model_id).artifact_location
-            tags = _tags(origin) | {LOGGED_MODEL: info.model_id}
+            tags = {"leaky": str(bool(origin.get("leaky"))).lower(), LOGGED_MODEL: info.model_id}
+            tags["code_version"] = str(origin.get("code_version", ""))
             version = client.create_model_version(name, source, info.run_id, tags, model_id=info.model_id)
     return int(version.version)
 
@@ -89,13 +91,9 @@ def signature() -> Any:
 def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
     """An active run: the given one if this store has it, else a new one."""
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    if run_id is not None:
-        try:
-            client.get_run(run_id)
-        except MlflowException:
-            run_id = None
+    if run_id is not None and not known(client, run_id):
+        run_id = None
     where = None if run_id else experiment(client)
     with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
         yield
@@ -112,10 +110,6 @@ def _quiet(logger: str) -> Iterator[None]:
             yield
     finally:
         logging.getLogger(logger).setLevel(level)
-
-
-def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
-    return {"leaky": str(bool(origin.get("leaky"))).lower(), "code_version": str(origin.get("code_version", ""))}
 
 
 def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:

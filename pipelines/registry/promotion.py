@@ -23,7 +23,7 @@ from typing import Any
 
 from mail import lineage
 from mail.errors import UserError
-from pipelines.registry.champions import Champions, Reign
+from pipelines.registry.champions import Champions
 from pipelines.registry.client import answers, connect, environment
 from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
 from pipelines.registry.evaluation_notes import log_evaluation
@@ -109,7 +109,7 @@ def promote(version: Version, terms: Terms, comparer: Comparer) -> Decision:
     """
     champions = Champions(version.name)
     reign = champions.current()
-    champion = _champion(version.name, reign)
+    champion = find_version(f"{version.name}/{reign.champion}") if reign.champion else None
     if champion is not None and not terms.splits:
         raise UserError(
             f"version {champion.version} is the {CHAMPION}: name the splits to compare on, as --split testA testB"
@@ -209,10 +209,6 @@ def smoke_test(version: Version, folder: Path) -> tuple[dict[str, Any] | None, l
         said = [line for line in done.stderr.splitlines() if line.strip()]
         return None, [f"the process ended with {done.returncode}: {said[-1][:300] if said else 'no message'}"]
     return json.loads(done.stdout.splitlines()[-1]), []
-
-
-def _champion(name: str, reign: Reign) -> Version | None:
-    return None if reign.champion is None else find_version(f"{name}/{reign.champion}")
 
 
 def _record(decision: Decision) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.registry.client import answers, connect, experiment, surely
+from pipelines.registry.client import answers, connect, experiment, first_line, surely
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -48,7 +48,7 @@ def start_run(
 
     with answers():
         client = connect()
-        if run_id is not None and _known(client, run_id):
+        if run_id is not None and known(client, run_id):
             return run_id
         where = experiment(client)
         found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
@@ -65,7 +65,7 @@ def start_run(
     return run_id
 
 
-def _known(client: Any, run_id: str) -> bool:
+def known(client: Any, run_id: str) -> bool:
     """Whether this tracking store has the run (it may have been begun in another one); believed while it is away."""
     from mlflow.exceptions import MlflowException
 
@@ -146,7 +146,9 @@ class RunLog:
                     break
                 except Exception as error:
                     if not away:
-                        self._say(f"MLflow does not answer ({_first_line(error)}); the training goes on, I try again")
+                        self._say(
+                            f"MLflow does not answer ({first_line(error)[:160]}); the training goes on, I try again"
+                        )
                     away = True
                     if time.monotonic() > self._deadline or _is_refusal(error):
                         away = False
@@ -200,7 +202,3 @@ def _is_refusal(error: Exception) -> bool:
         or isinstance(error, FileNotFoundError)
         or (isinstance(error, RestException) and error.get_http_status_code() in (400, 404))
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

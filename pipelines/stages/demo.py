@@ -15,7 +15,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +24,21 @@ import tyro
 
 from mail import addresses
 from mail.data import files
+from mail.data.store import DataStore
 from mail.errors import UserError
+from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
+from pipelines.evaluating.config import EvaluationConfig
 from pipelines.options import LocalPath
+from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.stage import Stage
+from pipelines.stages.models import Promote
+from pipelines.stages.predict import Predict
+from pipelines.stages.prepare import PrepareSynthetic
 from pipelines.terminal import console, say
+from pipelines.training.config import TrainConfig
+from pipelines.training.proposer_config import ProposerTrainingConfig
 
 STATE = "demo.json"
 FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "promotions", "mlruns")
@@ -77,8 +86,6 @@ class Demo(Stage):
 
     def run(self) -> dict[str, Any]:
         """Runs what is not done yet and writes the report; returns what `report.json` holds."""
-        from pipelines.cluster_session.session import connect
-
         begun = time.monotonic()
         record = self._record()
         if self.fresh:
@@ -86,7 +93,7 @@ class Demo(Stage):
         steps = self._steps(record)
         connected = False
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
+            stack.enter_context(environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
             for number, (name, step) in enumerate(steps, start=1):
                 heading = f"[{number}/{len(steps)}] {name}"
                 if record.is_done(name):
@@ -117,11 +124,8 @@ class Demo(Stage):
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
         files.check_writable(self.out)
-        settings = self._settings()
+        settings = {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
         return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
-
-    def _settings(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
 
     def _clear(self) -> None:
         """Deletes what a demo makes, and nothing else that may lie in the folder."""
@@ -144,8 +148,6 @@ class Demo(Stage):
         ]
 
     def _prepare(self) -> None:
-        from pipelines.stages.prepare import PrepareSynthetic
-
         for name in ("scenes", "store"):  # a store is complete or nothing
             shutil.rmtree(self.out / name, ignore_errors=True)
         PrepareSynthetic(
@@ -154,7 +156,6 @@ class Demo(Stage):
 
     def _train_proposer(self) -> None:
         from pipelines.training.proposer import train_proposer
-        from pipelines.training.proposer_config import ProposerTrainingConfig
 
         if (self.out / "proposer" / "proposer.json").exists():  # killed after it was finished
             return
@@ -170,14 +171,12 @@ class Demo(Stage):
         )
 
     def _precompute(self) -> None:
-        from pipelines.precomputing.config import PrecomputeConfig
         from pipelines.precomputing.precompute import Precomputation
 
         data, proposer, masks = (str(self.out / name) for name in ("store", "proposer", "masks"))
         Precomputation.open(PrecomputeConfig(data=data, proposer=proposer, masks=masks)).run()
 
     def _train(self, network: str) -> dict[str, Any]:
-        from pipelines.training.config import TrainConfig
         from pipelines.training.driver import train
 
         masks = network == "with-masks"
@@ -198,7 +197,6 @@ class Demo(Stage):
         return {key: result[key] for key in ("version", "run_id", "steps")}
 
     def _evaluate(self) -> None:
-        from pipelines.evaluating.config import EvaluationConfig
         from pipelines.evaluating.evaluation import evaluate
 
         for network in NETWORKS:
@@ -217,8 +215,6 @@ class Demo(Stage):
                 evaluate(config)
 
     def _promote(self, record: Record) -> None:
-        from pipelines.stages.models import Promote
-
         version = record.results["train with masks"]["version"]
         if version is None:
             raise UserError("the model is not registered (see above): mend MLflow, then `mail-ris demo --fresh`")
@@ -235,9 +231,6 @@ class Demo(Stage):
 
     def _predict(self) -> dict[str, Any]:
         """The champion on the first photo of testA, from the file, proposer included."""
-        from mail.data.store import DataStore
-        from pipelines.stages.predict import Predict
-
         store = DataStore(self.out / "store")
         chosen = store.expressions(["testA"], ["image_id", "text"]).slice(0, 1).to_pylist()[0]
         number = int(chosen["image_id"].rpartition("/")[2])
@@ -254,15 +247,3 @@ class Demo(Stage):
 
 def _tracking_uri(out: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or addresses.sqlite_uri(out / "mlflow.db")
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Environment variables for the length of a block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

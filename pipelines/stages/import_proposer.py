@@ -6,16 +6,16 @@ saw gets a proposer of unknown origin, which counts as leaky.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from mail.data import files
 from mail.errors import UserError
+from mail.proposers.config import Network, SelectionConfig
+from mail.proposers.folder import write_proposer
+from mail.proposers.training_images import read_ids
 from pipelines.options import Address, Place, as_typed
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
-
-if TYPE_CHECKING:
-    from mail.proposers.config import Network, SelectionConfig
 
 COCO_V1 = "COCO_V1"
 
@@ -58,8 +58,6 @@ class ImportProposer(Stage):
     def run(self) -> str:
         """Writes the folder; returns the proposer's id."""
         from mail.proposers import load_proposer
-        from mail.proposers.folder import write_proposer
-        from mail.proposers.training_images import read_ids
 
         self._check_out()
         ids = None if self.images_seen is None else sorted(read_ids(self.images_seen, "coco"))
@@ -91,14 +89,12 @@ class ImportProposer(Stage):
         files.check_writable(self.out)
         self._selection()
 
-    def _selection(self) -> "SelectionConfig":
-        from mail.proposers.config import SelectionConfig
-
+    def _selection(self) -> SelectionConfig:
         return SelectionConfig(
             score_threshold=self.score_threshold, max_instances=self.max_instances, box_nms=0.6, duplicate_iou=0.8
         )
 
-    def _read(self) -> "tuple[Network, bytes]":
+    def _read(self) -> tuple[Network, bytes]:
         if self._kind == "mask2former":
             from mail.proposers.mask2former import read_checkpoint
 

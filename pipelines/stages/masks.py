@@ -6,28 +6,43 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mail.data import files
+from mail.data.mask_table import MaskTable
+from mail.data.mask_upkeep import STATUSES, collect, compact, problems, reasons, seconds_per_image, status, verify
+from mail.data.store import DataStore
 from mail.errors import UserError
+from mail.proposers.quality import proposal_quality
 from pipelines.options import Address
 from pipelines.precomputing.config import PrecomputeConfig
+from pipelines.registry.client import answers, connect
+from pipelines.registry.run_log import flatten, start_run
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mail.data.mask_table import MaskTable
     from pipelines.precomputing.precompute import Precomputation
 
 SHOWN_PROBLEMS = 10
 
 
 @dataclasses.dataclass(kw_only=True)
-class MasksStatus(Stage):
-    """What a mask table holds, and how good it is for a data store."""
-
+class _OfTable(Stage):
     masks: Address
     """The mask table (local or s3://)."""
+
+    def _open(self) -> MaskTable:
+        table = MaskTable(self.masks)
+        if table.head().version == 0:
+            raise UserError(f"{self.masks} is not a mask table: it has no commits (run `mail-ris precompute` first)")
+        return table
+
+
+@dataclasses.dataclass(kw_only=True)
+class MasksStatus(_OfTable):
+    """What a mask table holds, and how good it is for a data store."""
 
     proposer_id: str | None = None
     """Only this proposer's rows (needed with --data and --against if there are several)."""
@@ -46,12 +61,10 @@ class MasksStatus(Stage):
     """Also write the report to this file."""
 
     def plan(self) -> dict[str, Any]:
-        return {"version": _open(self.masks).head().version}
+        return {"version": self._open().head().version}
 
     def run(self) -> dict[str, Any]:
-        from mail.data.mask_upkeep import problems, reasons, seconds_per_image, status
-
-        table = _open(self.masks)
+        table = self._open()
         head = table.head()
         report: dict[str, Any] = {"masks": self.masks, "version": head.version, "digest": head.digest, "proposers": {}}
         for entry in status(table, head):
@@ -75,15 +88,10 @@ class MasksStatus(Stage):
         if self.data or self.against:
             snapshot = table.snapshot(self.proposer_id)
         if self.data:
-            from mail.data.store import DataStore
-
             ids = DataStore(self.data).image_index["image_id"]
             report["pending"] = len(table.pending(ids, snapshot.proposer_id))
             say(f"{report['pending']} of {len(ids)} images of {self.data} are pending for {snapshot.proposer_id}")
         if self.against:
-            from mail.data.store import DataStore
-            from mail.proposers.quality import proposal_quality
-
             report["quality"] = quality = proposal_quality(DataStore(self.against), snapshot, self.splits or None)
             for name, numbers in [*quality["splits"].items(), ("all", quality)]:
                 say(
@@ -101,11 +109,8 @@ class MasksStatus(Stage):
 
 
 @dataclasses.dataclass(kw_only=True)
-class MasksVerify(Stage):
+class MasksVerify(_OfTable):
     """Reads every data file and checks digests, schema, uniqueness, masks, boxes and sizes."""
-
-    masks: Address
-    """The mask table (local or s3://)."""
 
     data: Address | None = None
     """A data store: also compares sizes and digests of its images with the rows'."""
@@ -114,14 +119,11 @@ class MasksVerify(Stage):
     """Also write what was found to this file."""
 
     def plan(self) -> dict[str, Any]:
-        head = _open(self.masks).head()
+        head = self._open().head()
         return {"version": head.version, "files": len(head.files), "bytes": sum(f.bytes for f in head.files.values())}
 
     def run(self) -> list[str]:
-        from mail.data.mask_upkeep import verify
-        from mail.data.store import DataStore
-
-        table = _open(self.masks)
+        table = self._open()
         found = []
         with progress_of("files verified") as progress:
             for wrong in verify(table, DataStore(self.data) if self.data else None, progress):
@@ -158,12 +160,7 @@ class MasksRetry(PrecomputeConfig, Stage):
     def run(self) -> dict[str, Any]:
         return self._precomputation().run()
 
-    def _chosen(self, opened: "Precomputation") -> "pa.Array":
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        from mail.data.mask_upkeep import STATUSES, problems
-
+    def _chosen(self, opened: "Precomputation") -> pa.Array:
         wanted = set(self.status.split(","))
         if unknown := wanted - set(STATUSES):
             raise UserError(f"there is no status {', '.join(sorted(unknown))}: there are {', '.join(STATUSES)}")
@@ -173,11 +170,8 @@ class MasksRetry(PrecomputeConfig, Stage):
 
 
 @dataclasses.dataclass(kw_only=True)
-class MasksCompact(Stage):
+class MasksCompact(_OfTable):
     """Merges small data files into larger ones; snapshots that were taken before stay readable until `gc`."""
-
-    masks: Address
-    """The mask table (local or s3://)."""
 
     target_mb: int = 64
     """Size of the merged files."""
@@ -191,17 +185,12 @@ class MasksCompact(Stage):
         return before, after
 
     def _compact(self, dry_run: bool) -> tuple[int, int]:
-        from mail.data.mask_upkeep import compact
-
-        return compact(_open(self.masks), self.target_mb * 2**20, dry_run)
+        return compact(self._open(), self.target_mb * 2**20, dry_run)
 
 
 @dataclasses.dataclass(kw_only=True)
-class MasksGc(Stage):
+class MasksGc(_OfTable):
     """Deletes data files that no version within the age limit names. Only lists them unless --delete is given."""
-
-    masks: Address
-    """The mask table (local or s3://)."""
 
     older_than: float = 7.0
     """Age limit in days (whole hours are counted): what was readable within it, or written within it, stays."""
@@ -223,11 +212,9 @@ class MasksGc(Stage):
         return [path for path, _ in chosen]
 
     def _collect(self, delete: bool) -> list[tuple[str, int]]:
-        from mail.data.mask_upkeep import collect
-
         if self.older_than < 0:
             raise UserError("--older-than is a number of days, 0 or more")
-        return collect(_open(self.masks), timedelta(days=self.older_than), delete)
+        return collect(self._open(), timedelta(days=self.older_than), delete)
 
 
 MASKS: dict[str, type[Stage]] = {
@@ -239,21 +226,9 @@ MASKS: dict[str, type[Stage]] = {
 }
 
 
-def _open(uri: str) -> "MaskTable":
-    from mail.data.mask_table import MaskTable
-
-    table = MaskTable(uri)
-    if table.head().version == 0:
-        raise UserError(f"{uri} is not a mask table: it has no commits (run `mail-ris precompute` first)")
-    return table
-
-
 def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
     """Records the figures as an MLflow run of its own, with what they were measured on; returns its id."""
     from mlflow.entities import Metric
-
-    from pipelines.registry.client import answers, connect
-    from pipelines.registry.run_log import flatten, start_run
 
     proposer_id = origin["masks"]["proposer_id"]
     tags = {"stage": "masks status", "leaky": str(origin["masks"]["leaky"]).lower(), "proposer_id": proposer_id}

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from PIL import Image
 
+from mail import rle
 from mail.data import files
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath, ModelAddress
+from pipelines.registry.models import resolve_model
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -50,7 +53,6 @@ class Predict(Stage):
     def plan(self) -> dict[str, Any]:
         from mail.inference import BUNDLED_PROPOSER
         from mail.model.folder import check_model_folder
-        from pipelines.registry.models import resolve_model
 
         folder = check_model_folder(resolve_model(self.model))
         bundled = folder / BUNDLED_PROPOSER
@@ -61,12 +63,8 @@ class Predict(Stage):
         }
 
     def run(self) -> Any:
-        from PIL import Image
-
-        from mail import rle
         from mail.inference import Predictor, load_image
         from mail.report import overlay
-        from pipelines.registry.models import resolve_model
 
         if not self.text.strip():
             raise UserError('--text is empty: say what to segment, for example --text "the left cup"')

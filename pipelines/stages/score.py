@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import tyro
 
 from mail.data import files
+from mail.data.store import DataStore
 from mail.errors import UserError
+from mail.lineage import code_version
+from mail.metrics import (
+    MetricsReport,
+    get_protocol,
+    paired_bootstrap,
+    read_per_expression,
+    read_prediction_folder,
+    read_predictions,
+    score_predictions,
+    slice_expressions,
+)
+from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
 from pipelines.options import Address
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
@@ -46,9 +59,6 @@ class Score(Stage):
     """Figures by category, length, target size, same-category referents and kind of words."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.data.store import DataStore
-        from mail.metrics import get_protocol
-
         store = DataStore(self.data)
         expressions = store.splits[store.check_split(self.split)]["expressions"]
         protocol = get_protocol(self.protocol)
@@ -63,20 +73,6 @@ class Score(Stage):
         }
 
     def run(self) -> Any:
-        from mail.data.store import DataStore
-        from mail.lineage import code_version
-        from mail.metrics import (
-            MetricsReport,
-            get_protocol,
-            paired_bootstrap,
-            read_per_expression,
-            read_prediction_folder,
-            read_predictions,
-            score_predictions,
-            slice_expressions,
-        )
-        from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
-
         written = [f for f in (self.json, self.per_expression) if f]
         for file in written:
             files.check_file_writable(file)
@@ -85,9 +81,10 @@ class Score(Stage):
         if not len(expressions):
             raise UserError(f"split {self.split!r} of {self.data} has no expressions")
         if files.is_folder(self.predictions):
-            found = read_prediction_folder(self.predictions, expressions["expr_id"].to_pylist())
+            found, sha256 = read_prediction_folder(self.predictions, expressions["expr_id"].to_pylist()), None
         else:
             found = read_predictions(self.predictions)
+            sha256 = hashlib.sha256(files.read_bytes(*files.resolve(self.predictions))).hexdigest()
         say(f"scoring {len(found.masks)} predictions against {len(expressions)} expressions of {self.split}")
         accumulator, coverage = score_predictions(
             expressions, found, split=self.split, protocol=protocol, allow_missing=self.allow_missing
@@ -96,12 +93,15 @@ class Score(Stage):
             say(f"{len(coverage.missing)} expressions have no prediction and count as predicted empty")
         if coverage.unknown:
             say(f"{len(coverage.unknown)} predictions are not of {self.split} and were left out")
-        source = {"source": self.predictions, "sha256": _sha256(self.predictions), **coverage.to_dict()}
+        source = {"source": self.predictions, "sha256": sha256, **coverage.to_dict()}
         extra: dict[str, Any] = {"predictions": source, "code_version": code_version()}
         if self.compare:
-            differences = paired_bootstrap(
-                accumulator.counts, self._other(read_per_expression, protocol).counts, protocol=protocol
-            )
+            other = read_per_expression(self.compare)
+            if other.protocol != protocol:
+                raise UserError(
+                    f"{self.compare} was counted by protocol {other.protocol.name}, not {protocol.name}: score it again"
+                )
+            differences = paired_bootstrap(accumulator.counts, other.counts, protocol=protocol)
             extra["compared"] = {"with": self.compare, **{k: d._asdict() for k, d in differences.items()}}
         context = store.expressions(columns=["image_id", "ann_ids", "category"]) if self.slices else None
         slices = slice_expressions(expressions, context) if self.slices else None
@@ -115,18 +115,3 @@ class Score(Stage):
             report.write_per_expression(self.per_expression)
         done(summary(report) + (f" -> {', '.join(written)}" if written else ""))
         return report
-
-    def _other(self, read: Any, protocol: Any) -> Any:
-        other = read(self.compare)
-        if other.protocol != protocol:
-            raise UserError(
-                f"{self.compare} was counted by protocol {other.protocol.name}, not {protocol.name}: score it again"
-            )
-        return other
-
-
-def _sha256(path: str) -> str | None:
-    """Of a predictions file; None for a folder."""
-    if files.is_folder(path):
-        return None
-    return hashlib.sha256(files.read_bytes(*files.resolve(path))).hexdigest()

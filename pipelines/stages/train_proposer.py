@@ -7,6 +7,7 @@ OUT/training/                                        checkpoints until then; the
 from dataclasses import dataclass
 from typing import Any
 
+from mail.data import files
 from pipelines.stage import Stage
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
@@ -16,7 +17,6 @@ class TrainProposer(ProposerTrainingConfig, Stage):
     """COCO-format instances -> Mask R-CNN weights and the list of images it saw."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.data import files
         from pipelines.training.proposer_plan import check_weights, plan_training
 
         files.check_writable(self.out)

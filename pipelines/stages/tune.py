@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines.stage import Stage
 from pipelines.training.config import StudyConfig
+from pipelines.training.space import read_space
 
 
 @dataclass(kw_only=True)
@@ -24,7 +25,6 @@ class Tune(StudyConfig, Stage):
 
     def plan(self) -> dict[str, Any]:
         from pipelines.training.driver import prepare
-        from pipelines.training.space import read_space
 
         space = {option: r.describe() for option, r in read_space(self).items()}
         return {"space": space, "trials": self.trials, **prepare(self)[0].describe()}

@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mail.data import files
@@ -156,20 +157,17 @@ def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, 
     every = config.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10)))
     shown = default_every(run.settings.steps, every) if config.overlay_every is None else config.overlay_every
     return Job(
-        name=config.name,
+        options=config,
         settings=run.settings,
         network=run.network.to_dict(),
         pretrained=run.pretrained,
         checkpoints=state.checkpoints,
         validation=run.validation,
-        micro_batch_size=config.micro_batch_size,
         bf16={"auto": None, "fp32": False, "bf16": True}[config.precision],
         checkpoint_every=every,
-        log_every=config.log_every,
         overlays=state.overlays,
         overlay_every=shown,
         threads=config.threads or os.cpu_count() or 1,
-        compile=config.compile,
         step_flops=3.0 * describe(run.network)["forward_flops_per_expression"],
         config=run.config,
         lineage=lineage,
@@ -186,18 +184,12 @@ def _fit(
     overlays: Overlays,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Trains; returns the last step's record and the last validation's scores."""
-
-    def tidy() -> None:
-        prune(state.checkpoints, config.keep_checkpoints)
-
-    def drawn(step: int) -> None:
-        overlays.log(log, step)
-
-    told: Any = (log, run.settings.steps, tidy, validated, drawn)
+    tidy = partial(prune, state.checkpoints, config.keep_checkpoints)
+    told: Any = (log, run.settings.steps, tidy, validated, partial(overlays.log, log))
     if worker_range(config.workers) == (0, 0):
         mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
         with system_metrics(log.run_id), Progress(mailbox.take, *told) as progress:
-            here(job, run.source, run.epochs, Transport(), mailbox, target)
+            here(job, run.source, run.epochs, Transport(), mailbox.put, target)
         return progress.last, progress.scores
     with connect():
         say(f"starting {config.workers} worker(s)")

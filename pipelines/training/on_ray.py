@@ -7,7 +7,7 @@ from typing import Any
 
 from mail.data import files
 from mail.training.run_plan import RunPlan
-from pipelines.cluster_session.errors import user_error
+from pipelines.cluster_session.errors import plain_errors
 from pipelines.registry.client import environment
 from pipelines.registry.system_metrics import system_metrics
 from pipelines.terminal import say
@@ -68,12 +68,8 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
             callbacks=[Watch(config.name, mailbox)],
         ),
     )
-    try:
+    with plain_errors():
         trainer.fit()
-    except Exception as error:
-        if wrong := user_error(error):
-            raise wrong from error
-        raise
 
 
 def _train_worker(given: dict[str, Any]) -> None:

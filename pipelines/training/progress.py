@@ -22,50 +22,24 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: deque[tuple] = deque()
 
-    def begun(self, step: int, world: int, curves: Curves) -> None:
-        self._events.append(("begun", step, world, curves))
-
-    def steps(self, records: list[Record], lap: Record) -> None:
-        self._events.append(("steps", records, lap))
-
-    def validation(self, scores: Record) -> None:
-        self._events.append(("validation", scores))
-
-    def overlays(self, step: int) -> None:
-        self._events.append(("overlays", step))
-
-    def saved(self, step: int) -> None:
-        self._events.append(("saved", step))
-
-    def lost(self, reasons: dict[str, str]) -> None:
-        self._events.append(("lost", reasons))
+    def put(self, kind: str, *values: Any) -> None:
+        """An event; `Progress` has a method for each kind."""
+        self._events.append((kind, *values))
 
     def take(self) -> list[tuple]:
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
-class RemoteLog:
-    """The same methods for a worker elsewhere; it does not wait for the actor. Figures also go to Prometheus."""
+def remote_put(actor: Any, run: str) -> Callable[..., None]:
+    """A mailbox's `put` for a worker elsewhere; it does not wait for the actor. Figures also go to Prometheus."""
+    gauges = Gauges(run)
 
-    def __init__(self, actor: Any, run: str):
-        self._actor, self._gauges = actor, Gauges(run)
+    def put(kind: str, *values: Any) -> None:
+        actor.put.remote(kind, *values)
+        if kind in ("steps", "validation"):
+            getattr(gauges, kind)(*values)
 
-    def begun(self, step: int, world: int, curves: Curves) -> None:
-        self._actor.begun.remote(step, world, curves)
-
-    def steps(self, records: list[Record], lap: Record) -> None:
-        self._actor.steps.remote(records, lap)
-        self._gauges.steps(records, lap)
-
-    def validation(self, scores: Record) -> None:
-        self._actor.validation.remote(scores)
-        self._gauges.validation(scores)
-
-    def overlays(self, step: int) -> None:
-        self._actor.overlays.remote(step)
-
-    def saved(self, step: int) -> None:
-        self._actor.saved.remote(step)
+    return put
 
 
 def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
@@ -93,14 +67,14 @@ class Progress:
     def __init__(
         self,
         take: Callable[[], list[tuple]],
-        log: RunLog | None,
+        log: RunLog,
         steps: int,
-        saved: Callable[[], Any] = lambda: None,
-        validated: Callable[[Record], None] | None = None,
-        drawn: Callable[[int], None] = lambda _: None,
+        saved: Callable[[], Any],
+        validated: Callable[[Record], None] | None,
+        drawn: Callable[[int], None],
     ):
         self._take, self._log, self._steps = take, log, steps
-        self._saved, self._validated, self._drawn = saved, validated, drawn
+        self._saved, self._validated, self._on_overlays = saved, validated, drawn
         self.last: Record = {}
         self.scores: Record = {}
         self._advance = Advance("steps", steps)
@@ -134,8 +108,7 @@ class Progress:
 
     def _on_begun(self, step: int, world: int, curves: Curves) -> None:
         for kind, records in curves.by_kind():  # what a driver that was killed, or a worker, did not get to say
-            if self._log is not None:
-                self._log.metrics(records, f"{kind}/")
+            self._log.metrics(records, f"{kind}/")
             if kind == "validation":
                 self.scores = figures(records[-1])
             elif kind == "train":
@@ -149,17 +122,13 @@ class Progress:
         except Exception as error:  # the store is away: the next checkpoint's turn
             say(f"older checkpoints stay for now: {error}")
 
-    def _on_overlays(self, step: int) -> None:
-        self._drawn(step)
-
     def _on_lost(self, reasons: dict[str, str]) -> None:
         for rank, reason in reasons.items():
             say(f"worker {rank} was lost: {reason}", event="lost", rank=rank, reason=reason)
 
     def _on_steps(self, records: list[Record], lap: Record) -> None:
-        if self._log is not None:
-            self._log.metrics(records, "train/")
-            self._log.metrics([lap], "speed/")
+        self._log.metrics(records, "train/")
+        self._log.metrics([lap], "speed/")
         self.last = figures(records[-1], "time")
         now, step = time.monotonic(), self.last["step"]
         if self._begun is None or step <= self._begun[1]:
@@ -176,8 +145,7 @@ class Progress:
 
     def _on_validation(self, scores: Record) -> None:
         self.scores = figures(scores)
-        if self._log is not None:
-            self._log.metrics([scores], "validation/")
+        self._log.metrics([scores], "validation/")
         if self._validated is not None:
             self._validated(figures(scores, "time"))
         say(

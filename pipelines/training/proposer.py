@@ -22,7 +22,7 @@ from mail.data import files
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
-from pipelines.cluster_session.errors import user_error
+from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
@@ -146,13 +146,8 @@ def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[s
             scaling_config=ScalingConfig(**_scaling(workers)),
             run_config=run_config if workers else None,
         )
-        with _following(progress, job.steps):
-            try:
-                result = trainer.fit()
-            except Exception as error:
-                if wrong := user_error(error):
-                    raise wrong from None
-                raise
+        with _following(progress, job.steps), plain_errors():
+            result = trainer.fit()
         assert result.checkpoint is not None
         assert result.metrics is not None
         with result.checkpoint.as_directory() as checkpoint:

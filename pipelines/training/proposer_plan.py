@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from mail import addresses
 from mail.data.coco import CocoInstances
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -65,15 +64,15 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
     job = ProposerJob(
         network=network,
         selection=recipe.selection,
-        instances=addresses.absolute(options.instances),
-        images=addresses.absolute(options.images),
+        instances=options.instances,
+        images=options.images,
         steps=steps,
         batch_size=batch_size,
         learning_rate=options.learning_rate or recipe.learning_rate,
         warm_up=min(recipe.warm_up, steps // 4),
         weight_decay=recipe.weight_decay,
         seed=options.seed,
-        weights=options.weights and addresses.absolute(options.weights),
+        weights=options.weights,
         checkpoint_every=options.checkpoint_every,
         train=tuple(chosen.train),
         held_out=tuple(chosen.held_out),

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mail import addresses
 from mail.data import files
@@ -24,9 +24,6 @@ from pipelines.terminal import done, say
 from pipelines.training.config import StudyConfig, TrainConfig
 from pipelines.training.driver import prepare, train
 from pipelines.training.space import Range, read_space
-
-if TYPE_CHECKING:
-    from ray.tune import ResultGrid
 
 REFUSED = "refused"  # what a trial tells that met a wrong input: why
 
@@ -77,7 +74,7 @@ def trial_config(study: StudyConfig, options: dict[str, Any], address: str, tria
     return TrainConfig(**own | {"parent_run": run_id, "model": replace(study.model, **model)})
 
 
-def _fit(config: StudyConfig, ranges: dict[str, Range], address: str, run_id: str, steps: int) -> "ResultGrid":
+def _fit(config: StudyConfig, ranges: dict[str, Range], address: str, run_id: str, steps: int) -> Any:
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -123,9 +120,7 @@ def _fit(config: StudyConfig, ranges: dict[str, Range], address: str, run_id: st
     return tuner.fit()
 
 
-def _conclude(
-    config: StudyConfig, grid: "ResultGrid", address: str, run_id: str, study: dict[str, Any]
-) -> dict[str, Any]:
+def _conclude(config: StudyConfig, grid: Any, address: str, run_id: str, study: dict[str, Any]) -> dict[str, Any]:
     trials = []
     for number in range(len(grid)):
         ended = grid[number]

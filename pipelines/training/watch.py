@@ -35,7 +35,7 @@ class Watch(EndOnWrongInput):
 
         super().after_exception(run_context, worker_exceptions)
         reasons = {str(rank): reason(error) for rank, error in worker_exceptions.items()}
-        self._mailbox.lost.remote(reasons)
+        self._mailbox.put.remote("lost", reasons)
         count_errors(self._run, reasons)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,8 +20,9 @@ from transformers.utils.logging import disable_progress_bar
 from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.model import MailConfig, MailForReferringSegmentation
+from mail.model.vilt_weights import load_vilt
 from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
-from mail.training.curves import Curves, Record
+from mail.training.curves import Curves
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
@@ -29,8 +30,10 @@ from mail.training.step import TrainingBatch, by_step, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
 from pipelines.terminal import say
 from pipelines.training.clock import Clock, memory_advice
+from pipelines.training.config import TrainConfig
 from pipelines.training.input import Transport, ahead, ray_batches
 from pipelines.training.overlays import Overlays
+from pipelines.training.progress import remote_put
 
 Batches = Generator[TrainingBatch, None, None]
 
@@ -40,45 +43,31 @@ class Job:
     """What there is to train, the same for every worker.
 
     Attributes:
-        name: of the run.
+        options: of the training, as given.
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
         checkpoints: folder of the checkpoints of all starts; the newest complete one is where to go on.
         validation: what to validate on, None to leave it out.
-        micro_batch_size: expressions in one forward pass at most.
         bf16: autocast; None: where the GPU has it.
-        checkpoint_every, log_every: in steps. overlays: folder for pictures of answers. overlay_every: validations from
+        checkpoint_every: in steps. overlays: folder for pictures of answers. overlay_every: validations from
             one set of them to the next, 0 for none. threads: torch threads of a worker without GPU.
-        compile: compiles the network (torch.compile). step_flops: of an expression, forward and backward.
+        step_flops: of an expression, forward and backward.
         config, lineage: saved with every checkpoint.
     """
 
-    name: str
+    options: TrainConfig
     settings: TrainingSettings
     network: dict[str, Any]
     pretrained: str | None
     checkpoints: str
     validation: Validation | None
-    micro_batch_size: int | None
     bf16: bool | None
     checkpoint_every: int
-    log_every: int
     overlays: str
     overlay_every: int
     threads: int
-    compile: bool
     step_flops: float
     config: dict[str, Any]
     lineage: dict[str, Any]
-
-
-class Log(Protocol):
-    """Takes what is to be said and logged; does not keep its caller waiting."""
-
-    def begun(self, step: int, world: int, curves: Curves) -> None: ...
-    def steps(self, records: list[Record], lap: Record) -> None: ...
-    def validation(self, scores: Record) -> None: ...
-    def overlays(self, step: int) -> None: ...
-    def saved(self, step: int) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -91,6 +80,7 @@ class Place:
         batches: the worker's input from a step on.
         report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
         leaving: whether a machine of the run has been told that it goes soon, the same on all ranks; they meet.
+        tell: takes an event to be said and logged, its kind and its values; does not keep its caller waiting.
     """
 
     rank: int = 0
@@ -101,7 +91,7 @@ class Place:
     batches: Callable[[int], Batches]
     report: Callable[[int, Path | None], None]
     leaving: Callable[[], bool] = lambda: False
-    log: Log
+    tell: Callable[..., None]
 
 
 def train(job: Job, source: TrainingInput, place: Place) -> None:
@@ -114,8 +104,8 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     model, optimizer, start = _begin(job, place)
     curves = Curves.load(place.checkpoint)
     if rank == 0:
-        place.log.begun(start, world, curves)
-    network: Any = torch.compile(model) if job.compile else model
+        place.tell("begun", start, world, curves)
+    network: Any = torch.compile(model) if job.options.compile else model
     wrapped = place.wrap(network).train()
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
     with contextlib.closing(place.batches(start)) as stream:
@@ -128,14 +118,14 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
             clock.count(parts)
             ends = done == settings.steps
             saves = done % job.checkpoint_every == 0 or ends
-            if saves or done % job.log_every == 0 or done == start + 1:
+            if saves or done % job.options.log_every == 0 or done == start + 1:
                 found = records(done - len(results), results, settings, world)
                 results = []
                 lap = {"step": done, "time": time.time(), **clock.lap(device, world)}
                 curves.add("train", [{**r, "time": lap["time"]} for r in found])
                 curves.add("speed", [lap])
                 if rank == 0:
-                    place.log.steps([{**r, "time": lap["time"]} for r in found], lap)
+                    place.tell("steps", [{**r, "time": lap["time"]} for r in found], lap)
                 if not warned and not ends and place.leaving():  # a checkpoint before the machine goes
                     warned = saves = True
             if saves:
@@ -145,7 +135,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     record = {"step": done, "time": time.time(), **scores}
                     curves.add("validation", [record])
                     if rank == 0:
-                        place.log.validation(record)
+                        place.tell("validation", record)
                         if _shows(job, done):
                             _show(job, model, source, done, place)
                 folder = None
@@ -158,15 +148,14 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     )
                 place.report(done, folder)
                 if rank == 0:
-                    place.log.saved(done)
+                    place.tell("saved", done)
                 clock.skip()
 
 
 def _shows(job: Job, step: int) -> bool:
     """Whether a step's validation is one of those with pictures; the last one is."""
-    if not job.overlay_every:
-        return False
-    return step % (job.checkpoint_every * job.overlay_every) == 0 or step == job.settings.steps
+    every = job.checkpoint_every * job.overlay_every
+    return every > 0 and (step % every == 0 or step == job.settings.steps)
 
 
 def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: Place) -> None:
@@ -177,7 +166,7 @@ def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: P
     except OSError as error:  # pictures are not worth a training
         say(f"no pictures of step {step}: {error}")
     else:
-        place.log.overlays(step)
+        place.tell("overlays", step)
 
 
 def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
@@ -188,8 +177,6 @@ def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.
         torch.manual_seed(job.settings.seed)
         model = MailForReferringSegmentation(MailConfig(**job.network))
         if job.pretrained is not None:
-            from mail.model.vilt_weights import load_vilt
-
             load_vilt(model, job.pretrained)
     model.to(place.device)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, job.settings)
@@ -210,15 +197,13 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device, prepare_model
 
-    from pipelines.training.progress import RemoteLog
-
     job, transport = ray.get(job)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     source, _ = ray.get(shared)
 
     def input_from(start: int) -> Batches:
-        return ray_batches(shared, start, job.settings.steps, rank, world, job.micro_batch_size, transport)
+        return ray_batches(shared, start, job.settings.steps, rank, world, job.options.micro_batch_size, transport)
 
     def report(step: int, folder: Path | None) -> None:
         ray.train.report(
@@ -244,16 +229,18 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             batches=input_from,
             report=report,
             leaving=lambda: ray.train.get_preemption_info() is not None,
-            log=RemoteLog(mailbox, job.name),
+            tell=remote_put(mailbox, job.options.name),
         )
         train(job, source, place)
 
 
-def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, log: Log, target: str) -> None:
+def here(
+    job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, tell: Callable[..., None], target: str
+) -> None:
     """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 
     def input_from(start: int) -> Batches:
-        micro = job.micro_batch_size
+        micro = job.options.micro_batch_size
         return ahead(batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
 
     filesystem, root = files.resolve(target)
@@ -271,6 +258,6 @@ def here(job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport,
             wrap=lambda model: model,
             batches=input_from,
             report=report,
-            log=log,
+            tell=tell,
         )
         train(job, source, place)

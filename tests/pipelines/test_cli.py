@@ -15,7 +15,7 @@ import tyro
 from mail import __version__
 from mail.errors import UserError
 from pipelines.__main__ import main
-from pipelines.cli import STAGES, parse
+from pipelines.cli import STAGES, load, parse
 from pipelines.options import Place, place_of
 from pipelines.stage import Stage
 
@@ -23,8 +23,8 @@ from pipelines.stage import Stage
 def all_stages() -> dict[str, type[Stage]]:
     """Every stage by the words that call it."""
     stages: dict[str, type[Stage]] = {}
-    for name, entry in STAGES.items():
-        loaded = entry.load()
+    for name in STAGES:
+        loaded = load(name)
         stages |= (
             {f"{name} {kind}": stage for kind, stage in loaded.items()} if isinstance(loaded, dict) else {name: loaded}
         )

@@ -1,17 +1,15 @@
 """`mail-ris prepare coco-text`: template expressions for any COCO-format instances."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mail.data.coco_text import TextConfig
+from mail.data.coco import CocoInstances
+from mail.data.coco_text import TextConfig, write_store
+from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record, report
-from pipelines.terminal import progress_of
-
-if TYPE_CHECKING:
-    from mail.data.store import DataStore
+from pipelines.stages.prepare.report import Flag, write
 
 
 @dataclass(kw_only=True)
@@ -34,9 +32,6 @@ class PrepareCocoText(Stage):
     """Leave out photos that are missing or do not fit their annotations and say how many, instead of failing."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.data.coco import CocoInstances
-        from mail.data.store import DataStoreWriter
-
         DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
         if not self.images.is_dir():
             raise UserError(f"there is no folder {self.images}: --images is where the photos are")
@@ -44,20 +39,7 @@ class PrepareCocoText(Stage):
         counts = {"images": len(coco.images), "instances": len(coco), "categories": len(coco.categories)}
         return {"name": self.name, **counts, "expressions": f"at most {self.text.max_expressions} a referent"}
 
-    def run(self) -> "DataStore":
-        from mail.data.coco_text import write_store
-
-        with progress_of("images read") as progress:
-            store, findings = write_store(
-                str(self.instances),
-                self.images,
-                self.out,
-                name=self.name,
-                namespace=self.namespace,
-                config=self.text,
-                skip_bad=self.skip_bad,
-                prepared_with=record(self),
-                progress=progress,
-            )
-        report(store, findings)
-        return store
+    def run(self) -> DataStore:
+        inputs = (str(self.instances), self.images, self.out)
+        names = {"name": self.name, "namespace": self.namespace}
+        return write(self, write_store, *inputs, **names, config=self.text, skip_bad=self.skip_bad)

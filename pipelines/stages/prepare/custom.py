@@ -2,15 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mail.data.custom import read_expressions, write_store
+from mail.data.store import DataStore, DataStoreWriter
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record, report
-from pipelines.terminal import progress_of
-
-if TYPE_CHECKING:
-    from mail.data.store import DataStore
+from pipelines.stages.prepare.report import Flag, write
 
 
 @dataclass(kw_only=True)
@@ -32,26 +30,11 @@ class PrepareCustom(Stage):
     """Leave out missing photos and unusable masks and say how many, instead of failing."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.data.custom import read_expressions
-        from mail.data.store import DataStoreWriter
-
         DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
         expressions = read_expressions(self.expressions)
         splits = Counter(referent.split for _, referent in expressions)
         return {"name": self.name, "images": len({image for image, _ in expressions}), "expressions": dict(splits)}
 
-    def run(self) -> "DataStore":
-        from mail.data.custom import write_store
-
-        with progress_of("images read") as progress:
-            store, findings = write_store(
-                self.expressions,
-                self.images,
-                self.out,
-                name=self.name,
-                skip_bad=self.skip_bad,
-                prepared_with=record(self),
-                progress=progress,
-            )
-        report(store, findings)
-        return store
+    def run(self) -> DataStore:
+        inputs = (self.expressions, self.images, self.out)
+        return write(self, write_store, *inputs, name=self.name, skip_bad=self.skip_bad)

@@ -1,16 +1,16 @@
 """`mail-ris prepare mix`: several data stores as one to train on, without each other's evaluation images."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mail.data.mix import evaluation_images, mix
+from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
+from mail.leakage import overlaps
 from pipelines.options import Address
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record
 from pipelines.terminal import done, progress_of, say
-
-if TYPE_CHECKING:
-    from mail.data.store import DataStore
 
 
 @dataclass(kw_only=True)
@@ -28,16 +28,11 @@ class PrepareMix(Stage):
     strict: Flag = False
     """Fail if a training image is an evaluation image, instead of leaving it out."""
 
-    def _stores(self) -> tuple[list["DataStore"], list["DataStore"]]:
-        from mail.data.store import DataStore, DataStoreWriter
-
+    def _stores(self) -> tuple[list[DataStore], list[DataStore]]:
         DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
         return [DataStore(uri) for uri in self.stores], [DataStore(uri) for uri in self.held_out]
 
     def plan(self) -> dict[str, Any]:
-        from mail.data.mix import evaluation_images
-        from mail.leakage import overlaps
-
         stores, held_out = self._stores()
         train = {
             s.name: s.expressions(["train"], ["image_id"])["image_id"].to_pylist()
@@ -54,9 +49,7 @@ class PrepareMix(Stage):
             },
         }
 
-    def run(self) -> "DataStore":
-        from mail.data.mix import mix
-
+    def run(self) -> DataStore:
         stores, held_out = self._stores()
         if self.strict:
             found = [

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from mail.data.published_counts import PUBLISHED, differences
+from mail.data.refer import Ref, ReferLayout, count_splits, find_layout, read_refs, shared_images, write_store
+from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record, report
-from pipelines.terminal import progress_of, say
-
-if TYPE_CHECKING:
-    from mail.data.refer import Ref, ReferLayout
-    from mail.data.store import DataStore
+from pipelines.stages.prepare.report import Flag, write
+from pipelines.terminal import say
 
 
 @dataclass(kw_only=True)
@@ -33,43 +32,31 @@ class _PrepareRefer(Stage):
 
     def plan(self) -> dict[str, Any]:
         layout, refs = self._read()
-        from mail.data.refer import count_splits
-
+        counts = count_splits(refs)
         return {
             "name": layout.name,
             "files": [str(layout.refs), str(layout.instances), str(layout.images)],
-            "splits": count_splits(refs),
-            "differences": self._compare(layout, refs),
+            "splits": counts,
+            "differences": differences(layout.dataset, layout.split_by, counts),
         }
 
-    def run(self) -> "DataStore":
+    def run(self) -> DataStore:
         layout, refs = self._read()
         say(f"{layout.refs}: {len(refs)} references")
-        from mail.data.refer import count_splits
-
-        for line in count_table(layout.dataset, layout.split_by, count_splits(refs)):
+        counts = count_splits(refs)
+        for line in count_table(layout.dataset, layout.split_by, counts):
             say(line)
-        different = self._compare(layout, refs)
+        different = differences(layout.dataset, layout.split_by, counts)
         if different and self.strict:
             raise UserError(f"{layout.refs} is not what was published: {'; '.join(different)}")
         if different:
             say(f"not what was published: {'; '.join(different)}")
-        return write_and_report(layout, refs, self.out, skip_bad=self.skip_bad, prepared_with=record(self))
+        return write_and_report(self, layout, refs, self.out, self.skip_bad)
 
-    def _read(self) -> tuple["ReferLayout", list["Ref"]]:
-        from mail.data.refer import find_layout, read_refs
-        from mail.data.store import DataStoreWriter
-
+    def _read(self) -> tuple[ReferLayout, list[Ref]]:
         layout = find_layout(self.root, self.dataset, self.split_by, self.images)
         DataStoreWriter(self.out, layout.name)  # refuses to overwrite a finished store
         return layout, read_refs(layout.refs)
-
-    @staticmethod
-    def _compare(layout: "ReferLayout", refs: list["Ref"]) -> list[str]:
-        from mail.data.published_counts import differences
-        from mail.data.refer import count_splits
-
-        return differences(layout.dataset, layout.split_by, count_splits(refs))
 
 
 @dataclass(kw_only=True)
@@ -108,26 +95,15 @@ class PrepareGrefcoco(_PrepareRefer):
     dataset = "grefcoco"
 
 
-def write_and_report(
-    layout: "ReferLayout", refs: list["Ref"], out: str, *, skip_bad: bool, prepared_with: dict[str, Any]
-) -> "DataStore":
+def write_and_report(stage: Stage, layout: ReferLayout, refs: list[Ref], out: str, skip_bad: bool) -> DataStore:
     """Writes the store, says what was found on the way, and prints the summary."""
-    from mail.data.refer import shared_images, write_store
-
     for line in shared_images(refs):
         say(line)
-    with progress_of("images read") as progress:
-        store, findings = write_store(
-            layout, refs, out, skip_bad=skip_bad, prepared_with=prepared_with, progress=progress
-        )
-    report(store, findings)
-    return store
+    return write(stage, write_store, layout, refs, out, skip_bad=skip_bad)
 
 
 def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Lines of a table: what each split holds, and what was published."""
-    from mail.data.published_counts import PUBLISHED
-
     published = PUBLISHED.get((dataset, split_by), {})
     lines = [f"{'split':8}{'refs':>18}{'expressions':>20}{'images':>18}   (found / published)"]
     for split in dict.fromkeys([*published, *found]):

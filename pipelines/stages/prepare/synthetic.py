@@ -5,18 +5,16 @@ import hashlib
 import json
 import tempfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mail.data.scenes import SceneConfig
+from mail.data.refer import find_layout, read_refs
+from mail.data.scenes import SceneConfig, write_published_layout
+from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
 from pipelines.stage import Stage
 from pipelines.stages.prepare.refer import write_and_report
-from pipelines.stages.prepare.report import record
 from pipelines.terminal import progress_of, say
-
-if TYPE_CHECKING:
-    from mail.data.store import DataStore
 
 
 @dataclass(kw_only=True)
@@ -35,17 +33,12 @@ class PrepareSynthetic(Stage):
     """How the scenes look."""
 
     def plan(self) -> dict[str, Any]:
-        from mail.data.store import DataStoreWriter
-
         if self.images < 1:
             raise UserError(f"--images is {self.images}: at least one scene is needed")
         DataStoreWriter(self.out, self._name)  # refuses to overwrite a finished store
         return {"name": self._name, "images": self.images, "layout": self.root or "a temporary folder, deleted after"}
 
-    def run(self) -> "DataStore":
-        from mail.data.refer import find_layout, read_refs
-        from mail.data.scenes import write_published_layout
-
+    def run(self) -> DataStore:
         self.plan()
         with tempfile.TemporaryDirectory(prefix="mail-scenes-") as temporary:
             root = self.root or temporary
@@ -54,7 +47,7 @@ class PrepareSynthetic(Stage):
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
             layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
             refs = read_refs(layout.refs)
-            return write_and_report(layout, refs, self.out, skip_bad=False, prepared_with=record(self))
+            return write_and_report(self, layout, refs, self.out, skip_bad=False)
 
     @property
     def _name(self) -> str:
