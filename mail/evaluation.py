@@ -2,7 +2,7 @@
 
 A batch is some images of the split, in the store's order, with all of their sentences; it is made up from the split
 alone, so however many workers share the batches, every expression is predicted once and with the same numbers.
-Ray Data runs this in actors (`pipelines.stages.evaluate`); it runs in place as well.
+Ray Data runs this in actors (`pipelines.evaluating.workers`); it runs in place as well.
 """
 
 import base64
