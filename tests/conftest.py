@@ -26,9 +26,9 @@ def _tracking_store_of_its_own() -> Iterator[None]:
         os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray with 2 CPUs, shared by every test that needs one (starting it takes 8 s)."""
+    """A local Ray with 2 CPUs, shared by the tests of a file (starting it takes 8 s), so that each has all CPUs."""
     from pipelines.cluster_session.session import connect
 
     with connect(num_cpus=2):
