@@ -46,7 +46,7 @@ demo: setup
 	$(BIN)/mail-ris demo --out $(OUT)
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: setup
 	$(BIN)/pytest -m "not cluster and not soak"
