@@ -218,7 +218,7 @@ def test_batches_may_be_written_to(watched):
     assert not batch.tensors["pixel_values"].any()
 
 
-@pytest.mark.cluster
+@pytest.mark.soak
 def test_a_training_that_cannot_go_on_ends_at_once(ray_cluster, boxes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     values = {"preset": "tiny", "data": boxes.store_uri, "masks": boxes.masks_uri, "threads": 1, "register": False}
