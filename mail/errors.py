@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Wrong input: says what is wrong, where (file, row, id) and how to mend it."""
+    """Wrong input: says what is wrong, where (file, row, id) and how to mend it.
+
+    What a file holds may be told as it is: characters that would break the line, or steer a terminal, are written out.
+    """
+
+    def __init__(self, text: str):
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 def first_few(names: Sequence[object], most: int = 3) -> str:

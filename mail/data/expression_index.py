@@ -10,7 +10,6 @@ from itertools import count
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mail.data.row_groups import RowGroups
 from mail.data.store import DataStore
@@ -56,8 +55,7 @@ class ExpressionIndex:
         first_row, new_ref = 0, count()
         open_refs: dict[str, int] = {}  # of the image that the last batch ended with: rows are sorted by image
         for file in store.expression_files:
-            reader = pq.ParquetFile(store.path(file), filesystem=store.filesystem)
-            for batch in reader.iter_batches(65536, columns=["image_id", "ref_id", "split"]):
+            for batch in store.open(file).batches(["image_id", "ref_id", "split"], batch_size=65536):
                 keep = np.flatnonzero(pc.equal(batch["split"], split).to_numpy(zero_copy_only=False))
                 if len(keep):
                     kept = batch.take(pa.array(keep))

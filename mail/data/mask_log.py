@@ -236,6 +236,8 @@ def _statistics(file: MaskFile) -> str:
 
 
 def _file(action: dict[str, Any]) -> MaskFile:
+    if not all(isinstance(action.get(f"{end}.image_id"), str) for end in ("min", "max")):
+        raise DeltaError(f"{action['path']} was added without the range of its image_id")
     return MaskFile(
         path=unquote(action["path"]),
         rows=action["num_records"],

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import fs
 
 from mail.data import files, schema
 from mail.data.mask_log import MaskFile
+from mail.data.parquet import ParquetReader
 from mail.errors import UserError
 from mail.proposals import Proposals
 
@@ -65,7 +63,7 @@ class MaskSnapshot:
                 continue
             opened = _opened(self.uri, file.path)
             if groups := opened.groups(near):
-                part = opened.read(groups, read)
+                part = opened.parquet.read(read, groups)
                 parts.append(part.filter(pc.is_in(part["image_id"], value_set=pa.array(near, pa.string()))))
         if not parts:
             return pa.schema([schema.MASK_FILE.field(c) for c in names]).empty_table()
@@ -82,7 +80,7 @@ class MaskSnapshot:
         """All rows, file by file; memory does not grow with the table."""
         filesystem, root = files.resolve(self.uri)
         for file in self.files:
-            yield from batches_of(open_parquet(filesystem, f"{root}/{file.path}"), columns, batch_size)
+            yield from ParquetReader(filesystem, f"{root}/{file.path}").batches(columns, batch_size)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows as dictionaries."""
@@ -109,17 +107,9 @@ class MaskSnapshot:
 class _OpenFile:
     """A data file with the key range of each of its row groups at hand."""
 
-    def __init__(self, parquet: pq.ParquetFile):
+    def __init__(self, parquet: ParquetReader):
         self.parquet = parquet
-        column = schema.MASK_FILE.get_field_index("image_id")
-        ranges = [parquet.metadata.row_group(i).column(column).statistics for i in range(parquet.num_row_groups)]
-        self._first = [s.min for s in ranges]
-        self._last = [s.max for s in ranges]
-
-    def read(self, groups: list[int], columns: list[str]) -> pa.Table:
-        return files.persistently(
-            lambda: self.parquet.read_row_groups(groups, columns=columns, use_threads=False)  # one read for all of them
-        )
+        self._first, self._last = parquet.key_ranges("image_id")
 
     def groups(self, wanted: Sequence[str]) -> list[int]:
         """Row groups that can hold one of the ids; the file is sorted, so each id is in one group at most."""
@@ -130,7 +120,7 @@ class _OpenFile:
 @functools.lru_cache(OPEN_FILES)  # a file's name is never used again
 def _opened(uri: str, path: str) -> _OpenFile:
     filesystem, root = files.resolve(uri)
-    return _OpenFile(open_parquet(filesystem, f"{root}/{path}"))
+    return _OpenFile(ParquetReader(filesystem, f"{root}/{path}"))
 
 
 def proposer_path(root: str, proposer_id: str, what: str) -> str:
@@ -145,20 +135,3 @@ def read_proposer(uri: str, proposer_id: str, what: str) -> Any:
         return json.loads(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def open_parquet(filesystem: fs.FileSystem, path: str | os.PathLike) -> pq.ParquetFile:
-    """A Parquet file whose nested columns are read in one go (few large reads on an object store)."""
-    return files.persistently(lambda: pq.ParquetFile(os.fspath(path), filesystem=filesystem, pre_buffer=True))
-
-
-def batches_of(
-    parquet: pq.ParquetFile, columns: Sequence[str] | None = None, batch_size: int = 1024
-) -> Iterator[pa.RecordBatch]:
-    """All rows of a file in batches of at most `batch_size`, a row group in memory at a time."""
-
-    def read(group: int) -> pa.Table:
-        return parquet.read_row_group(group, columns=list(columns) if columns else None, use_threads=False)
-
-    for group in range(parquet.num_row_groups):
-        yield from files.persistently(functools.partial(read, group)).to_batches(batch_size)

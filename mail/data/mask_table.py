@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from mail import addresses
 from mail.data import files, schema
 from mail.data.mask_log import NOTHING, MaskFile, MaskLog, MaskState
-from mail.data.mask_snapshot import MaskSnapshot, batches_of, open_parquet, proposer_path, read_proposer
+from mail.data.mask_snapshot import MaskSnapshot, proposer_path, read_proposer
+from mail.data.parquet import WRITING, ParquetReader
 from mail.errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -94,6 +95,7 @@ class MaskTable:
             row_group_size=min(rows_per_group, MAX_ROWS_PER_GROUP),
             compression="zstd",
             use_dictionary=["status", "error"],
+            **WRITING,
         )
         data = buffer.getvalue()
         if len(data) > MAX_FILE_BYTES:
@@ -209,14 +211,9 @@ class MaskTable:
     def validate(self, file: MaskFile, proposer_id: str) -> None:
         """Raises UserError unless a written file has the schema, rows, keys and proposer that its description says."""
         where = f"{self.uri}/{file.path}"
-        try:
-            parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
-        except FileNotFoundError:
-            raise UserError(f"{where} is to be committed but is not there") from None
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{where} is not a Parquet file: {error}") from None
-        if not parquet.schema_arrow.equals(schema.MASK_FILE):
-            raise UserError(f"{where} has not the mask table's columns but {parquet.schema_arrow.names}")
+        found = self._open(file).schema
+        if not found.equals(schema.MASK_FILE):
+            raise UserError(f"{where} has not the mask table's columns but {found.names}")
         if file.proposer_id != proposer_id:
             raise UserError(f"{where} holds rows of another proposer than {proposer_id}")
         keys = self._key_column(file).combine_chunks()
@@ -229,13 +226,15 @@ class MaskTable:
 
     def read_file(self, file: MaskFile, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one data file."""
-        parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
-        return files.persistently(lambda: parquet.read(columns=list(columns) if columns else None))
+        return self._open(file).read(columns)
 
     def iterate_file(self, file: MaskFile) -> Iterator[dict[str, Any]]:
         """The rows of one data file as dictionaries, a batch of them in memory at a time."""
-        for batch in batches_of(open_parquet(self.filesystem, f"{self.root}/{file.path}"), batch_size=256):
+        for batch in self._open(file).batches(batch_size=256):
             yield from batch.to_pylist()
+
+    def _open(self, file: MaskFile) -> ParquetReader:
+        return ParquetReader(self.filesystem, f"{self.root}/{file.path}")
 
     def _keys(self, data_files: Sequence[MaskFile]) -> pa.ChunkedArray:
         if not data_files:
@@ -245,8 +244,7 @@ class MaskTable:
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
     def _key_column(self, file: MaskFile) -> pa.ChunkedArray:
-        parquet = open_parquet(self.filesystem, f"{self.root}/{file.path}")
-        return files.persistently(lambda: parquet.read(columns=["image_id"], use_threads=False))["image_id"]
+        return self._open(file).read(["image_id"])["image_id"]
 
     def _check_disjoint(self, data_files: Sequence[MaskFile]) -> None:
         ordered = sorted(data_files, key=lambda f: f.first_image_id)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mail.data import files
+from mail.data.parquet import ParquetReader
 from mail.data.store import DataFile, DataStore
 
 OPEN_FILES = 16
@@ -35,7 +35,7 @@ class RowGroups:
     def of(cls, store: DataStore, data_files: Collection[DataFile]) -> "RowGroups":
         """Reads the files' footers (nothing else)."""
         paths = tuple(store.path(file) for file in data_files)
-        footers = [pq.read_metadata(path, filesystem=store.filesystem) for path in paths]
+        footers = [store.open(file).metadata for file in data_files]
         found = [(n, g, f.row_group(g).num_rows) for n, f in enumerate(footers) for g in range(f.num_row_groups)]
         file, group, length = np.array(found, np.int64).reshape(-1, 3).T
         return cls(paths, np.append(0, np.cumsum(length)), file.astype(np.int32), group.astype(np.int32))
@@ -57,9 +57,7 @@ class RowReader:
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._held = 0
         filesystem, _ = files.resolve(uri)
-        self._file = lru_cache(OPEN_FILES)(
-            lambda number: pq.ParquetFile(groups.files[number], filesystem=filesystem, pre_buffer=True)
-        )
+        self._file = lru_cache(OPEN_FILES)(lambda number: ParquetReader(filesystem, groups.files[number]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RowReader, self._arguments
@@ -79,7 +77,7 @@ class RowReader:
             self._tables.move_to_end(group)
             return self._tables[group]
         file = self._file(int(self._groups.file[group]))
-        table = file.read_row_group(int(self._groups.group[group]), columns=self._columns, use_threads=False)
+        table = file.read(self._columns, [int(self._groups.group[group])])
         self._tables[group] = table
         self._held += table.nbytes
         while self._held > self._limit and len(self._tables) > 1:

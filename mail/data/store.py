@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from mail import addresses
 from mail.data import files, schema
+from mail.data.parquet import WRITING, ParquetReader
 from mail.errors import UserError
 
 FORMAT_VERSION = 1
@@ -62,14 +63,15 @@ class DataStore:
         try:
             self.manifest: dict[str, Any] = json.loads(raw)
             version = self.manifest["format_version"]
+            if version == FORMAT_VERSION:
+                self.image_files = [DataFile(**f) for f in self.manifest["images"]]
+                self.expression_files = [DataFile(**f) for f in self.manifest["expressions"]]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.uri}/store.json is not a data store's manifest: prepare it again") from None
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{self.uri} has data-store format {version}, this program reads {FORMAT_VERSION}: prepare it again"
             )
-        self.image_files = [DataFile(**f) for f in self.manifest["images"]]
-        self.expression_files = [DataFile(**f) for f in self.manifest["expressions"]]
 
     @property
     def name(self) -> str:
@@ -119,7 +121,7 @@ class DataStore:
     def images(self, columns: Sequence[str] | None = None, batch_size: int = 64) -> Iterator[pa.RecordBatch]:
         """All images in batches of at most `batch_size` rows; memory does not grow with the store."""
         for file in self.image_files:
-            yield from self._open(file).iter_batches(batch_size, columns=list(columns) if columns else None)
+            yield from self.open(file).batches(columns, batch_size)
 
     @cached_property
     def image_index(self) -> pa.Table:
@@ -135,16 +137,11 @@ class DataStore:
         return pa.concat_tables([empty, *(self._read(file, columns) for file in self.image_files)])
 
     def _read(self, file: DataFile, columns: Sequence[str]) -> pa.Table:
-        return files.persistently(lambda: self._open(file).read(columns=list(columns)))
+        return self.open(file).read(columns)
 
-    def _open(self, file: DataFile) -> pq.ParquetFile:
-        try:
-            return files.persistently(lambda: pq.ParquetFile(self.path(file), filesystem=self.filesystem))
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-            raise UserError(
-                f"{self.uri} is incomplete: {file.path} {what}, which its store.json lists; copy or prepare it again"
-            ) from None
+    def open(self, file: DataFile) -> ParquetReader:
+        """Raises UserError if the file is missing or damaged."""
+        return ParquetReader(self.filesystem, self.path(file))
 
 
 class DataStoreWriter:
@@ -266,7 +263,7 @@ class DataStoreWriter:
     def _write(self, kind: str, number: int, table: pa.Table, row_group: int) -> DataFile:
         sink = pa.BufferOutputStream()
         # JPEG bytes do not compress further; the small columns would gain next to nothing
-        pq.write_table(table, sink, row_group_size=row_group, compression="none", use_dictionary=False)
+        pq.write_table(table, sink, row_group_size=row_group, compression="none", use_dictionary=False, **WRITING)
         data = sink.getvalue()
         sha256 = hashlib.sha256(data).hexdigest()
         relative = f"{kind}/part-{number:05d}-{sha256[:12]}.parquet"

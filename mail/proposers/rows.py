@@ -4,7 +4,6 @@ An image that cannot be decoded, or that the proposer fails on, becomes a row wi
 what would end it for every image.
 """
 
-import functools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mail.data import files, schema
 from mail.data.images import ImageError, decode_image
+from mail.data.parquet import ParquetReader
 from mail.data.store import DataStore
 from mail.proposers import Proposer
 from mail.proposers.folder import ProposerFolder
@@ -60,14 +59,14 @@ class WorkUnit:
 def plan_units(store: DataStore, pending: pa.Array, images_per_unit: int) -> Iterator[WorkUnit]:
     """Cuts the pending images into units of about this many, each a run of row groups of one file."""
     for file in store.image_files:
-        parquet = files.persistently(functools.partial(pq.ParquetFile, store.path(file), filesystem=store.filesystem))
-        keys = files.persistently(functools.partial(parquet.read, columns=["image_id"]))["image_id"].combine_chunks()
+        parquet = store.open(file)
+        keys = parquet.read(["image_id"])["image_id"].combine_chunks()
         wanted = pc.is_in(keys, value_set=pending).to_numpy(zero_copy_only=False)
         start = 0
         groups: list[int] = []
         chosen: list[int] = []
         rows = 0
-        for group in range(parquet.num_row_groups):
+        for group in range(parquet.metadata.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
             inside = np.flatnonzero(wanted[start : start + size]) + start
             if len(inside):
@@ -75,7 +74,7 @@ def plan_units(store: DataStore, pending: pa.Array, images_per_unit: int) -> Ite
                 chosen += inside.tolist()
                 rows += size
             start += size
-            if groups and (len(chosen) >= images_per_unit or group == parquet.num_row_groups - 1):
+            if groups and (len(chosen) >= images_per_unit or group == parquet.metadata.num_row_groups - 1):
                 ids = None if len(chosen) == rows else tuple(keys.take(pa.array(chosen)).to_pylist())
                 yield WorkUnit(file.path, tuple(groups), ids, len(chosen))
                 groups, chosen, rows = [], [], 0
@@ -85,12 +84,7 @@ def decode_unit(store_uri: str, unit: WorkUnit, max_pixels: int) -> pa.Table:
     """The images of a unit as pixels (`DECODED`)."""
     filesystem, root = files.resolve(store_uri)
     columns = ["image_id", "image", "height", "width", "sha256"]
-
-    def read() -> pa.Table:
-        parquet = pq.ParquetFile(f"{root}/{unit.file}", filesystem=filesystem, pre_buffer=True)
-        return parquet.read_row_groups(list(unit.row_groups), columns=columns)
-
-    table = files.persistently(read)
+    table = ParquetReader(filesystem, f"{root}/{unit.file}").read(columns, unit.row_groups)
     if unit.image_ids is not None:
         table = table.filter(pc.is_in(table["image_id"], value_set=pa.array(unit.image_ids, pa.string())))
     rows = []

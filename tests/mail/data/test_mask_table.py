@@ -203,10 +203,10 @@ def test_what_is_not_as_described_is_not_committed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another proposer"):
         table.commit([file], {"id": "p-2"})
     (tmp_path / other.path).write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="not a Parquet file"):
+    with pytest.raises(UserError, match="is damaged"):
         table.commit([other], PROPOSER)
     (tmp_path / other.path).unlink()
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="is missing"):
         table.commit([other], PROPOSER)
     with pytest.raises(ValueError, match="twice"):
         table.write(mask_rows(ids(1, 1)))

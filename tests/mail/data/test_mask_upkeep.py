@@ -11,6 +11,7 @@ import pytest
 from mail.data import schema
 from mail.data.mask_table import MaskTable
 from mail.data.mask_upkeep import collect, compact, problems, status, verify
+from mail.errors import UserError
 from tests.mask_rows import ids, mask_rows
 
 PROPOSER = {"id": "p-1"}
@@ -109,7 +110,7 @@ def test_gc_takes_only_old_files_that_no_recent_version_names(tmp_path: Path) ->
     assert sorted(r["image_id"] for r in table.snapshot().rows()) == ids(0, 1, 2, *range(10, 30))
     assert table.snapshot().trained_on() == ["coco/1"]
     assert list(verify(table)) == []
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="is missing"):
         list(before.rows())
 
 

@@ -1,0 +1,208 @@
+"""The readers and a sound file of each kind: what `python -m tests.fuzz` spoils."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+from mail import rle
+from mail.data import coco_text, custom, refer
+from mail.data.coco import CocoInstances
+from mail.data.coco_text import TextConfig
+from mail.data.images import ImageError, decode_image
+from mail.data.mask_table import MaskTable
+from mail.data.store import DataStore
+from mail.metrics.predictions import png_name, read_prediction_folder, read_predictions
+from tests.boxes import make_boxes
+from tests.fuzz import mutations
+from tests.mask_rows import ids, mask_rows
+from tests.published import Published, jpeg
+
+
+@dataclass(frozen=True)
+class Target:
+    """`inputs` are given to `read`, which may return or raise a UserError."""
+
+    inputs: st.SearchStrategy[bytes]
+    read: Callable[[bytes], None]
+
+
+def targets(folder: Path) -> dict[str, Target]:
+    """All of them, at work in `folder`."""
+    published = Published(folder / "refcoco")
+    published.write()
+    grefs = [
+        {"ref_id": 1, "image_id": 1, "split": "train", "ann_id": [10, 11], "sentences": [{"sent_id": 1, "sent": "a"}]},
+        {"ref_id": 2, "image_id": 2, "split": "val", "ann_id": [-1], "sentences": [{"sent_id": 2, "sent": "b"}]},
+    ]
+    return {
+        "coco": Target(mutations.json_files(published.instances), lambda data: _coco(published, data)),
+        "coco-text": Target(mutations.json_files(published.instances), lambda data: _coco_text(published, data)),
+        "refs": Target(mutations.pickles(published.refs), lambda data: _refs(published.root, data, "refs.p")),
+        "grefs": Target(mutations.json_files(grefs), lambda data: _refs(published.root, data, "grefs.json")),
+        "json lines": _custom(folder / "custom"),
+        "predictions": _predictions(folder / "predictions.jsonl"),
+        "mask png": _mask_pngs(folder / "pngs"),
+        "photo": Target(st.one_of(*map(mutations.damaged, _photos())), _photo),
+        "store": _store(folder / "store"),
+        "mask rows": _masks(folder / "rows", "*/*.parquet"),
+        "commit log": _masks(folder / "log", "_delta_log/*1.json"),
+    }
+
+
+def _fresh(folder: Path) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    return str(folder)
+
+
+def _coco(published: Published, data: bytes) -> None:
+    layout = refer.find_layout(published.root, "refcoco", "unc")
+    layout.instances.write_bytes(data)
+    coco = CocoInstances(layout.instances)
+    for number in coco.annotation_ids:
+        with suppress(ValueError):  # which is how it says that a segmentation is none
+            coco.mask(coco.instance(int(number)))
+    refer.write_store(layout, refer.read_refs(layout.refs), _fresh(published.root / "out"), skip_bad=True)
+
+
+def _coco_text(published: Published, data: bytes) -> None:
+    layout = refer.find_layout(published.root, "refcoco", "unc")
+    layout.instances.write_bytes(data)
+    coco_text.write_store(
+        str(layout.instances), layout.images, _fresh(published.root / "text"), config=TextConfig(), skip_bad=True
+    )
+
+
+def _refs(root: Path, data: bytes, name: str) -> None:
+    (root / name).write_bytes(data)
+    refer.read_refs(root / name)
+
+
+def _custom(folder: Path) -> Target:
+    (folder / "images").mkdir(parents=True)
+    (folder / "images/a.jpg").write_bytes(jpeg())
+    (folder.parent / "outside.png").write_bytes(jpeg(kind="PNG"))
+    common = {"image": "a.jpg", "text": "the left cup", "split": "train"}
+    lines = [
+        {"expr_id": "1", **common, "polygons": [[1, 1, 20, 1, 20, 20]], "category": "cup", "ref_id": "r"},
+        {"expr_id": "2", **common, "rle": {"size": [30, 40], "counts": [100, 50, 1050]}},
+        {"expr_id": "3", **common, "no_target": True},
+    ]
+
+    def read(data: bytes) -> None:
+        (folder / "lines.jsonl").write_bytes(data)
+        out = _fresh(folder / "out")
+        custom.write_store(folder / "lines.jsonl", folder / "images", out, name="mine", skip_bad=True)
+
+    return Target(mutations.json_lines(lines), read)
+
+
+def _predictions(path: Path) -> Target:
+    mask = np.zeros((30, 40), bool)
+    mask[3:9, 4:20] = True
+    counts = rle.encode(mask)["counts"].decode()
+    lines = [
+        {"expr_id": "d/1", "rle": {"size": [30, 40], "counts": counts}, "score": 0.5, "no_target": False},
+        {"expr_id": "d/2", "rle": {"size": [30, 40], "counts": [10, 5, 1185]}},
+        {"expr_id": "d/3", "rle": None, "no_target": True},
+    ]
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        read_predictions(path)
+
+    return Target(mutations.json_lines(lines), read)
+
+
+def _pngs() -> list[bytes]:
+    mask = np.zeros((16, 12), np.uint8)
+    mask[4:9, 3:7] = 255
+    grey = Image.fromarray(mask)
+    out = []
+    for mode in ("L", "1", "P", "RGBA", "LA", "I;16"):
+        buffer = io.BytesIO()
+        grey.convert(mode).save(buffer, "PNG")
+        out.append(buffer.getvalue())
+    return out
+
+
+def _mask_pngs(folder: Path) -> Target:
+    folder.mkdir()
+
+    def read(data: bytes) -> None:
+        (folder / png_name("d/1")).write_bytes(data)
+        read_prediction_folder(folder, ["d/1"])
+
+    return Target(st.one_of(*map(mutations.damaged, _pngs())), read)
+
+
+def _photos() -> list[bytes]:
+    picture = Image.new("RGB", (9, 7), (1, 2, 3))
+    exif = picture.getexif()
+    exif[274] = 6
+    kinds = [("JPEG", {"exif": exif}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("GIF", {}), ("BMP", {})]
+    out = []
+    for kind, options in kinds:
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        out.append(buffer.getvalue())
+    return out
+
+
+def _photo(data: bytes) -> None:
+    with suppress(ImageError):
+        decode_image(data, max_pixels=10**6)
+
+
+def _store(folder: Path) -> Target:
+    boxes = make_boxes(folder, images=4, broken=0)
+    parts = sorted(Path(boxes.store_uri).rglob("*.parquet"))
+    meta = Path(boxes.store_uri, "store.json")
+    sound = {path: path.read_bytes() for path in (*parts, meta)}
+
+    def read(data: bytes) -> None:
+        number, data = data[0] % (len(parts) + 1), data[1:]
+        target = (*parts, meta)[number]
+        target.write_bytes(data)
+        try:
+            store = DataStore(boxes.store_uri)
+            store.expressions()
+            for _ in store.images():
+                pass
+        finally:
+            target.write_bytes(sound[target])
+
+    inputs = [
+        (mutations.json_files(json.loads(sound[meta])) if path == meta else mutations.damaged(sound[path])).map(
+            lambda data, number=number: bytes([number]) + data
+        )
+        for number, path in enumerate((*parts, meta))
+    ]
+    return Target(st.one_of(*inputs), read)
+
+
+def _masks(folder: Path, which: str) -> Target:
+    address = folder / "table"
+    table = MaskTable(address)
+    proposer = {"id": "p-1", "name": "p", "trained_on": None, "leaky": False}
+    for number in range(3):
+        table.commit([table.write(mask_rows(ids(2 * number, 2 * number + 1)))], proposer)
+    target = sorted(address.glob(which))[0]
+    sound = target.read_bytes()
+
+    def read(data: bytes) -> None:
+        target.write_bytes(data)
+        try:
+            for row in MaskTable(address).snapshot().rows():
+                assert row["image_id"].startswith("coco/"), "a row that nobody committed"
+        finally:
+            target.write_bytes(sound)
+
+    return Target(mutations.damaged(sound), read)
