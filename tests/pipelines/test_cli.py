@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -304,3 +305,15 @@ def test_module_and_console_command_are_the_same(repository: Path) -> None:
         for program in ([str(command)], [sys.executable, "-m", "pipelines"])
     ]
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "pipelines", "--help"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()  # as `| head` does
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
