@@ -80,7 +80,6 @@ def test_a_writer_that_was_slow_does_not_bring_an_old_champion_back(name: str):
 def test_a_promotion_killed_before_the_alias_was_set_is_finished_by_the_next_reader(name: str, repository: Path):
     script = f"""
 import os, signal
-from pipelines.__main__ import main
 from pipelines.registry.champions import Champions
 champions = Champions({name!r})
 champions.settle = lambda reign: os.kill(os.getpid(), signal.SIGKILL)
