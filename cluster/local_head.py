@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +88,12 @@ def start(token: Path, *options: str) -> Head:
             file.write(secrets.token_hex(32))
     for _ in range(START_ATTEMPTS):
         head = _start(token, options)
-        if head.comes_up():
-            return head
+        try:
+            if head.comes_up():
+                return head
+        except BaseException:
+            head.end()
+            raise
         said = (head.folder / "log").read_text()[-3000:]
         head.end()
     raise RuntimeError(f"ray start failed {START_ATTEMPTS} times:\n{said}")
@@ -145,17 +148,13 @@ def _running(record: Path) -> Head | None:
     return Head(process, known["address"], known["agent"], folder, token) if same else None
 
 
-def up() -> int:
+def up() -> None:
     """Starts the head, unless it runs, and says how to reach and end it."""
     settings = _settings()
     record, script = settings / "ray-head.json", settings / "ray.env"
     head = _running(record)
     if head is None:
-        try:
-            head = start(settings / "ray-token")
-        except (OSError, RuntimeError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        head = start(settings / "ray-token")
         known = {"pid": head.process.pid, "created": head.process.create_time(), "address": head.address}
         known |= {"agent": head.agent, "folder": str(head.folder), "token": str(head.token)}
         record.write_text(json.dumps(known))
@@ -163,22 +162,34 @@ def up() -> int:
     print(f"Ray takes jobs at {head.address} (its logs: {head.folder}/ray/session_latest/logs)")
     print(f"this shell can submit them after:  . {shlex.quote(str(script))}")
     print("its end:                           make ray-down")
-    return 0
 
 
-def down() -> int:
+def down() -> None:
     """Ends the head of `up`."""
     record = _settings() / "ray-head.json"
     if (head := _running(record)) is None:
         print("no Ray of `make ray-up` is running")
-        return 0
+        return
     head.end()
     record.unlink()
+    record.with_name("ray.env").unlink(missing_ok=True)
     print(f"ended the Ray at {head.address}")
+
+
+def main(arguments: list[str]) -> int:
+    """0 if it did what it says, 2 after a line about why not, 130 when interrupted."""
+    if arguments not in (["up"], ["down"]):
+        print("usage: python cluster/local_head.py up|down", file=sys.stderr)
+        return 2
+    try:
+        up() if arguments == ["up"] else down()
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["up"], ["down"]):
-        sys.exit("usage: python cluster/local_head.py up|down")
-    sys.exit(up() if sys.argv[1] == "up" else down())
+    sys.exit(main(sys.argv[1:]))

@@ -129,10 +129,10 @@ def test_ray_takes_what_it_is_given(guide: Path) -> None:
     submitted = calls(guide, "ray job submit")
     if not submitted:
         return
-    from ray.dashboard.modules.job.cli import submit
+    from ray.scripts.scripts import cli
 
     for arguments in submitted:
-        assert submit.make_context("submit", [*arguments, "--", "true"], resilient_parsing=False)
+        assert cli.commands["job"].commands["submit"].make_context("submit", [*arguments, "--", "true"])
 
 
 def test_a_command_for_one_figure_selects_one_test() -> None:
