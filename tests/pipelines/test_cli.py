@@ -139,6 +139,15 @@ def test_group_lists_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
             assert f"  {words.split()[1]} " in text
 
 
+@pytest.mark.parametrize(("words", "source"), [("train", "Hugging Face hub"), ("import-proposer", "PyTorch's server")])
+def test_help_says_what_is_fetched_and_how_to_do_without(
+    words: str, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(help_of(words, capsys).replace("│", " ").split())
+    assert source in text
+    assert re.search("does without|without a network", text)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--version"])
