@@ -4,6 +4,7 @@
 #   make test-fast  the tests that start no processes, under a minute
 #   make soak       the long tests: processes killed at random moments until the work ends all the same
 #   make setup      only the environment;  make lock  writes requirements.lock anew
+#   make ray-up     a Ray on this machine that takes jobs (cluster/README.md);  make ray-down  ends it
 
 # The first of these that is Python 3.11, 3.12 or 3.13 (`make PYTHON=... setup` to choose). A pyenv shim may exist and not run.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -17,10 +18,10 @@ USE_INDEX := i="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast soak lint lock clean
+.PHONY: help setup demo ray-up ray-down test test-fast soak lint lock clean
 
 help:
-	@sed -n '2,6s/^# *//p' Makefile
+	@sed -n '2,7s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -41,9 +42,13 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(USE_INDEX) set -x; $(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
 	@$(USE_INDEX) set -x; $(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
+	@echo "ready; in this shell the stages are found after:  . .venv/bin/activate"
 
 demo: setup
 	$(BIN)/mail-ris demo --out $(OUT)
+
+ray-up ray-down: setup
+	@$(BIN)/python cluster/local_head.py $(@:ray-%=%)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile

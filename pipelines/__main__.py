@@ -1,7 +1,12 @@
 """`mail-ris STAGE ...`, the same as `python -m pipelines STAGE ...`."""
 
+import contextlib
 import errno
+import os
+import select
+import signal
 import sys
+from collections.abc import Iterator
 
 from mail.errors import UserError
 
@@ -23,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     from pipelines.cli import parse
 
     try:
-        parse(sys.argv[1:] if argv is None else argv).execute()
+        with _quiet_when_nobody_reads():
+            parse(sys.argv[1:] if argv is None else argv).execute()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -37,6 +43,23 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _quiet_when_nobody_reads() -> Iterator[None]:
+    """Ends as other programs do, with 141 and without a word, when the reader of standard output is gone (`| head`)."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), select.POLLOUT)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise  # it was another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 if __name__ == "__main__":

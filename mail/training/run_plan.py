@@ -29,7 +29,7 @@ class RunPlan:
 
     Attributes:
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights (a folder from any working
-            directory, or a hub name), None for none.
+            directory, or a hub name), None for none. fetched: what comes from the Hugging Face hub, by its names there.
         source, epochs: the training input and its order. validation: what to validate on, None for nothing.
         leaky: whether the proposer saw evaluation images. config: the resolved config, for the record.
     """
@@ -40,6 +40,7 @@ class RunPlan:
     settings: TrainingSettings
     network: MailConfig
     pretrained: str | None
+    fetched: list[str]
     source: TrainingInput
     epochs: EpochPlan
     validation: Validation | None
@@ -78,7 +79,11 @@ class RunPlan:
             unusable = unusable_images(snapshot)
         leaky = snapshot is not None and check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky)
         index = ExpressionIndex.read(store, options.split, unusable)
-        network, processor, pretrained = _network(options, preset, store)
+        pretrained, vocabulary = _begin_with(options, preset)
+        fetched = [
+            source for source in dict.fromkeys([pretrained, vocabulary]) if source and not source.startswith("/")
+        ]
+        network, processor = _network(options, preset, store, pretrained, vocabulary)
         epochs = EpochPlan(
             index,
             settings.global_batch_size,
@@ -102,7 +107,8 @@ class RunPlan:
             "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
         }
         validation = _validation(options, store, unusable)
-        return cls(options, store, snapshot, settings, network, pretrained, source, epochs, validation, leaky, config)
+        begin = (network, pretrained, fetched)
+        return cls(options, store, snapshot, settings, *begin, source, epochs, validation, leaky, config)
 
     def check_pretrained(self) -> None:
         """Raises UserError where the network cannot begin with the pre-trained weights."""
@@ -116,6 +122,7 @@ class RunPlan:
         return {
             "config": self.config,
             "network": network,
+            "fetched_from_the_hugging_face_hub": self.fetched,
             "training": {
                 "images": self.images,
                 "expressions": len(index),
@@ -150,6 +157,11 @@ class RunPlan:
                 f"left out: {index.skipped_images} images that cannot be decoded, with "
                 f"{index.skipped_expressions} expressions (`mail-ris masks status` lists them)"
             )
+        if self.fetched:
+            lines.append(
+                f"from the Hugging Face hub: {', '.join(self.fetched)} (a folder with the same files does as well, for "
+                "all workers: --pretrained FOLDER)"
+            )
         if self.leaky:
             lines.append("LEAKY: the proposer saw evaluation images; the model will be labelled so")
         if self.options.validation_expressions and self.validation is None:
@@ -181,26 +193,33 @@ def _snapshot(options: Any) -> MaskSnapshot:
     return MaskTable(options.masks).snapshot(options.proposer_id)
 
 
-def _network(options: Any, preset: Any, store: DataStore) -> tuple[MailConfig, MailProcessor, str | None]:
+def _begin_with(options: Any, preset: Any) -> tuple[str | None, str | None]:
+    """Folders or hub names of the weights and of the vocabulary to begin with; None for none."""
+    pretrained = _or(options.pretrained, preset.pretrained)
+    pretrained = None if pretrained in (None, "none") else addresses.absolute_or_name(pretrained)
+    vocabulary = _or(options.tokenizer, pretrained if options.pretrained else preset.tokenizer)
+    return pretrained, None if vocabulary in (None, "none") else addresses.absolute_or_name(str(vocabulary))
+
+
+def _network(
+    options: Any, preset: Any, store: DataStore, pretrained: str | None, vocabulary: str | None
+) -> tuple[MailConfig, MailProcessor]:
     config = preset.config()
     values = options.model.given()
     if options.proposals == "none":
         values["mask_modality"] = "none"
-    pretrained = _or(options.pretrained, preset.pretrained)
-    pretrained = None if pretrained in (None, "none") else addresses.absolute_or_name(pretrained)
-    source = _or(options.tokenizer, pretrained if options.pretrained else preset.tokenizer)
-    if source in (None, "none"):
+    if vocabulary is None:
         if pretrained is not None:
             raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
         tokenizer = tokenizer_from_texts(texts(store, options.split), max(1, config.vocab_size - CHARACTERS))
     else:
-        tokenizer = load_tokenizer(str(source))
+        tokenizer = load_tokenizer(vocabulary)
     values["vocab_size"] = len(tokenizer)
     try:
         network = MailConfig(**{**config.to_dict(), **values})
     except (ValueError, TypeError) as error:
         raise UserError(f"this network cannot be: {error}") from None
-    return network, MailProcessor.for_config(tokenizer, network), pretrained
+    return network, MailProcessor.for_config(tokenizer, network)
 
 
 def _validation(options: Any, store: DataStore, unusable: Any) -> Validation | None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from mail import lineage
 from mail.errors import UserError
-from pipelines.registry.champions import Champions
+from pipelines.registry.champions import Champions, Reign
 from pipelines.registry.client import answers, connect, environment
 from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
 from pipelines.registry.evaluation_notes import log_evaluation
@@ -227,24 +227,32 @@ def decisions(version: Version) -> list[dict[str, Any]]:
     return [json.loads(value) for key, value in sorted(version.tags.items()) if key.startswith(TAG)]
 
 
+def previous_champion(name: str = MODEL_NAME) -> tuple[Reign, Version, tuple[str, ...]]:
+    """The state that a rollback would end, the version that it would bring back, and that one's own history.
+
+    Raises:
+        UserError: there is no champion, or none before it.
+    """
+    reign = Champions(name).current()
+    if reign.champion is None:
+        raise UserError(f"model {name!r} has no {CHAMPION}: promote one first")
+    there = {v.version for v in versions(name)}
+    history = [v for v in reign.history if v in there]  # one that was deleted cannot come back
+    if not history:
+        raise UserError(f"{name} version {reign.champion} is the first {CHAMPION}: there is none to go back to")
+    return reign, find_version(f"{name}/{history[-1]}"), tuple(history[:-1])
+
+
 def rollback(name: str = MODEL_NAME) -> tuple[Version, Version]:
     """Makes the previous champion the champion again; returns (the one before the rollback, the one after).
 
     Raises:
         UserError: there is no champion, or none before it, or another decision came first.
     """
-    champions = Champions(name)
-    reign = champions.current()
-    if reign.champion is None:
-        raise UserError(f"model {name!r} has no {CHAMPION}: promote one first")
+    reign, target, history = previous_champion(name)
     now = find_version(f"{name}/{reign.champion}")
-    there = {v.version for v in versions(name)}
-    history = [v for v in reign.history if v in there]  # one that was deleted cannot come back
-    if not history:
-        raise UserError(f"{name} version {now.version} is the first {CHAMPION}: there is none to go back to")
-    target = find_version(f"{name}/{history[-1]}")
     facts = {"decision": {"decision": "rolled back", "from": now.version}}
-    if champions.append(reign, target.version, tuple(history[:-1]), **facts) is None:
+    if Champions(name).append(reign, target.version, history, **facts) is None:
         raise UserError(f"another decision about {name} came first: look at `mail-ris models list`, then decide again")
     return now, target
 

@@ -25,7 +25,8 @@ class ImportProposer(Stage):
     """A published Mask R-CNN (torchvision) or Mask2Former (transformers) -> a proposer folder."""
 
     weights: Annotated[str, Place(words=(COCO_V1,)), as_typed()]
-    """State dict of torchvision's Mask R-CNN (.pth or .safetensors), COCO_V1, or a checkpoint folder of Mask2Former."""
+    """State dict of torchvision's Mask R-CNN (.pth or .safetensors), or a checkpoint folder of Mask2Former. COCO_V1 is
+    torchvision's published one, fetched from PyTorch's server; without a network, give the downloaded file instead."""
 
     out: Address
     """Folder of the new proposer."""
@@ -53,7 +54,8 @@ class ImportProposer(Stage):
         self._check_out()
         if self.weights != COCO_V1:  # which would be fetched
             self._read()
-        return {"architecture": self._kind, "leaky": self.images_seen is None}
+        fetched = self.weights == COCO_V1
+        return {"architecture": self._kind, "fetched_from_pytorch": fetched, "leaky": self.images_seen is None}
 
     def run(self) -> str:
         """Writes the folder; returns the proposer's id."""

@@ -18,7 +18,6 @@ from mail import lineage
 from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
 from pipelines.options import Address, LocalPath, ModelAddress
-from pipelines.registry.champions import Champions
 from pipelines.registry.client import registry_uri
 from pipelines.registry.evaluation_notes import evaluation_lines, noted, scores_line
 from pipelines.registry.models import (
@@ -31,7 +30,7 @@ from pipelines.registry.models import (
     resolve_model,
     versions,
 )
-from pipelines.registry.promotion import Terms, champion, decisions, promote, rollback
+from pipelines.registry.promotion import Terms, champion, decisions, previous_champion, promote, rollback
 from pipelines.stage import Stage
 from pipelines.terminal import done
 
@@ -211,8 +210,8 @@ class Rollback(Stage):
     """The registered model."""
 
     def plan(self) -> dict[str, Any]:
-        now = Champions(self.name).current()
-        return {"champion": now.champion, "back_to": now.history[-1] if now.history else None}
+        reign, target, _ = previous_champion(self.name)
+        return {"champion": reign.champion, "back_to": target.version}
 
     def run(self) -> Version:
         before, after = rollback(self.name)

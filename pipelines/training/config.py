@@ -67,7 +67,8 @@ class TrainConfig(Options):
     """What to train on what, how long and where."""
 
     preset: str
-    """Network and recipe: tiny (CPU, minutes), vilt-b32 (the real size), vilt-b16 (finer patches)."""
+    """Network and recipe: tiny (CPU, minutes), vilt-b32 (the real size), vilt-b16 (finer patches). The last two begin
+    with dandelin/vilt-b32-mlm, fetched from the Hugging Face hub; --pretrained FOLDER or none does without it."""
 
     data: Address
     """Data store (local folder or s3://)."""
@@ -131,10 +132,12 @@ class TrainConfig(Options):
     """Seed of weights, data order and everything else that is random."""
 
     pretrained: HubName | None = None
-    """ViLT weights to start from: local folder or hub name; `none` for none (default: the preset's)."""
+    """ViLT weights to start from: local folder, which every worker must see, or a name on the Hugging Face hub, which
+    every worker fetches; `none` for none (default: the preset's). A folder's vocabulary is taken with it."""
 
     tokenizer: HubName | None = None
-    """Vocabulary: vocab.txt, folder or hub name; `none` makes one from the training texts (default: the preset's)."""
+    """Vocabulary: vocab.txt, folder or a name on the Hugging Face hub; `none` makes one from the training texts
+    (default: the preset's)."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs that have it, fp32 elsewhere."""

@@ -1,34 +1,35 @@
-"""What an operator applies and types: manifests fit KubeRay's own schemas, command lines are the parser's."""
+"""What an operator applies beside Kubernetes' own (test_kubernetes.py): images, servers, machines of a cloud."""
 
-import functools
 import json
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
-
-from pipelines.cli import parse
-from pipelines.stage import Stage
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMAS = ROOT / "../shared/schemas/kuberay"
 CLUSTER = ROOT / "cluster"
-MANIFESTS = [p for p in sorted((CLUSTER / "kuberay").rglob("*.yaml")) if "ray.io/v1" in p.read_text()]
-JOBS = sorted((CLUSTER / "kuberay" / "jobs").glob("*.yaml"))
 YAML = sorted(CLUSTER.rglob("*.yaml"))
 DOCKERFILES = sorted(CLUSTER.rglob("Dockerfile*"))
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "cluster").rglob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def load(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
+
+
+def documents() -> list[tuple[Path, dict[str, Any]]]:
+    """Every document of every file."""
+    return [(path, document) for path in YAML for document in yaml.safe_load_all(path.read_text())]
 
 
 def every(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -45,50 +46,9 @@ def every(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def pods() -> list[tuple[str, dict[str, Any]]]:
     """The specs of all pods that the manifests describe."""
     found = []
-    for path in YAML:
-        for document in yaml.safe_load_all(path.read_text()):
-            found += [(path.name, v["spec"]) for p, v in every(document) if "containers" in v.get("spec", {})]
-            assert document
+    for path, document in documents():
+        found += [(path.name, v["spec"]) for p, v in every(document) if "containers" in (v.get("spec") or {})]
     return found
-
-
-@functools.cache
-def validator(schema: Path) -> Any:
-    """Of KubeRay's schema of a kind, which has a megabyte and serves many manifests."""
-    content = closed(json.loads(schema.read_text()))
-    return jsonschema.validators.validator_for(content)(content)
-
-
-def closed(schema: Any) -> Any:
-    """The schema, with fields that it does not name refused: Kubernetes would drop them without a word."""
-    if isinstance(schema, list):
-        return [closed(s) for s in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result = {key: closed(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema:
-        preserving = schema.get("x-kubernetes-preserve-unknown-fields", False)
-        result["additionalProperties"] = bool(preserving)
-    return result
-
-
-def command_lines(text: str) -> list[list[str]]:
-    """The arguments of every `mail-ris STAGE ...` and `python -m pipelines STAGE ...` in a document's code blocks."""
-    found = []
-    for block in re.findall(r"(?ms)^```(?:bash|sh)?\n(.*?)^```", re.sub(r"(?ms)^```python\n.*?^```\n", "", text)):
-        for line in block.replace("\\\n", " ").splitlines():
-            if call := re.search(r"(?:^|-- )(?:mail-ris|python -m pipelines) (.*)", line):
-                found.append(shlex.split(call[1], comments=True))
-    return found
-
-
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
-def test_manifest_fits_the_schema(path: Path) -> None:
-    manifest = load(path)
-    schema = SCHEMAS / f"{manifest['kind'].lower()}.v1.json"
-    if not schema.exists():
-        pytest.skip(f"KubeRay's schemas are not at {SCHEMAS}")
-    validator(schema).validate(manifest)
 
 
 def test_cluster_requires_a_token_and_keeps_work_off_the_head() -> None:
@@ -104,22 +64,8 @@ def test_cluster_runs_the_locked_ray() -> None:
     assert load(ROOT / "cluster/kuberay/raycluster.yaml")["spec"]["rayVersion"] == locked[1]
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
-def test_the_command_of_a_job_is_understood(path: Path) -> None:
-    spec = load(path)["spec"]
-    program, arguments = spec["entrypoint"].split(" -m pipelines ")
-    assert program == "python"
-    assert isinstance(parse(shlex.split(arguments)), Stage)
-    assert arguments.split()[0] == path.stem
-    assert spec["clusterSelector"] == {"ray.io/cluster": load(CLUSTER / "kuberay/raycluster.yaml")["metadata"]["name"]}
-
-
-def test_there_is_a_job_for_each_stage_that_runs_on_the_cluster() -> None:
-    assert {p.stem for p in JOBS} == {"prepare", "train-proposer", "precompute", "train", "tune", "evaluate"}
-
-
 def test_no_pod_runs_as_root_or_can_become_it() -> None:
-    assert len(pods()) > 8
+    assert len(pods()) == 8
     for name, pod in pods():
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["runAsUser"] > 0, name
@@ -210,17 +156,47 @@ def test_the_linter_finds_nothing_in_an_image(path: Path) -> None:
     assert re.search(r"(?m)^USER \d+$", path.read_text())
 
 
-def test_the_image_without_cuda_keeps_every_other_package_and_its_hashes() -> None:
-    from cluster.without_cuda import split
+def test_images_hold_what_the_stages_need_and_no_tools() -> None:
+    from cluster.image_requirements import packages, split, without_tools
 
     lock = (ROOT / "requirements.lock").read_text()
-    locked, torch = split(lock)
+    kept = without_tools(lock)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [Requirement(line) for line in project["project"]["dependencies"]]
+    seen: set[tuple[str, str]] = set()
+    while wanted:  # and what they need in turn, as the installed packages say it
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        assert name in kept, name
+        for extra in {"", *requirement.extras} - {extra for known, extra in seen if known == name}:
+            seen.add((name, extra))
+            for line in metadata.requires(name) or []:
+                needed = Requirement(line)
+                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                    wanted.append(needed)
+    tools = {canonicalize_name(Requirement(line).name) for line in project["dependency-groups"]["dev"]}
+    assert kept.keys() & tools == {"jsonschema", "pyyaml"}  # which Ray needs as well
+    without_cuda, torch = split(lock)
     assert re.findall(r"(?m)^(\w+)==", torch) == ["torch", "torchvision"]
-    before, after = (set(re.findall(r"(?m)^([\w.-]+)(?:\[.*\])?==", text)) for text in (lock, locked))
-    gone = before - after - {"torch", "torchvision"}
+    gone = kept.keys() - packages(without_cuda).keys() - {"torch", "torchvision"}
     assert gone
     assert all(name.startswith(("nvidia-", "cuda-")) or name == "triton" for name in gone)
-    assert lock.count("--hash=") > locked.count("--hash=") > 0.8 * lock.count("--hash=")
+
+
+def test_no_list_of_what_stays_here_forgets_what_another_names() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    kept_from_jobs = (ROOT / ".rayignore").read_text().splitlines()
+    assert {line for line in ignored if line and line[0] not in "#!"} <= set(kept_from_jobs)
+
+
+def test_the_builder_of_an_image_is_sent_what_the_image_copies_and_nothing_else() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    copied = set()
+    for path in CLUSTER.glob("Dockerfile*"):
+        for words in re.findall(r"(?m)^COPY (.*) \S+$", path.read_text()):
+            copied |= set(words.split())
+    assert {line[1:] for line in lines if line.startswith("!")} == copied
 
 
 def test_the_dashboard_draws_what_training_exports() -> None:
@@ -233,14 +209,3 @@ def test_the_dashboard_draws_what_training_exports() -> None:
         for target in panel["targets"]:
             drawn |= set(re.findall(r"ray_mail_\w+", target["expr"]))
     assert drawn == exported
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_command_line_in_the_documents_is_understood(path: Path) -> None:
-    for arguments in command_lines(path.read_text()):
-        assert isinstance(parse(arguments), Stage)
-
-
-def test_documents_have_command_lines() -> None:
-    assert len(command_lines((ROOT / "README.md").read_text())) > 5
-    assert len(command_lines((ROOT / "cluster/README.md").read_text())) > 3

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,6 +137,15 @@ def test_group_lists_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
     for words in STAGE_WORDS:
         if words.startswith("prepare "):
             assert f"  {words.split()[1]} " in text
+
+
+@pytest.mark.parametrize(("words", "source"), [("train", "Hugging Face hub"), ("import-proposer", "PyTorch's server")])
+def test_help_says_what_is_fetched_and_how_to_do_without(
+    words: str, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(help_of(words, capsys).replace("│", " ").split())
+    assert source in text
+    assert re.search("does without|without a network", text)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,3 +314,15 @@ def test_module_and_console_command_are_the_same(repository: Path) -> None:
         for program in ([str(command)], [sys.executable, "-m", "pipelines"])
     ]
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "pipelines", "--help"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()  # as `| head` does
+    assert (process.stderr.read(), process.wait()) == (b"", 141)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mail.errors import UserError
+from pipelines.__main__ import main
 from pipelines.registry.champions import Champions, Reign
 from pipelines.registry.client import connect
 from pipelines.registry.models import CHAMPION
@@ -129,6 +130,8 @@ def test_rollback_goes_back_through_the_champions_that_are_still_there(name: str
     assert rollback(name)[1].version == "1"
     with pytest.raises(UserError, match="none to go back to"):
         rollback(name)
+    for dry_run in ([], ["--dry-run"]):
+        assert main(["models", "rollback", "--name", name, *dry_run]) == 2
 
 
 def test_without_champion_or_model_it_is_said(name: str):

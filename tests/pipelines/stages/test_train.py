@@ -316,6 +316,9 @@ def test_weights_in_a_relative_folder_are_those_of_the_driver(train, tmp_path):
     assert run.options.folder == str(tmp_path / "run")
     named = RunPlan.make(train(pretrained="dandelin/vilt-b32-mlm", tokenizer="vilt"))
     assert named.pretrained == "dandelin/vilt-b32-mlm"
+    assert named.describe()["fetched_from_the_hugging_face_hub"] == ["dandelin/vilt-b32-mlm"]
+    assert "from the Hugging Face hub: dandelin/vilt-b32-mlm" in " ".join(named.summary())
+    assert run.fetched == []
 
 
 def test_the_dry_run_tells_the_cost(train):
