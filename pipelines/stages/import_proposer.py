@@ -13,7 +13,7 @@ from mail.errors import UserError
 from mail.proposers.config import Network, SelectionConfig
 from mail.proposers.folder import write_proposer
 from mail.proposers.training_images import read_ids
-from pipelines.options import Address, Place, as_typed
+from pipelines.options import Address, Place, Target, as_typed
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -27,7 +27,7 @@ class ImportProposer(Stage):
     weights: Annotated[str, Place(words=(COCO_V1,)), as_typed()]
     """State dict of torchvision's Mask R-CNN (.pth or .safetensors), COCO_V1, or a checkpoint folder of Mask2Former."""
 
-    out: Address
+    out: Target
     """Folder of the new proposer."""
 
     architecture: Literal["mask2former", "r50-fpn", "r50-fpn-v2"] | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.options import Address, AddressOrNone, LocalPath, Options
+from pipelines.options import Address, AddressOrNone, LocalPath, Options, Target
 
 
 @dataclass(kw_only=True)
@@ -16,7 +16,7 @@ class ProposerTrainingConfig(Options):
     images: Address
     """Folder of the photos that it names."""
 
-    out: Address
+    out: Target
     """Folder of the new proposer. If it holds an unfinished training of the same config, that goes on."""
 
     preset: Literal["tiny", "r50-fpn", "r50-fpn-v2"] = "tiny"

@@ -7,7 +7,7 @@ from mail.data.coco import CocoInstances
 from mail.data.coco_text import TextConfig, write_store
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from pipelines.options import Address, LocalPath
+from pipelines.options import LocalPath, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, write
 
@@ -20,7 +20,7 @@ class PrepareCocoText(Stage):
     """COCO instances.json: polygons or run lengths of every object."""
     images: LocalPath
     """Folder of its photos."""
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     name: str = "coco-text"
     """Name of the data set, and the beginning of its expression ids."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from mail.data.custom import read_expressions, write_store
 from mail.data.store import DataStore, DataStoreWriter
-from pipelines.options import Address, LocalPath
+from pipelines.options import LocalPath, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, write
 
@@ -22,7 +22,7 @@ class PrepareCustom(Stage):
     """JSON Lines file, one expression a line."""
     images: LocalPath
     """Folder that the lines' "image" is relative to."""
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     name: str = "custom"
     """Name of the data set, and the beginning of its ids."""
