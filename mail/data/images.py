@@ -109,6 +109,8 @@ def stored_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[tup
         if image.format == "TIFF":  # Pillow may have swapped the sides of a rotated TIFF when it opened it
             tags = image.tag_v2  # type: ignore[attr-defined]
             width, height = int(tags[256]), int(tags[257])
+        if image.format == "PNG" and not _may_be_turned(source):  # Pillow would decode it all to look for the tag
+            return (height, width), 1
         return (height, width), orientation_of(image)
 
 
@@ -124,6 +126,12 @@ def orientation_of(image: Image.Image) -> int:
     except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _may_be_turned(source: bytes | Path) -> bool:
+    """Whether a PNG file has any of the chunks in which an orientation can be."""
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    return any(mark in data for mark in (b"eXIf", b"Raw profile type exif", b"com.adobe.xmp"))
 
 
 def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS) -> Image.Image:

@@ -91,6 +91,11 @@ def test_more_sentences_than_fit_into_one_forward_pass(predictor: Predictor, mon
     assert [np.array_equal(a.mask, b.mask) for a, b in zip(answers, expected, strict=True)] == [True] * 3
 
 
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1)])
+def test_a_strip_is_answered_at_its_own_size(predictor: Predictor, size: tuple[int, int]):
+    assert predictor.predict(photo(*size), TEXTS[0])[0].mask.shape == size
+
+
 @pytest.mark.parametrize("text", ["", " ".join(["word"] * 200), "日本 🎈"])
 def test_any_text_is_answered(predictor: Predictor, text: str):
     assert predictor.predict(photo(30, 40), text)[0].mask.shape == (30, 40)

@@ -47,7 +47,7 @@ class PrepareSynthetic(Stage):
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
             layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
             refs = read_refs(layout.refs)
-            return write_and_report(self, layout, refs, self.out, skip_bad=False)
+            return write_and_report(self, layout, refs, self.out)
 
     @property
     def _name(self) -> str:
