@@ -17,10 +17,10 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mail import addresses
-from mail.data.images import ImageError, decode_image
+from mail.data.images import ImageError, array_pixels, decode_image, picture_pixels
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailOutput, MailProcessor, Segmentation
 from mail.model.folder import check_model_folder, load_model
@@ -83,7 +83,7 @@ class Predictor:
         """One answer per sentence, at the image's original resolution.
 
         Args:
-            image: RGB array (H, W, 3) uint8, PIL image, file content or path; EXIF rotation is applied.
+            image: path, file content, PIL image or array, see `load_image`; EXIF rotation is applied.
             texts: one sentence or several.
             proposals: instance masks of the image; default: the predictor's proposer finds them.
 
@@ -170,27 +170,26 @@ def default_device() -> str:
 
 
 def load_image(image: AnyImage) -> np.ndarray:
-    """RGB pixels uint8 (H, W, 3), upright, of whatever a caller has.
+    """RGB pixels uint8 (H, W, 3), upright, of whatever a caller has: the same picture gives the same pixels.
+
+    Args:
+        image: path, a file's bytes, a picture of Pillow, or an array as `mail.data.images.array_pixels` takes it.
 
     Raises:
-        UserError: no such file, it cannot be decoded, or the array is not an RGB or grey image.
+        UserError: no such file, it cannot be decoded, or the array is not an image.
     """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise UserError(f"an image array must be uint8 (H, W, 3) or (H, W), this is {image.dtype} {image.shape}")
-        return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
-    if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, bytes):
-        name, data = "the image", image
-    else:
-        name = os.fspath(image)
-        try:
-            data = addresses.local_path(name).read_bytes()
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+    name = "the image"
     try:
-        return decode_image(data)
+        if isinstance(image, np.ndarray):
+            return array_pixels(image)
+        if isinstance(image, Image.Image):
+            return picture_pixels(image)
+        if isinstance(image, bytes):
+            return decode_image(image)
+        name = os.fspath(image)
+        return decode_image(addresses.local_path(name).read_bytes())
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
     except ImageError as error:
         raise UserError(f"{name} cannot be used as an image: {error}") from None
 
@@ -230,7 +229,7 @@ def predict(
     The image is decoded, proposed, rasterised and embedded once for all sentences.
 
     Args:
-        image: RGB array, PIL image, file content or path.
+        image: path, file content, PIL image or array, see `load_image`.
         texts: one sentence, or a list of them.
         model: MODEL folder. proposer: PROPOSER folder, default: the one bundled with the model.
     """

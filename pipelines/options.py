@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from tyro.constructors import PrimitiveConstructorSpec
 
 from mail import addresses
+from mail.data import files
 from mail.errors import UserError
 
 
@@ -23,11 +24,13 @@ class Place:
         local: it must be on this machine.
         named: it may be the name of a model on a hub or in MLflow.
         words: what is said instead, and is neither.
+        written: it is written, and may not be what another option of the stage reads.
     """
 
     local: bool = False
     named: bool = False
     words: tuple[str, ...] = ()
+    written: bool = False
 
     def read(self, value: str | os.PathLike[str]) -> str | Path:
         """The text as it was if it is a word or a name; else the address, absolute; a `Path` if it can only be one."""
@@ -37,6 +40,10 @@ class Place:
         address = addresses.absolute_or_name(text) if self.named else addresses.absolute(text)
         path = addresses.local_path(address) if self.local else None  # refuses what is somewhere else
         return address if path is None or self.named else path
+
+    def is_place(self, read: str | Path) -> bool:
+        """Whether what `read` gave is an address, and not a word or a name."""
+        return read not in self.words and (not self.named or os.path.isabs(read))
 
 
 def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
@@ -53,6 +60,8 @@ def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
 Address = Annotated[str, Place(), as_typed()]
 AddressOrNone = Annotated[str, Place(words=("none",)), as_typed()]
 LocalPath = Annotated[Path, Place(local=True), as_typed("PATH")]
+Target = Annotated[str, Place(written=True), as_typed()]
+LocalTarget = Annotated[Path, Place(local=True, written=True), as_typed("PATH")]
 ModelAddress = Annotated[str, Place(local=True, named=True), as_typed()]
 HubName = Annotated[str, Place(local=True, named=True, words=("none",)), as_typed()]
 
@@ -70,6 +79,8 @@ class Options:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
+        outputs: dict[str, str | Path] = {}
+        inputs: dict[str, str | Path] = {}
         for field in dataclasses.fields(self):
             place, value = place_of(hints[field.name]), getattr(self, field.name)
             if place is None or value is None:
@@ -79,3 +90,8 @@ class Options:
             except UserError as error:
                 raise UserError(f"--{field.name.replace('_', '-')} {error}") from None
             setattr(self, field.name, read)
+            found = read if isinstance(read, tuple) else (read,)
+            option = f"--{field.name.replace('_', '-')}"
+            named = {option if len(found) == 1 else f"{option} {one}": one for one in found if place.is_place(one)}
+            (outputs if place.written else inputs).update(named)
+        files.check_apart(outputs, inputs)

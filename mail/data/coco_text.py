@@ -9,14 +9,16 @@ give the same data set.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from random import Random
 
 from mail.data.coco import CocoImage, CocoInstances
 from mail.data.descriptions import Description, Thing, describe
+from mail.data.images import ImageError, stored_size
 from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
+from mail.data.orientation import AS_SHOWN, ExifAnnotated, place, turn_box
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
@@ -82,6 +84,7 @@ def write_store(
     namespace: str = "coco",
     config: TextConfig | None = None,
     skip_bad: bool = False,
+    exif_annotated: ExifAnnotated = AS_SHOWN,
     prepared_with: dict | None = None,
     progress: Progress | None = None,
 ) -> tuple[DataStore, Findings]:
@@ -91,6 +94,8 @@ def write_store(
         instances: a COCO instances file.
         namespace: image ids are `namespace/number`. Keep "coco" for COCO's own photos: the leak check knows them by it.
         skip_bad: leave out, and count, photos that are missing or do not fit their annotations.
+        exif_annotated: how photos that EXIF turns were annotated, where their size does not tell. Expressions are
+            always about the picture as a viewer shows it.
 
     Raises:
         UserError: photos are missing or of another size than annotated, or no expression can be made at all.
@@ -100,7 +105,7 @@ def write_store(
     found = find_photos(images, (image.file_name for image in coco.images.values()), instances, problems)
     paths = {image.id: found[image.file_name] for image in coco.images.values() if image.file_name in found}
     return ingest(
-        _source_images(coco, paths, name, namespace, config or TextConfig()),
+        _source_images(coco, paths, name, namespace, config or TextConfig(), exif_annotated),
         writer,
         where=instances,
         photos=paths.values(),
@@ -108,7 +113,7 @@ def write_store(
         sources=[source_record(instances)],
         skip_bad=skip_bad,
         prepared_with=prepared_with,
-        turn_masks=False,  # "left" was written for the annotated picture
+        exif_annotated=exif_annotated,
         progress=progress,
     )
 
@@ -124,11 +129,19 @@ def split_of(image_id: str, has_people: bool, has_others: bool) -> str:
 
 
 def _source_images(
-    coco: CocoInstances, paths: dict[int, Path], name: str, namespace: str, config: TextConfig
+    coco: CocoInstances,
+    paths: dict[int, Path],
+    name: str,
+    namespace: str,
+    config: TextConfig,
+    exif_annotated: ExifAnnotated,
 ) -> Iterator[SourceImage]:
     nothing = True
     for number in sorted(paths, key=str):  # as strings, like the store's ids
         image = coco.images[number]
+        annotated, turn = (image.height, image.width), _turn(paths[number], image, exif_annotated)
+        if turn >= 5:
+            image = replace(image, height=image.width, width=image.height)
         rows = coco.rows_of(number)
         names = [coco.categories.get(int(c), "") for c in coco.category_ids[rows]]
         crowded = {category for category, row in zip(names, rows, strict=True) if coco.is_crowd[row]}
@@ -136,7 +149,7 @@ def _source_images(
         for category, row in zip(names, rows, strict=True):
             x, y, width, height = (float(v) for v in coco.bboxes[row])
             if category and not coco.is_crowd[row]:
-                box = (x, y, x + width, y + height)
+                box = turn_box((x, y, x + width, y + height), annotated, turn)
                 things.append(Thing(int(coco.annotation_ids[row]), category, *box, float(coco.areas[row])))
         found = expressions_of(image, things, crowded, config)
         image_id = f"{namespace}/{number}"
@@ -156,6 +169,15 @@ def _source_images(
         ]
         if referents:
             nothing = False
-            yield SourceImage(image_id, paths[number], (image.height, image.width), referents)
+            yield SourceImage(image_id, paths[number], annotated, referents)
     if nothing:
         raise UserError(f"{coco.path}: not one unambiguous expression can be made of its {len(coco)} instances")
+
+
+def _turn(path: Path, image: CocoImage, exif_annotated: ExifAnnotated) -> int:
+    """The EXIF orientation by which the annotations of a photo are turned; 1 if `ingest` will find fault with it."""
+    try:
+        placed = place(*stored_size(path), (image.height, image.width), exif_annotated)
+    except ImageError:
+        return 1
+    return 1 if placed is None else placed.turn

@@ -5,8 +5,8 @@
     {"expr_id": "3", "image": "b/c.png", "text": "left dog", "split": "val", "rle": {"size": [H, W], "counts": "..."}}
 
 `rle` is COCO's, compressed or not. Optional: `ref_id`, which expressions that mean the same thing share (`expr_id` if
-it is not given), and `category`. Masks lie on the picture as a viewer shows it; run lengths that were made for the
-unrotated pixels are recognised by their size.
+it is not given), and `category`. Masks lie on the picture as a viewer shows it, unless the size of run lengths or
+`exif_annotated` says that they were made for the unrotated pixels.
 """
 
 import json
@@ -20,12 +20,12 @@ from mail.data.ingest import (
     Problems,
     Progress,
     Referent,
-    Size,
     SourceImage,
     find_photos,
     ingest,
     source_record,
 )
+from mail.data.orientation import AS_SHOWN, ExifAnnotated, Size
 from mail.data.refer import SPLITS
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
@@ -64,6 +64,7 @@ def write_store(
     *,
     name: str,
     skip_bad: bool = False,
+    exif_annotated: ExifAnnotated = AS_SHOWN,
     prepared_with: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> tuple[DataStore, Findings]:
@@ -85,6 +86,7 @@ def write_store(
         problems=problems,
         sources=[source_record(expressions_file)],
         skip_bad=skip_bad,
+        exif_annotated=exif_annotated,
         prepared_with=prepared_with,
         progress=progress,
     )

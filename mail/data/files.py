@@ -9,8 +9,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from pyarrow import fs
@@ -79,10 +79,64 @@ def check_writable(folder: str | os.PathLike, need: int = 0, what: str = "") -> 
 
 def check_file_writable(file: str | os.PathLike) -> None:
     """The same for a file, which may be there already."""
+    if addresses.remote_path(file) is not None:
+        return
     path = addresses.absolute(file)
     if os.path.isdir(path):
         raise UserError(f"{file} cannot be written: it is a folder, name a file")
-    check_writable(os.path.dirname(path))
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise UserError(f"{file} cannot be written: it is write-protected, choose another place")
+    if _is_plain(path):
+        check_writable(os.path.dirname(path))
+
+
+def check_apart(outputs: Mapping[str, str | os.PathLike], inputs: Mapping[str, str | os.PathLike]) -> None:
+    """Checks that nothing that is read would be written over, whatever names it has (links, upper and lower case).
+
+    Args:
+        outputs: files and folders that are going to be written, by what errors call them.
+        inputs: files and folders that are read, likewise; what is not there cannot be lost.
+
+    Raises:
+        UserError: an output is an input, a file in a folder that is an input, or another output.
+    """
+    read = {one: (what, place) for what, place in inputs.items() for one in _identities(place) if _is_there(place)}
+    written: dict[object, str] = {}
+    for name, output in outputs.items():
+        own = _identities(output)
+        for what, _ in (read[one] for one in own if one in read):
+            raise UserError(f"{name} {output} would write over what {what} reads: choose another place")
+        for what, place in (read[one] for one in _identities_of_folders(output) if one in read):
+            if exists(*resolve(output)) and not is_folder(output):
+                raise UserError(f"{name} {output} would write over a file of {what} {place}: choose another place")
+        for one in own:
+            if written.setdefault(one, name) != name:
+                raise UserError(f"{written[one]} and {name} are one place, {output}: choose another for one of them")
+
+
+def _is_there(place: str | os.PathLike) -> bool:
+    """Whether there may be a file or folder that could be lost; a device keeps nothing."""
+    path = addresses.absolute(place)
+    return addresses.remote_path(place) is not None or os.path.isfile(path) or os.path.isdir(path)
+
+
+def _identities(place: str | os.PathLike) -> set[object]:
+    """What all names of one file or folder share: the path that links lead to, and the file system's own number."""
+    if (key := addresses.remote_path(place)) is not None:
+        return {("in an object store", key)}
+    path = os.path.realpath(addresses.absolute(place))
+    try:
+        found = os.stat(path)
+    except OSError:  # not there, or behind a folder that may not be looked into
+        return {path}
+    return {path, (found.st_dev, found.st_ino)}
+
+
+def _identities_of_folders(place: str | os.PathLike) -> set[object]:
+    """The same of all the folders that it is in."""
+    if (key := addresses.remote_path(place)) is not None:
+        return {("in an object store", str(folder)) for folder in PurePosixPath(key).parents}
+    return set().union(*map(_identities, Path(os.path.realpath(addresses.absolute(place))).parents))
 
 
 def is_folder(uri: str | os.PathLike) -> bool:
@@ -114,19 +168,39 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    """Writes a whole file; on a local disk under another name first, so that no reader sees half of it."""
+    """Writes a whole file; on a local disk under another name first, so that no reader sees half of it.
+
+    A device or a pipe (/dev/stdout) is written to as it is.
+
+    Raises:
+        OSError: it cannot be written; nothing is left then of what was begun.
+    """
     if isinstance(filesystem, fs.LocalFileSystem):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        plain = _is_plain(path)
+        partial = target.with_name(f".{uuid.uuid4().hex}.partial") if plain else target
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                if plain:
+                    os.fsync(file.fileno())
+            if plain:
+                partial.replace(target)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None  # a person knows nothing of the other name
+        finally:
+            if plain:
+                partial.unlink(missing_ok=True)
         return
     with filesystem.open_output_stream(path) as stream:
         stream.write(data)
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a local path is a file, or free for one: no device and no pipe, which must not be replaced by a file."""
+    return not os.path.exists(path) or os.path.isfile(path)
 
 
 def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str) -> None:

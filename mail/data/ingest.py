@@ -20,13 +20,13 @@ from typing import Any
 from mail import rle
 from mail.data import files
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
 from mail.data.segmentation import checked_mask
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError, first_few
 
 LONG_EXPRESSION = 40  # words; ViLT's text input ends about there
 
-Size = tuple[int, int]
 Progress = Callable[[int, int], None]
 
 
@@ -114,6 +114,7 @@ class Findings:
     undecodable: list[str] = field(default_factory=list)  # "coco/42: truncated"
     turned: list[str] = field(default_factory=list)  # annotated on the stored pixels: masks turned with the image
     assumed_upright: list[str] = field(default_factory=list)  # sizes cannot tell which way round it was annotated
+    assumed_stored: list[str] = field(default_factory=list)  # nor here, and the other choice was made: masks turned
     long_expressions: list[str] = field(default_factory=list)
     empty_targets: list[str] = field(default_factory=list)  # not one pixel although there is a referent
     skipped: dict[str, int] = field(default_factory=dict)
@@ -126,12 +127,15 @@ class Findings:
         for names, said in (
             (self.undecodable, f"images cannot be decoded; {kept}"),
             (self.turned, "images were annotated unrotated; their masks are turned"),
-            (self.assumed_upright, "EXIF-rotated images are taken as annotated upright, which their size cannot tell"),
             (self.long_expressions, f"expressions {long}"),
             (self.empty_targets, "referents have masks without a pixel"),
         ):
             if names:
                 yield f"{len(names)} {said}: {first_few(names)}"
+        if self.assumed_upright:
+            yield assumption(self.assumed_upright, AS_SHOWN)
+        if self.assumed_stored:
+            yield assumption(self.assumed_stored, "as-stored")
         for kind, number in self.skipped.items():
             yield f"left out: {number} {kind}"
 
@@ -146,7 +150,7 @@ def ingest(
     sources: Sequence[dict[str, Any]],
     skip_bad: bool = False,
     prepared_with: dict[str, Any] | None = None,
-    turn_masks: bool = True,
+    exif_annotated: ExifAnnotated = AS_SHOWN,
     progress: Progress | None = None,
 ) -> tuple[DataStore, Findings]:
     """Writes a store of images and expressions.
@@ -159,8 +163,7 @@ def ingest(
         sources, prepared_with: for the record, see `DataStoreWriter.finish`.
         skip_bad: accept `problems`, and leave out referents with an unusable mask, and images of another size than
             annotated, and count them; otherwise they are an error.
-        turn_masks: whether masks that were annotated on unrotated pixels may be turned; if the texts speak of places in
-            the annotated picture they may not, and such an image counts as one of another size.
+        exif_annotated: how images that EXIF turns were annotated, where their size does not tell.
 
     Raises:
         UserError: there is too little room, a file cannot be read, or (unless `skip_bad`) there are problems, or
@@ -177,8 +180,8 @@ def ingest(
             progress(done, len(photos))
         if seen.error is not None:
             findings.undecodable.append(f"{source.image_id}: {seen.error}")
-        placed = _place(source, seen)
-        if placed is None or (placed[2] and not turn_masks):
+        placed = _place(source, seen, exif_annotated)
+        if placed is None:
             if seen.stored is None:
                 problems.add(
                     "images cannot be decoded, and nothing tells their size", f"{source.image_id}: {seen.error}"
@@ -187,15 +190,14 @@ def ingest(
                 sizes = f"{source.image_id}: {seen.stored}, annotated {source.size}"
                 problems.add("images have another size than annotated", sizes)
             continue
-        annotated, upright, turn = placed
-        if turn:
+        if not placed.told and not all(referent.no_target for referent in source.referents):
+            (findings.assumed_stored if placed.turn != 1 else findings.assumed_upright).append(source.image_id)
+        elif placed.turn != 1:
             findings.turned.append(source.image_id)
-        elif seen.orientation != 1 and annotated == seen.stored == upright:
-            findings.assumed_upright.append(source.image_id)
         rows = []
         for referent in source.referents:
             try:
-                target = _target(referent, annotated, upright, seen.orientation if turn else 1)
+                target = _target(referent, placed)
             except ValueError as error:
                 problems.add("referents have an unusable mask", f"{referent.ref_id}: {error}")
                 continue
@@ -219,7 +221,7 @@ def ingest(
                 )
         if not rows:
             continue
-        height, width = upright
+        height, width = placed.upright
         writer.add_image(image_id=source.image_id, file_name=source.path.name, image=data, height=height, width=width)
         for row in rows:
             writer.add_expression(**row)
@@ -269,26 +271,17 @@ def _examined(images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, byte
                 future.cancel()
 
 
-def _place(source: SourceImage, seen: _Seen) -> tuple[Size | None, Size, bool] | None:
-    """(size of the annotations, size of the upright image, whether masks turn with the image); None: they differ.
-
-    Annotations of an EXIF-rotated image may have been made on the picture as a viewer shows it, or on the pixels as
-    they are stored. Where the two have different sizes, the annotated size tells. Where not (turned by 180 degrees,
-    mirrored, square), they are taken as made on what a viewer shows.
-    """
+def _place(source: SourceImage, seen: _Seen, exif_annotated: ExifAnnotated) -> Placement | None:
+    """How the annotations lie on the image; None if they were made for another size, or nothing tells any."""
     if seen.stored is None:
-        return (source.size, source.size, False) if source.size else None
-    upright = seen.stored[::-1] if seen.orientation >= 5 else seen.stored
-    if source.size is None or source.size == upright:
-        return source.size, upright, False
-    return (source.size, upright, True) if source.size == seen.stored else None
+        return Placement(source.size, source.size) if source.size else None
+    return place(seen.stored, seen.orientation, source.size, exif_annotated)
 
 
-def _target(referent: Referent, annotated: Size | None, upright: Size, orientation: int) -> rle.RLE:
+def _target(referent: Referent, placed: Placement) -> rle.RLE:
     if referent.no_target:
-        return rle.empty(*upright)
-    height, width = annotated or upright
-    mask = rle.union([checked_mask(s, height, width) for s in referent.segmentations], (height, width))
-    if orientation != 1:
-        mask = rle.encode(turn_upright(rle.decode(mask), orientation))
+        return rle.empty(*placed.upright)
+    mask = rle.union([checked_mask(s, *placed.annotated) for s in referent.segmentations], placed.annotated)
+    if placed.turn != 1:
+        mask = rle.encode(turn_upright(rle.decode(mask), placed.turn))
     return mask

@@ -21,6 +21,7 @@ from mail import addresses
 from mail.data import restricted_pickle
 from mail.data.coco import CocoInstances
 from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
+from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 
@@ -165,6 +166,7 @@ def write_store(
     out: str,
     *,
     skip_bad: bool = False,
+    exif_annotated: ExifAnnotated = AS_SHOWN,
     prepared_with: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> tuple[DataStore, Findings]:
@@ -175,6 +177,7 @@ def write_store(
         out: path or `s3://` address of the store.
         skip_bad: leave out, and count, what cannot be used (empty expressions, referents without an annotation or an
             image file, unusable masks) instead of refusing the whole data set.
+        exif_annotated: how photos that EXIF turns were annotated, where their size does not tell.
         prepared_with: the stage's config, for the record.
 
     Raises:
@@ -191,6 +194,7 @@ def write_store(
         problems=problems,
         sources=[source_record(path, layout.dataset) for path in (layout.refs, layout.instances)],
         skip_bad=skip_bad,
+        exif_annotated=exif_annotated,
         prepared_with=prepared_with,
         progress=progress,
     )

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mail import addresses, rle
 from mail.data import files
+from mail.data.mask_png import read_mask_png
 from mail.data.segmentation import find_invalid
-from mail.errors import UserError, first_few
+from mail.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def png_name(expr_id: str) -> str:
 
 
 def read_prediction_folder(folder: str | os.PathLike, expected: Collection[str]) -> PredictionSet:
-    """Reads `EXPR_ID.png` masks (two values, 0 is the background) of a local folder.
+    """Reads `EXPR_ID.png` masks of a local folder (`mail.data.mask_png`).
 
     Names that belong to no expression of `expected` are kept under their file name, to be counted as unknown.
 
@@ -158,17 +157,6 @@ def read_prediction_folder(folder: str | os.PathLike, expected: Collection[str])
 
 def _read_png(path: Path) -> rle.RLE:
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a PNG: {error}") from None
-    if pixels.ndim == 3:
-        # grey written as colour; an alpha channel says nothing about the mask
-        colours = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
-        pixels = colours.max(axis=-1)
-    values = np.unique(pixels)
-    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
-        raise UserError(
-            f"{path} holds the values {first_few(values.tolist(), 4)}: a mask has two, 0 for the background"
-        )
-    return rle.encode(pixels != 0)
+        return rle.encode(read_mask_png(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} {error}") from None

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn import functional as F
 from transformers import BatchFeature, ProcessorMixin
 
 from mail import rle
+from mail.errors import UserError
 from mail.model.configuration import MailConfig
 from mail.proposals import Proposals
 
@@ -96,10 +97,19 @@ class MailProcessor(ProcessorMixin):
     # one image -----------------------------------------------------------------------------------------------------
 
     def encode_image(self, image: np.ndarray | Image.Image) -> Arrays:
-        """RGB image (H, W, 3) uint8 or PIL -> `pixel_values` uint8 (3, S, S), `pixel_size` int64 (2,)."""
+        """Upright RGB image, uint8 (H, W, 3) or PIL -> `pixel_values` uint8 (3, S, S), `pixel_size` int64 (2,).
+
+        Raises:
+            UserError: it is another kind of picture, which would have to be decoded first.
+        """
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        turned = picture is image and picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        if picture.mode != "RGB" or turned:
+            raise UserError(
+                f"a picture of mode {picture.mode}, not upright RGB: give mail.inference.load_image(picture)"
+            )
         height, width = self.canvas_size(picture.height, picture.width)
-        resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR)
         canvas = np.zeros((3, self.image_size, self.image_size), np.uint8)
         canvas[:, :height, :width] = np.asarray(resized).transpose(2, 0, 1)
         return {"pixel_values": canvas, "pixel_size": np.array([height, width], np.int64)}

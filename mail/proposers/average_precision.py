@@ -2,24 +2,31 @@
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mail.data.coco import CocoInstances
+from mail import rle
+from mail.data.coco import CocoInstance, CocoInstances
 from mail.proposals import Proposals
 
 NAMES = ("mask_AP", "mask_AP50", "mask_AP75", "mask_AP_small", "mask_AP_medium", "mask_AP_large")
 
 
-def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic: bool) -> dict[str, float]:
+def mask_ap(
+    coco: CocoInstances,
+    found: Mapping[int, Proposals],
+    class_agnostic: bool,
+    mask_of: Callable[[CocoInstance], rle.RLE] | None = None,
+) -> dict[str, float]:
     """AP of proposals against the annotations of the same images; crowds count as COCO counts them.
 
     Args:
         found: proposals by COCO image id; images without any belong to it too.
         class_agnostic: all categories are one, as for a network that knows no others.
+        mask_of: gives the mask of an instance, ValueError if it has none (default: as it was annotated).
 
     Returns:
         `NAMES`, each 0 .. 1, -1 where there is no instance of that size.
@@ -28,11 +35,11 @@ def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic:
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for image_id, proposals in found.items():
-        image = coco.images[image_id]
-        images.append({"id": image_id, "height": image.height, "width": image.width})
+        height, width = proposals.size
+        images.append({"id": image_id, "height": height, "width": width})
         for instance in coco.instances_of(image_id):
             try:
-                mask = coco.mask(instance)
+                mask = (mask_of or coco.mask)(instance)
             except ValueError:
                 continue  # nobody can be measured against a polygon that is none
             annotations.append(

@@ -34,6 +34,10 @@ class NetworkConfig:
         """What proposers of this network are called."""
         return f"maskrcnn-{self.architecture}"
 
+    def sees(self, height: int, width: int) -> bool:
+        """Whether an image has a pixel along its shorter side when its longer one is made to fit."""
+        return min(height, width) * self.max_size > max(height, width)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mask2FormerNetwork:
@@ -54,6 +58,11 @@ class Mask2FormerNetwork:
     def name(self) -> str:
         backbone = (self.config.get("backbone_config") or {}).get("model_type", "backbone")
         return f"mask2former-{backbone}"
+
+    def sees(self, height: int, width: int) -> bool:
+        """Whether an image has a pixel along its shorter side when its longer one is made to fit."""
+        longest = (self.processor.get("size") or {}).get("longest_edge")
+        return longest is None or min(height, width) * longest > max(height, width)
 
 
 Network = NetworkConfig | Mask2FormerNetwork

@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from mail.data.coco import CocoInstances
+from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
 from mail.proposers.folder import ProposerFolder
@@ -39,6 +40,7 @@ class ProposerJob(ProposerPreset):
     checkpoint_every: int
     train: tuple[int, ...]
     held_out: tuple[int, ...]
+    exif_annotated: ExifAnnotated = AS_SHOWN
 
     def recipe(self) -> dict[str, Any]:
         """The job without its lists of images, for people and records."""
@@ -79,7 +81,7 @@ def fit(
     if state:
         optimizer.load_state_dict(state["optimizer"])
     classes = tuple(i for i, _ in job.network.categories) if len(job.network.categories) > 1 else None
-    images = InstanceImages(CocoInstances(job.instances), job.images, classes)
+    images = InstanceImages(CocoInstances(job.instances), job.images, classes, job.exif_annotated)
     batches = training_batches(
         images,
         job.train,
@@ -128,7 +130,7 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
         spent += time.monotonic() - started
         by_image |= dict(zip(chosen, found, strict=True))
     pairs = [(images.masks(i)[0], proposals) for i, proposals in by_image.items()]
-    precision = mask_ap(images.coco, by_image, class_agnostic=images.categories is None)
+    precision = mask_ap(images.coco, by_image, images.categories is None, images.mask)
     return {**instance_recall(pairs), **precision, "images_per_second": len(pairs) / spent if spent else 0.0}
 
 

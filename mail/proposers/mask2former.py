@@ -18,7 +18,7 @@ from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork
 from mail.proposers.folder import ProposerFolder
-from mail.proposers.paste import Detections
+from mail.proposers.paste import Detections, detect_where_seen
 
 DETECTIONS_PER_PROPOSAL = 1.5  # queries whose masks are looked at, before duplicates are removed
 
@@ -91,10 +91,13 @@ class Mask2FormerProposer:
     def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
         return self.folder.select(found, size)
 
-    @torch.inference_mode()
     def detect(self, images: list[np.ndarray]) -> list[Detections]:
+        return detect_where_seen(self.folder.network, self._detect, images)
+
+    @torch.inference_mode()
+    def _detect(self, images: list[np.ndarray]) -> list[Detections]:
         tensors = [torch.from_numpy(i).permute(2, 0, 1) for i in images]
-        inputs = self.processor(tensors, return_tensors="pt", device=self.device)
+        inputs = self.processor(tensors, return_tensors="pt", device=self.device, input_data_format="channels_first")
         pixels = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)  # (B, 3, H, W), padded
         inside = inputs["pixel_mask"]  # (B, H, W), 0 where it was padded
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -25,7 +25,7 @@ from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder
-from mail.proposers.paste import Detections
+from mail.proposers.paste import Detections, detect_where_seen
 
 OLDER_NAMES = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
@@ -194,8 +194,11 @@ class MaskRCNNProposer:
     def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
         return self.folder.select(found, size)
 
-    @torch.inference_mode()
     def detect(self, images: list[np.ndarray]) -> list[Detections]:
+        return detect_where_seen(self.folder.network, self._detect, images)
+
+    @torch.inference_mode()
+    def _detect(self, images: list[np.ndarray]) -> list[Detections]:
         network = self.network
         tensors = [torch.from_numpy(i).to(self.device).permute(2, 0, 1).float() / 255 for i in images]
         batch, _ = network.transform(tensors)

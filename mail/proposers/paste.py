@@ -4,14 +4,14 @@ This is work for CPU cores. Beside a GPU it is done in tasks of its own, so that
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mail import rle
 from mail.proposals import Proposals
-from mail.proposers.config import SelectionConfig
+from mail.proposers.config import Network, SelectionConfig
 
 
 @dataclass
@@ -57,6 +57,17 @@ class Detections:
             pieces = np.split(flat, ends[:-1]) if len(sizes) else []
             masks = [piece.reshape(size) for piece, size in zip(pieces, sizes, strict=True)]
             return cls(content["boxes"], content["scores"], content["labels"], masks, bool(content["edge"]))
+
+
+def detect_where_seen(
+    network: Network, detect: Callable[[list[np.ndarray]], list[Detections]], images: list[np.ndarray]
+) -> list[Detections]:
+    """What `detect` finds; nothing in a strip that is too thin for the network (`sees`), which is not shown to it."""
+    seen = [network.sees(image.shape[0], image.shape[1]) for image in images]
+    visible = [image for image, shown in zip(images, seen, strict=True) if shown]
+    found = iter(detect(visible) if visible else [])
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), [])
+    return [next(found) if shown else nothing for shown in seen]
 
 
 def paste(

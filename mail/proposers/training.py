@@ -1,10 +1,12 @@
 """Training a Mask R-CNN from COCO-format instances: which image comes when, targets, the step. Knows nothing of Ray."""
 
+import contextlib
 import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +15,14 @@ from torch import nn
 
 from mail import rle
 from mail.data import files
-from mail.data.coco import CocoInstances
-from mail.data.images import ImageError, decode_image
+from mail.data.coco import CocoInstance, CocoInstances
+from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, place
 from mail.errors import UserError
 
 AHEAD = 4  # batches that are decoded while the network works
+READERS = 16  # threads that wait for the beginnings of files
+HEADER_BYTES = 2**16  # where a JPEG has its size and its EXIF block, nearly always
 
 
 @dataclass
@@ -28,22 +33,57 @@ class InstanceImages:
         coco: the instances file.
         folder: where the photos lie (local or s3://).
         categories: COCO category ids in the order of the network's classes; None: all instances are one class.
+        exif_annotated: how photos that EXIF turns were annotated, where their size does not tell.
     """
 
     coco: CocoInstances
     folder: str
     categories: tuple[int, ...] | None = None
+    exif_annotated: ExifAnnotated = AS_SHOWN
+    _turns: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # of the photos that were read
 
     def image(self, image_id: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB. Raises UserError if the file is missing or broken."""
+        """uint8 (H, W, 3) RGB, upright. Raises UserError if the file is missing, broken, or of another size."""
         name = self.coco.images[image_id].file_name
         filesystem, root = files.resolve(self.folder)
         try:
-            return decode_image(files.read_bytes(filesystem, f"{root}/{name}"))
+            data = files.read_bytes(filesystem, f"{root}/{name}")
+            placed = self._place(image_id, *stored_size(data))
+            self._turns[image_id] = placed.turn
+            return decode_image(data)
         except FileNotFoundError:
             raise UserError(f"{self.folder} has no file {name}, which {self.coco.path} lists") from None
         except ImageError as error:
             raise UserError(f"{self.folder}/{name}: {error}") from None
+
+    def find_assumed(self, image_ids: Sequence[int]) -> list[str]:
+        """Names of the photos for which `exif_annotated` decides; reads the beginning of each file.
+
+        Raises:
+            UserError: a photo is broken at its very beginning, or of another size than annotated.
+        """
+        filesystem, root = files.resolve(self.folder)
+
+        def look(image_id: int) -> str | None:
+            name = self.coco.images[image_id].file_name
+            try:
+                placed = self._place(image_id, *_stored_size(filesystem, f"{root}/{name}"))
+            except ImageError as error:
+                raise UserError(f"{self.folder}/{name}: {error}") from None
+            return None if placed.told else name
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return [name for name in pool.map(look, image_ids) if name is not None]
+
+    def _place(self, image_id: int, stored: tuple[int, int], orientation: int) -> Placement:
+        image = self.coco.images[image_id]
+        placed = place(stored, orientation, (image.height, image.width), self.exif_annotated)
+        if placed is None:
+            raise UserError(
+                f"{self.folder}/{image.file_name} has {stored[0]} x {stored[1]} pixels, {self.coco.path} says "
+                f"{image.height} x {image.width}: the photos are not the ones that were annotated"
+            )
+        return placed
 
     def check(self, image_ids: Sequence[int]) -> None:
         """Raises UserError where photos are missing; none is opened."""
@@ -60,14 +100,19 @@ class InstanceImages:
                 f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
             )
 
+    def mask(self, instance: CocoInstance) -> rle.RLE:
+        """Run lengths of an instance on the upright photo, which `image` has read; ValueError if it has no mask."""
+        mask, turn = self.coco.mask(instance), self._turns.get(instance.image_id, 1)
+        return mask if turn == 1 else rle.encode(turn_upright(rle.decode(mask), turn))
+
     def masks(self, image_id: int) -> tuple[list[rle.RLE], np.ndarray]:
-        """Run lengths and classes (1 .. C, int64) of an image's instances: no crowds, nothing empty or unreadable."""
+        """Masks (`mask`) and classes (1 .. C, int64) of a photo's instances: no crowds, nothing empty or unreadable."""
         masks, classes = [], []
         for instance in self.coco.instances_of(image_id):
             if instance.is_crowd:
                 continue
             try:
-                mask = self.coco.mask(instance)
+                mask = self.mask(instance)
             except ValueError:
                 continue  # one broken polygon of thousands: the image is still worth learning from
             if rle.area(mask) > 0:
@@ -81,12 +126,6 @@ class InstanceImages:
         listed, classes = self.masks(image_id)
         height, width = pixels.shape[:2]
         masks = rle.decode_many(listed, (height, width))
-        if masks.shape[1:] != (height, width):
-            size = self.coco.images[image_id]
-            raise UserError(
-                f"{self.folder}/{size.file_name} has {height} x {width} pixels, {self.coco.path} says "
-                f"{size.height} x {size.width}: the photos are not the ones that were annotated"
-            )
         boxes = np.array([rle.bbox(mask) for mask in listed], np.float32).reshape(-1, 4)  # x, y, width, height
         if flip:
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
@@ -99,6 +138,18 @@ class InstanceImages:
         }
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
         return image, target
+
+
+def _stored_size(filesystem: fs.FileSystem, path: str) -> tuple[tuple[int, int], int]:
+    """`stored_size` of a file without reading it all, where its format puts everything first."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return stored_size(Path(path))
+    with filesystem.open_input_stream(path) as stream:
+        head = stream.read(HEADER_BYTES)
+    if head.startswith(b"\xff\xd8"):
+        with contextlib.suppress(ImageError):
+            return stored_size(head)
+    return stored_size(files.read_bytes(filesystem, path))
 
 
 def training_batches(

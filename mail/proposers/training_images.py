@@ -21,6 +21,7 @@ class TrainingImages:
     Attributes:
         excluded: by reason, how many of the annotated images it forbids; the same image may have several reasons.
         left_out: how many were left out in all.
+        assumed: names of the photos for which `exif_annotated` says how they were annotated, as their size does not.
     """
 
     namespace: str
@@ -28,6 +29,7 @@ class TrainingImages:
     held_out: list[int]
     excluded: dict[str, int]
     left_out: int
+    assumed: tuple[str, ...] = ()
 
     @property
     def seen(self) -> list[str]:

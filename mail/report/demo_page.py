@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mail import rle
+from mail.data import files
 from mail.proposals import Proposals
 from mail.report.overlay import overlay
 
@@ -63,8 +64,7 @@ def write_demo_page(
     page = environment.get_template("demo_report.html.j2").render(
         report=report, curves=[_drawing(c) for c in curves], groups=groups, colours=COLOURS
     )
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(page)
+    files.write_bytes(*files.resolve(path), page.encode())
 
 
 def _predictions(example: Example) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mail.data import files
 from mail.data.images import decode_image
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
@@ -51,7 +52,7 @@ def write_report(out: Path, facts: dict[str, Any], runs: dict[str, str], picture
         "without_masks": without,
         "gain": {name: with_masks[name] - without[name] for name in with_masks},
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    files.write_bytes(*files.resolve(out / "report.json"), (json.dumps(report, indent=2) + "\n").encode())
     write_demo_page(out / "report.html", report, _curves(runs), _examples(out, store, counts, pictures))
     return report
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.options import Address, LocalPath, ModelAddress, Options
+from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress, Options
 
 
 @dataclass(kw_only=True)
@@ -21,7 +21,7 @@ class EvaluationConfig(Options):
     split: str
     """Split to evaluate, always as a whole: val, testA, ..."""
 
-    out: LocalPath
+    out: LocalTarget
     """Folder for the results."""
 
     masks: Address | None = None

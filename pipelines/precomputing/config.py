@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.options import Address, Options
+from pipelines.options import Address, Options, Target
 
 
 @dataclass(kw_only=True)
@@ -15,7 +15,7 @@ class PrecomputeConfig(Options):
     proposer: Address
     """Folder of the proposer, as `train-proposer` and `import-proposer` write it."""
 
-    masks: Address
+    masks: Target
     """The mask table (local or s3://); made if there is none."""
 
     score_threshold: float | None = None

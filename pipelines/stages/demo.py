@@ -30,7 +30,7 @@ from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
 from pipelines.evaluating.config import EvaluationConfig
-from pipelines.options import LocalPath
+from pipelines.options import LocalTarget
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.stage import Stage
 from pipelines.stages.models import Promote
@@ -50,7 +50,7 @@ FEWEST_IMAGES = 40  # with fewer, a split may be empty
 class Demo(Stage):
     """The whole chain on a generated data set: masks, training with and without them, evaluation, champion."""
 
-    out: LocalPath = Path("runs/demo")
+    out: LocalTarget = Path("runs/demo")
     """Folder for everything that the demo makes."""
 
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -124,13 +124,13 @@ class Demo(Stage):
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
         files.check_writable(self.out)
+        if not (self.out / STATE).exists() and (foreign := [n for n in MADE if (self.out / n).exists()]):
+            raise UserError(f"{self.out} holds {foreign[0]}, which no demo made: choose another --out")
         settings = {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
         return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
 
     def _clear(self) -> None:
         """Deletes what a demo makes, and nothing else that may lie in the folder."""
-        if self.out.exists() and any(self.out.iterdir()) and not (self.out / STATE).exists():
-            raise UserError(f"{self.out} holds something else than a demo: choose another --out")
         for name in MADE:
             path = self.out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from mail.errors import UserError
 from mail.proposers.config import Network, SelectionConfig
 from mail.proposers.folder import write_proposer
 from mail.proposers.training_images import read_ids
-from pipelines.options import Address, Place, as_typed
+from pipelines.options import Address, Place, Target, as_typed
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -28,7 +28,7 @@ class ImportProposer(Stage):
     """State dict of torchvision's Mask R-CNN (.pth or .safetensors), or a checkpoint folder of Mask2Former. COCO_V1 is
     torchvision's published one, fetched from PyTorch's server; without a network, give the downloaded file instead."""
 
-    out: Address
+    out: Target
     """Folder of the new proposer."""
 
     architecture: Literal["mask2former", "r50-fpn", "r50-fpn-v2"] | None = None

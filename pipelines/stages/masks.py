@@ -15,7 +15,7 @@ from mail.data.mask_upkeep import STATUSES, collect, compact, problems, reasons,
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers.quality import proposal_quality
-from pipelines.options import Address
+from pipelines.options import Address, Target
 from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.registry.client import answers, connect
 from pipelines.registry.run_log import flatten, start_run
@@ -57,13 +57,14 @@ class MasksStatus(_OfTable):
     splits: tuple[str, ...] = ()
     """Splits that --against measures (default: all)."""
 
-    json: Address | None = None
+    json: Target | None = None
     """Also write the report to this file."""
 
     def plan(self) -> dict[str, Any]:
         return {"version": self._open().head().version}
 
     def run(self) -> dict[str, Any]:
+        _check_json(self.json)
         table = self._open()
         head = table.head()
         report: dict[str, Any] = {"masks": self.masks, "version": head.version, "digest": head.digest, "proposers": {}}
@@ -115,7 +116,7 @@ class MasksVerify(_OfTable):
     data: Address | None = None
     """A data store: also compares sizes and digests of its images with the rows'."""
 
-    json: Address | None = None
+    json: Target | None = None
     """Also write what was found to this file."""
 
     def plan(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class MasksVerify(_OfTable):
         return {"version": head.version, "files": len(head.files), "bytes": sum(f.bytes for f in head.files.values())}
 
     def run(self) -> list[str]:
+        _check_json(self.json)
         table = self._open()
         found = []
         with progress_of("files verified") as progress:
@@ -240,6 +242,11 @@ def _log_quality(quality: dict[str, Any], origin: dict[str, Any]) -> str:
         client.log_batch(run_id, metrics=[Metric(k, float(v), now, 0) for k, v in figures.items()])
         client.set_terminated(run_id)
     return run_id
+
+
+def _check_json(path: str | None) -> None:
+    if path:
+        files.check_file_writable(path)
 
 
 def _write_json(path: str | None, report: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """`mail-ris predict`: any photos and one expression -> mask PNG, overlay, or RLE."""
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from mail import rle
 from mail.data import files
 from mail.errors import UserError
-from pipelines.options import Address, LocalPath, ModelAddress
+from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress
 from pipelines.registry.models import resolve_model
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
@@ -30,7 +31,7 @@ class Predict(Stage):
     text: str
     """The referring expression, for example "woman in red on the left"."""
 
-    out: LocalPath
+    out: LocalTarget
     """PNG for the mask (0 and 255); with several photos a folder, for one PNG named after each."""
 
     proposer: Address | None = None
@@ -39,7 +40,7 @@ class Predict(Stage):
     overlay: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the photo with the mask drawn on it instead of the mask itself."""
 
-    rle: LocalPath | None = None
+    rle: LocalTarget | None = None
     """File for the masks as JSON lines as well: image, text, score and COCO run lengths."""
 
     device: str | None = None
@@ -69,8 +70,6 @@ class Predict(Stage):
         if not self.text.strip():
             raise UserError('--text is empty: say what to segment, for example --text "the left cup"')
         targets = self._targets()
-        for file in (*targets.values(), *([] if self.rle is None else [self.rle])):
-            files.check_file_writable(file)
         photos = {path: load_image(path) for path in targets} if len(targets) == 1 else {}
         predictor = Predictor.from_pretrained(resolve_model(self.model), self.proposer, self.device)
         if predictor.model.config.uses_instances and predictor.proposer is None:
@@ -81,8 +80,9 @@ class Predict(Stage):
             answer = predictor.predict(pixels, self.text)[0]
             answers.append(answer)
             picture = overlay(pixels, answer.mask) if self.overlay else Image.fromarray(answer.mask).convert("L")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(target, "PNG")
+            data = io.BytesIO()
+            picture.save(data, "PNG")
+            files.write_bytes(*files.resolve(target), data.getvalue())
             mask = rle.encode(answer.mask)
             size, counts = [int(v) for v in mask["size"]], mask["counts"].decode("ascii")
             row = {"image": str(path), "text": self.text, "score": round(answer.score, 6)}
@@ -91,12 +91,24 @@ class Predict(Stage):
             found = f"{share:.1%} of the image, score {answer.score:.2f}" if share else "nothing that the words name"
             done(f"{path}: {found} -> {target}")
         if self.rle is not None:
-            self.rle.parent.mkdir(parents=True, exist_ok=True)
-            self.rle.write_text("".join(line + "\n" for line in lines))
+            files.write_bytes(*files.resolve(self.rle), "".join(line + "\n" for line in lines).encode())
         return answers
 
     def _targets(self) -> dict[Path, Path]:
-        """Where the picture of each photo goes."""
+        """Where the picture of each photo goes. Raises UserError where it cannot be written, or is the user's."""
+        targets = self._named_targets()
+        outputs = {f"the mask of {image.name}:": target for image, target in targets.items()}
+        files.check_apart(outputs, {f"--image {image}": image for image in targets})
+        beside = {image.parent.resolve() for image in targets}
+        for target in targets.values():
+            if target != self.out and target.exists() and target.parent.resolve() in beside:
+                raise UserError(f"{target} is there already, beside the photos: choose another folder for --out")
+        for file in (*targets.values(), *([] if self.rle is None else [self.rle])):
+            files.check_file_writable(file)
+        return targets
+
+    def _named_targets(self) -> dict[Path, Path]:
+        """The same, without a look at what is there."""
         if missing := [p for p in self.image if not p.is_file()]:
             raise UserError(f"there is no file {missing[0]}" + (f" ({len(missing)} missing)" if missing[1:] else ""))
         if len(set(self.image)) == 1:

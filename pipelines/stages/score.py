@@ -21,7 +21,7 @@ from mail.metrics import (
     slice_expressions,
 )
 from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
-from pipelines.options import Address
+from pipelines.options import Address, Target
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
 
@@ -43,10 +43,10 @@ class Score(Stage):
     protocol: str = "original"
     """How pixels are counted: original, or as published code does it: lavt, cris, rela."""
 
-    json: Address | None = None
+    json: Target | None = None
     """File for the figures as JSON."""
 
-    per_expression: Address | None = None
+    per_expression: Target | None = None
     """File for each expression's IoU and pixel counts, as JSON lines."""
 
     compare: Address | None = None

@@ -27,6 +27,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
             "held_out": len(job.held_out),
             "excluded": chosen.excluded,
             "left_out": chosen.left_out,
+            "exif_assumed": len(chosen.assumed),
             "image_ids": f"{chosen.namespace}/...",
             "epochs": round(job.steps * job.batch_size / len(job.train), 2),
             "job": job.recipe(),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mail import addresses
-from pipelines.options import Address, HubName, Options
+from pipelines.options import Address, HubName, Options, Target
 from pipelines.training.shares import Workers
 
 
@@ -79,7 +79,7 @@ class TrainConfig(Options):
     name: str
     """Name of the run."""
 
-    out: Address | None = None
+    out: Target | None = None
     """Folder of the run (default: runs/NAME)."""
 
     resume: bool = False

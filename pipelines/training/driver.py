@@ -103,6 +103,8 @@ def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
     check_options(config)
     state = RunState.open(config.folder, config.name)
     start = state.find_start(config.resume)
+    read = {f"--{name}": place for name in ("data", "masks", "proposer") if (place := getattr(config, name))}
+    files.check_apart({"the folder of the run": config.folder}, read)
     files.check_writable(config.folder)
     run = RunPlan.make(config)
     state.check_config(run.config)

@@ -19,6 +19,7 @@ from pyarrow.fs import FileSelector
 
 from mail import addresses
 from mail.data import files
+from mail.data.orientation import assumption
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
@@ -52,6 +53,8 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
         f"training {config.preset} on {len(job.train)} images ({chosen.namespace}/...), {len(job.held_out)} held "
         f"out: {job.steps} steps of {job.batch_size}"
     )
+    if chosen.assumed:
+        say(assumption(chosen.assumed, config.exif_annotated))
     seen = images_seen(config, chosen)
     if seen is None:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")

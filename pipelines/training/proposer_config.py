@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.options import Address, AddressOrNone, LocalPath, Options
+from mail.data.orientation import AS_SHOWN, ExifAnnotated
+from pipelines.options import Address, AddressOrNone, LocalPath, Options, Target
 
 
 @dataclass(kw_only=True)
@@ -16,7 +17,7 @@ class ProposerTrainingConfig(Options):
     images: Address
     """Folder of the photos that it names."""
 
-    out: Address
+    out: Target
     """Folder of the new proposer. If it holds an unfinished training of the same config, that goes on."""
 
     preset: Literal["tiny", "r50-fpn", "r50-fpn-v2"] = "tiny"
@@ -49,6 +50,9 @@ class ProposerTrainingConfig(Options):
     weights_images: AddressOrNone | None = None
     """File with the ids of the images that --weights saw, or `none` if it saw none of COCO's (an ImageNet classifier).
     Without it the origin of --weights is unknown, and everything made with it counts as leaky."""
+
+    exif_annotated: ExifAnnotated = AS_SHOWN
+    """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
 
     exclude: Address | None = None
     """File with ids of images that must not be trained on: one a line, or a JSON list."""

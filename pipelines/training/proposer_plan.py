@@ -43,6 +43,15 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
     if options.exclude_eval_of:
         forbidden |= evaluation_images(str(options.refs_root), options.exclude_eval_of.split(","), options.namespace)
     coco = CocoInstances(options.instances)
+    network = dataclasses.replace(
+        recipe.network,
+        categories=recipe.network.categories if options.class_agnostic else tuple(coco.categories.items()),
+        min_size=options.min_size or recipe.network.min_size,
+        max_size=options.max_size or recipe.network.max_size,
+        frozen_norm=options.weights is not None and recipe.network.architecture == "r50-fpn",
+    )
+    if thin := {f"{namespace}/{i.id}" for i in coco.images.values() if not network.sees(i.height, i.width)}:
+        forbidden["strips too thin for the network"] = thin
     chosen = choose_images(
         coco,
         namespace,
@@ -51,16 +60,10 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         max_held_out=options.max_held_out,
         seed=options.seed,
     )
-    photos = InstanceImages(coco, options.images)
+    photos = InstanceImages(coco, options.images, exif_annotated=options.exif_annotated)
     photos.image(chosen.train[0])
     photos.check([*chosen.train, *chosen.held_out])
-    network = dataclasses.replace(
-        recipe.network,
-        categories=recipe.network.categories if options.class_agnostic else tuple(coco.categories.items()),
-        min_size=options.min_size or recipe.network.min_size,
-        max_size=options.max_size or recipe.network.max_size,
-        frozen_norm=options.weights is not None and recipe.network.architecture == "r50-fpn",
-    )
+    chosen = dataclasses.replace(chosen, assumed=tuple(photos.find_assumed([*chosen.train, *chosen.held_out])))
     job = ProposerJob(
         network=network,
         selection=recipe.selection,
@@ -76,6 +79,7 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         checkpoint_every=options.checkpoint_every,
         train=tuple(chosen.train),
         held_out=tuple(chosen.held_out),
+        exif_annotated=options.exif_annotated,
     )
     return job, chosen
 

@@ -44,14 +44,17 @@ class RunState:
         """State of the run in a folder, a new one if there is none.
 
         Raises:
-            UserError: the folder holds a run of another name.
+            UserError: the folder holds a run of another name, or a model or checkpoints of no run.
         """
         filesystem, root = files.resolve(folder)
         address = addresses.absolute(folder)
         try:
             before = files.read_bytes(filesystem, f"{root}/run.json")
         except (FileNotFoundError, NotADirectoryError):
-            return cls(address, name)
+            state = cls(address, name)
+            if files.exists(*files.resolve(state.model)) or find_latest(state.checkpoints) is not None:
+                raise UserError(f"{folder} holds a model or checkpoints, but no run: choose another --out") from None
+            return state
         values = json.loads(before)
         if values["name"] != name:
             raise UserError(f"{folder} holds the run {values['name']!r}: give --name {values['name']} or another --out")

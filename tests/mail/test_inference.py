@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,11 @@ def test_more_sentences_than_fit_into_one_forward_pass(predictor: Predictor, mon
     assert [np.array_equal(a.mask, b.mask) for a, b in zip(answers, expected, strict=True)] == [True] * 3
 
 
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1)])
+def test_a_strip_is_answered_at_its_own_size(predictor: Predictor, size: tuple[int, int]):
+    assert predictor.predict(photo(*size), TEXTS[0])[0].mask.shape == size
+
+
 @pytest.mark.parametrize("text", ["", " ".join(["word"] * 200), "日本 🎈"])
 def test_any_text_is_answered(predictor: Predictor, text: str):
     assert predictor.predict(photo(30, 40), text)[0].mask.shape == (30, 40)
@@ -102,6 +108,53 @@ def test_a_photo_comes_as_file_bytes_picture_or_array(predictor: Predictor, tmp_
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     for image in (pixels, Image.fromarray(pixels), buffer.getvalue(), tmp_path / "a.png", str(tmp_path / "a.png")):
         assert np.array_equal(load_image(image), pixels)
+
+
+def pictures() -> Iterator[tuple[str, Image.Image, dict]]:
+    """Pictures that Pillow's own `convert` would make something else of, each as a file of some format."""
+    random, exif = np.random.default_rng(0), Image.Exif()
+    exif[0x0112] = 6
+    colours = Image.fromarray(photo(20, 30))
+    clear = Image.fromarray(random.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    yield "PNG", Image.fromarray(random.integers(0, 65536, (20, 30), dtype=np.uint16)), {}
+    yield "PNG", colours.quantize(8), {"transparency": 3}
+    yield "PNG", clear, {}
+    yield "PNG", clear.convert("LA"), {}
+    yield "PNG", colours.convert("1"), {}
+    yield "PNG", colours, {"exif": exif}
+    yield "JPEG", colours.convert("CMYK"), {"exif": exif}
+    yield "TIFF", colours, {"exif": exif}
+    yield "TIFF", Image.fromarray(random.random((20, 30), np.float32)), {}
+    yield "TIFF", Image.fromarray(random.integers(0, 65536, (20, 30), dtype=np.int32)), {}
+    yield "TIFF", colours.convert("LAB"), {}
+
+
+@pytest.mark.parametrize(("kind", "picture", "options"), list(pictures()))
+def test_a_picture_gives_the_same_pixels_as_path_bytes_and_picture(tmp_path: Path, kind: str, picture, options):
+    picture.save(tmp_path / "a", kind, **options)
+    expected = load_image(tmp_path / "a")
+    assert expected.shape == ((30, 20, 3) if "exif" in options else (20, 30, 3))
+    assert expected.std() > 10  # neither clipped nor black
+    with Image.open(tmp_path / "a") as opened:
+        assert np.array_equal(load_image(opened), expected)
+    assert np.array_equal(load_image((tmp_path / "a").read_bytes()), expected)
+
+
+def test_arrays_are_what_they_say_or_refused_with_a_hint():
+    rgb, alpha = photo(20, 30), np.full((20, 30, 1), 255, np.uint8)
+    alpha[:10] = 0
+    over = load_image(np.concatenate([rgb, alpha], 2))
+    assert (over[:10] == 255).all()
+    assert np.array_equal(over[10:], rgb[10:])
+    assert np.array_equal(load_image(rgb[..., 0])[..., 2], rgb[..., 0])
+    assert np.array_equal(load_image(rgb.astype(np.uint16) << 8), rgb)
+    assert load_image(rgb[:, ::-1]).strides == rgb.strides  # torch wants no negative ones
+    with pytest.raises(UserError, match=r"multiply values of 0\.\.1 by 255"):
+        load_image((rgb / 255).astype(np.float32))
+    with pytest.raises(UserError, match=r"channels last with \.transpose\(1, 2, 0\)"):
+        load_image(rgb.transpose(2, 0, 1))
+    with pytest.raises(UserError, match="its values go up to 70000"):
+        load_image(Image.fromarray(np.full((4, 4), 70000, np.int32)))
 
 
 def test_a_rotated_photo_is_answered_upright(predictor: Predictor):

@@ -229,6 +229,27 @@ def test_another_kind_of_address_is_refused_by_name(words: str, name: str) -> No
             stage(**values | {name: (address,) if several else address})
 
 
+BOTH = [
+    (words, written, read)
+    for words, stage in all_stages().items()
+    for written, of in places(stage).items()
+    for read, other in places(stage).items()
+    if of.written and not other.written
+]
+
+
+@pytest.mark.parametrize(("words", "written", "read"), BOTH)
+def test_no_stage_writes_where_it_reads(words: str, written: str, read: str, tmp_path: Path) -> None:
+    stage, place = all_stages()[words], tmp_path / "place"
+    place.mkdir()
+    required = [f for f in dataclasses.fields(stage) if f.default is f.default_factory is dataclasses.MISSING]
+    values = {f.name: (("x",) if "tuple" in str(f.type) else f"{f.name} of it") for f in required}
+    several = "tuple" in str(get_type_hints(stage)[read])
+    flag = f"--{written.replace('_', '-')}"
+    with pytest.raises(UserError, match=f"{flag} {place} would write over what --{read.replace('_', '-')} reads"):
+        stage(**values | {written: str(place), read: (str(place),) if several else str(place)})
+
+
 def test_addresses_are_absolute_once_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -5,9 +5,10 @@ from typing import Any
 
 from mail.data.coco import CocoInstances
 from mail.data.coco_text import TextConfig, write_store
+from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from pipelines.options import Address, LocalPath
+from pipelines.options import LocalPath, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, write
 
@@ -20,7 +21,7 @@ class PrepareCocoText(Stage):
     """COCO instances.json: polygons or run lengths of every object."""
     images: LocalPath
     """Folder of its photos."""
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     name: str = "coco-text"
     """Name of the data set, and the beginning of its expression ids."""
@@ -28,6 +29,8 @@ class PrepareCocoText(Stage):
     """Beginning of the image ids. Keep "coco" for COCO's own photos: the leak check knows them by it."""
     text: TextConfig = field(default_factory=TextConfig)
     """How many expressions are made, and of what."""
+    exif_annotated: ExifAnnotated = AS_SHOWN
+    """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
     skip_bad: Flag = False
     """Leave out photos that are missing or do not fit their annotations and say how many, instead of failing."""
 
@@ -42,4 +45,5 @@ class PrepareCocoText(Stage):
     def run(self) -> DataStore:
         inputs = (str(self.instances), self.images, self.out)
         names = {"name": self.name, "namespace": self.namespace}
-        return write(self, write_store, *inputs, **names, config=self.text, skip_bad=self.skip_bad)
+        options = {"config": self.text, "skip_bad": self.skip_bad, "exif_annotated": self.exif_annotated}
+        return write(self, write_store, *inputs, **names, **options)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail.data.custom import read_expressions, write_store
+from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
-from pipelines.options import Address, LocalPath
+from pipelines.options import LocalPath, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, write
 
@@ -22,10 +23,12 @@ class PrepareCustom(Stage):
     """JSON Lines file, one expression a line."""
     images: LocalPath
     """Folder that the lines' "image" is relative to."""
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     name: str = "custom"
     """Name of the data set, and the beginning of its ids."""
+    exif_annotated: ExifAnnotated = AS_SHOWN
+    """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
     skip_bad: Flag = False
     """Leave out missing photos and unusable masks and say how many, instead of failing."""
 
@@ -37,4 +40,6 @@ class PrepareCustom(Stage):
 
     def run(self) -> DataStore:
         inputs = (self.expressions, self.images, self.out)
-        return write(self, write_store, *inputs, name=self.name, skip_bad=self.skip_bad)
+        return write(
+            self, write_store, *inputs, name=self.name, skip_bad=self.skip_bad, exif_annotated=self.exif_annotated
+        )

@@ -7,7 +7,7 @@ from mail.data.mix import evaluation_images, mix
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from mail.leakage import overlaps
-from pipelines.options import Address
+from pipelines.options import Address, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record
 from pipelines.terminal import done, progress_of, say
@@ -19,7 +19,7 @@ class PrepareMix(Stage):
 
     stores: tuple[Address, ...]
     """The data stores to put together (local or s3://)."""
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     held_out: tuple[Address, ...] = ()
     """Data stores whose val and test images must not be trained on either, though they are not put in."""

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.published_counts import PUBLISHED, differences
 from mail.data.refer import Ref, ReferLayout, count_splits, find_layout, read_refs, shared_images, write_store
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from pipelines.options import Address, LocalPath
+from pipelines.options import LocalPath, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, write
 from pipelines.terminal import say
@@ -20,12 +21,14 @@ class _PrepareRefer(Stage):
     split_by: str
     root: LocalPath
     """Folder with the layout of the REFER API: ROOT/DATASET/refs(*.p), ROOT/DATASET/instances.json, ROOT/images."""
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     images: LocalPath | None = None
     """Folder of the photos, if not ROOT/images/train2014 or ROOT/images/mscoco/images/train2014."""
     strict: Flag = False
     """Fail if the counts per split differ from the published ones (else the difference is only said)."""
+    exif_annotated: ExifAnnotated = AS_SHOWN
+    """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
     skip_bad: Flag = False
     """Leave out what cannot be used (missing photos or annotations, empty expressions) and say how much, instead of
     failing."""
@@ -51,7 +54,9 @@ class _PrepareRefer(Stage):
             raise UserError(f"{layout.refs} is not what was published: {'; '.join(different)}")
         if different:
             say(f"not what was published: {'; '.join(different)}")
-        return write_and_report(self, layout, refs, self.out, self.skip_bad)
+        return write_and_report(
+            self, layout, refs, self.out, skip_bad=self.skip_bad, exif_annotated=self.exif_annotated
+        )
 
     def _read(self) -> tuple[ReferLayout, list[Ref]]:
         layout = find_layout(self.root, self.dataset, self.split_by, self.images)
@@ -95,11 +100,11 @@ class PrepareGrefcoco(_PrepareRefer):
     dataset = "grefcoco"
 
 
-def write_and_report(stage: Stage, layout: ReferLayout, refs: list[Ref], out: str, skip_bad: bool) -> DataStore:
+def write_and_report(stage: Stage, layout: ReferLayout, refs: list[Ref], out: str, **options: Any) -> DataStore:
     """Writes the store, says what was found on the way, and prints the summary."""
     for line in shared_images(refs):
         say(line)
-    return write(stage, write_store, layout, refs, out, skip_bad=skip_bad)
+    return write(stage, write_store, layout, refs, out, **options)
 
 
 def count_table(dataset: str, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -11,7 +11,7 @@ from mail.data.refer import find_layout, read_refs
 from mail.data.scenes import SceneConfig, write_published_layout
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from pipelines.options import Address, LocalPath
+from pipelines.options import LocalTarget, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.refer import write_and_report
 from pipelines.terminal import progress_of, say
@@ -21,13 +21,13 @@ from pipelines.terminal import progress_of, say
 class PrepareSynthetic(Stage):
     """Generated scenes with expressions like people's, in the published layout, read like RefCOCO."""
 
-    out: Address
+    out: Target
     """Data store to write: a folder or an s3:// address."""
     images: int = 1000
     """Number of scenes."""
     seed: int = 0
     """Which scenes: the same seed gives the same ones, and more images only add to them."""
-    root: LocalPath | None = None
+    root: LocalTarget | None = None
     """Keep the published layout (JPEGs, instances.json, refs) in this folder; a temporary one if not given."""
     scene: SceneConfig = field(default_factory=SceneConfig)
     """How the scenes look."""
@@ -47,7 +47,7 @@ class PrepareSynthetic(Stage):
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
             layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
             refs = read_refs(layout.refs)
-            return write_and_report(self, layout, refs, self.out, skip_bad=False)
+            return write_and_report(self, layout, refs, self.out)
 
     @property
     def _name(self) -> str:

@@ -5,10 +5,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from PIL import Image
 
 from mail import rle
 from mail.data.coco_text import TextConfig, split_of, write_store
 from mail.data.descriptions import LEVEL, SAME_SIZE, Description, Thing, describe
+from mail.data.orientation import turn_box
 from mail.errors import UserError
 from tests.published import HEIGHT, WIDTH, Published, jpeg
 
@@ -193,6 +195,29 @@ def test_missing_photos_and_foreign_sizes_are_told_or_left_out(tmp_path):
     store, findings = write_store(*arguments, skip_bad=True)
     assert store.manifest["image_count"] == 2
     assert sum(findings.skipped.values()) == 2
+
+
+@pytest.mark.parametrize(("orientation", "chosen"), [(3, "as-stored"), (6, "as-shown"), (8, "as-shown")])
+def test_expressions_are_about_the_picture_as_a_viewer_shows_it(tmp_path, orientation, chosen):
+    """What was annotated on the stored pixels is described as if it had been annotated upright."""
+    data = Published(tmp_path / "stored", splits=("train",) * 8)
+    turned, exif = Published(tmp_path / "shown", splits=("train",) * 8), Image.Exif()
+    exif[0x0112] = orientation
+    for name in data.photos:
+        data.photos[name] = jpeg(HEIGHT, WIDTH, exif=exif)
+        turned.photos[name] = jpeg(HEIGHT, WIDTH, exif=exif)
+    for image in turned.instances["images"] if orientation >= 5 else ():
+        image["height"], image["width"] = WIDTH, HEIGHT
+    for annotation in turned.instances["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        left, top, right, bottom = turn_box((x, y, x + width, y + height), (HEIGHT, WIDTH), orientation)
+        annotation["bbox"] = [left, top, right - left, bottom - top]
+        annotation["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
+    stored, findings = write_store(*files_of(data), str(tmp_path / "a"), exif_annotated=chosen)
+    shown, _ = write_store(*files_of(turned), str(tmp_path / "b"))
+    columns = ["expr_id", "text", "target"]
+    assert stored.expressions(columns=columns).to_pylist() == shown.expressions(columns=columns).to_pylist()
+    assert len(findings.turned if orientation >= 5 else findings.assumed_stored) == 8
 
 
 def test_nothing_to_say_is_an_error(tmp_path):

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mail import rle
 from mail.data.custom import read_expressions, write_store
+from mail.data.images import turn_upright
 from mail.errors import UserError
 from tests.published import HEIGHT, WIDTH, box, jpeg
 
@@ -99,6 +101,21 @@ def test_run_lengths_of_another_size_are_named(tmp_path):
     rows[3]["rle"] = {"size": [5, 5], "counts": [25]}
     with pytest.raises(UserError, match=r"1 images have another size than annotated \(mine/b/c\.png"):
         write_store(*write(tmp_path, rows), str(tmp_path / "store"), name="mine")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_polygons_on_the_stored_pixels_turn_with_the_photo(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path, photos = write(tmp_path, lines()[:1])
+    (photos / "a.jpg").write_bytes(jpeg(exif=exif))
+    store, findings = write_store(path, photos, str(tmp_path / "s"), name="mine", exif_annotated="as-stored")
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[1:6, 1:5] = True
+    np.testing.assert_array_equal(
+        rle.decode(store.expressions()["target"][0].as_py()), turn_upright(expected, orientation)
+    )
+    assert findings.assumed_stored == ([] if orientation == 1 else ["mine/a.jpg"])
 
 
 def test_broken_photo_without_a_known_size_is_named(tmp_path):

@@ -1,6 +1,8 @@
 """Whether something can be written is known before it is computed, and asking leaves no trace."""
 
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,47 @@ def test_too_little_space_is_said_with_figures(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(UserError, match=r"needs about .* GiB for checkpoints, .* GiB are free"):
         files.check_writable(tmp_path / "out", need=2 * free, what="checkpoints")
+
+
+def test_an_input_is_never_a_target_whatever_its_name(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"photo")
+    (tmp_path / "link.png").symlink_to(photo)
+    os.link(photo, tmp_path / "twin.png")
+    (tmp_path / "here").symlink_to(tmp_path, target_is_directory=True)
+    for target in (photo, tmp_path / "link.png", tmp_path / "twin.png", tmp_path / "here" / "photo.png"):
+        with pytest.raises(UserError, match=r"--out .*png would write over what --image reads"):
+            files.check_apart({"--out": target}, {"--image": photo})
+    files.check_apart({"--out": tmp_path / "mask.png"}, {"--image": photo})
+    with pytest.raises(UserError, match="--out s3://b/x would write over what --data reads"):
+        files.check_apart({"--out": "s3://b/x"}, {"--data": "S3://b/x/"})
+
+
+def test_a_file_of_an_input_folder_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").touch()
+    with pytest.raises(UserError, match="would write over a file of --data"):
+        files.check_apart({"--json": tmp_path / "store" / "store.json"}, {"--data": tmp_path / "store"})
+    files.check_apart({"--json": tmp_path / "store" / "new.json"}, {"--data": tmp_path / "store"})
+
+
+def test_two_outputs_are_two_places(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--json and --rle are one place"):
+        files.check_apart({"--json": tmp_path / "x", "--rle": tmp_path / "a" / ".." / "x"}, {})
+
+
+def test_what_cannot_be_written_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"before")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        files.write_bytes(*files.resolve("/dev/full"), b"x")
+    assert caught.value.filename == "/dev/full"
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # not replaced by a file
+    with pytest.raises(TypeError):
+        files.write_bytes(*files.resolve(tmp_path / "there"), "no bytes")  # type: ignore[arg-type]
+    assert (tmp_path / "there").read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path: Path) -> None:
+    files.write_bytes(*files.resolve(tmp_path / ("n" * 255)), b"x")
+    assert (tmp_path / ("n" * 255)).read_bytes() == b"x"

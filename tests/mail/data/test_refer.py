@@ -293,6 +293,17 @@ def test_rotation_that_the_size_cannot_tell_is_mentioned(tmp_path):
     assert findings.assumed_upright == ["coco/1"]
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_the_choice_decides_where_the_size_cannot_tell(tmp_path, orientation):
+    data = Published(tmp_path)
+    data.photos["COCO_train2014_000000000001.jpg"] = rotated(orientation, HEIGHT, WIDTH)
+    store, findings = prepare(data, exif_annotated="as-stored")
+    upright = decode_image(photo(store, "coco/1")["image"])
+    np.testing.assert_array_equal(target(store, "refcoco-unc/100"), upright[..., 0] == 255)
+    assert (findings.assumed_stored, findings.assumed_upright, findings.turned) == (["coco/1"], [], [])
+    assert any(line.startswith("1 images are turned by EXIF") for line in findings.lines())
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turning_twice_the_right_way_round_is_the_identity(orientation):
     back = {6: 8, 8: 6}.get(orientation, orientation)

@@ -18,7 +18,7 @@ from tests.mail.proposers.checkpoints import save_mask2former
 
 IMAGES = [
     np.random.default_rng(n).integers(0, 255, (*size, 3), dtype=np.uint8)
-    for n, size in enumerate([(90, 140), (300, 200), (1, 1)])
+    for n, size in enumerate([(90, 140), (300, 200), (1, 1), (1, 4000), (4000, 1)])
 ]
 
 

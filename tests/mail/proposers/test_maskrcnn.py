@@ -51,7 +51,8 @@ def test_the_id_changes_with_all_that_changes_the_output_and_with_nothing_else(f
 def test_proposals_are_in_the_images_own_resolution_best_first(folder: ProposerFolder) -> None:
     proposer = load_proposer(folder.path)
     random = np.random.default_rng(0)
-    images = [random.integers(0, 255, (*size, 3), dtype=np.uint8) for size in [(90, 140), (300, 200), (1, 1), (3, 200)]]
+    sizes = [(90, 140), (1, 4000), (300, 200), (1, 1), (3, 200), (4000, 1)]
+    images = [random.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
     for image, found in zip(images, proposer.propose(images), strict=True):
         assert found.size == image.shape[:2]
         assert len(found) <= 6

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mail.data.coco import CocoInstances
+from mail.data.images import turn_upright
+from mail.data.orientation import ExifAnnotated
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
 from mail.proposals import Proposals
@@ -95,6 +98,41 @@ def test_crowds_and_unreadable_polygons_are_no_targets(tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(content))
     masks, classes = InstanceImages(CocoInstances(tmp_path / "instances.json"), str(tmp_path)).masks(1)
     assert (len(masks), classes.tolist()) == (1, [1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("chosen", ["as-shown", "as-stored"])
+def test_targets_lie_on_the_upright_photo(tmp_path: Path, orientation: int, chosen: ExifAnnotated) -> None:
+    """As in `prepare`: sizes tell where they can, else the choice; what is annotated is the white box."""
+    pixels, exif = np.zeros((48, 64, 3), np.uint8), Image.Exif()
+    pixels[5:20, 8:40] = 255
+    exif[0x0112] = orientation
+    told = orientation >= 5
+    shown = turn_upright(pixels[..., 0], orientation) if chosen == "as-shown" and not told else pixels[..., 0]
+    top, left = np.argwhere(shown)[0].tolist()
+    bottom, right = (np.argwhere(shown)[-1] + 1).tolist()
+    box, polygon = [left, top, right - left, bottom - top], [left, top, right, top, right, bottom, left, bottom]
+    base = {"image_id": 1, "category_id": 1, "area": box[2] * box[3], "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 48, "width": 64}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{**base, "id": 1, "bbox": box, "segmentation": [polygon]}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    images = InstanceImages(CocoInstances(tmp_path / "instances.json"), str(tmp_path), exif_annotated=chosen)
+    picture, target = images.example(1)
+    assert torch.equal(target["masks"][0].bool(), picture[0] > 0.5)
+    assert images.find_assumed([1]) == ([] if told or orientation == 1 else ["a.png"])
+    found = Proposals((picture.shape[1], picture.shape[2]), np.ones(1), np.ones(1, int), rles=images.masks(1)[0])
+    assert mask_ap(images.coco, {1: found}, True, images.mask)["mask_AP"] == pytest.approx(1.0)
+
+
+def test_photos_of_another_size_are_refused_before_the_training(images: InstanceImages, tmp_path: Path) -> None:
+    image_id, image = next(iter(images.coco.images.items()))
+    Image.new("RGB", (image.width + 1, image.height)).save(tmp_path / image.file_name)
+    with pytest.raises(UserError, match="the photos are not the ones that were annotated"):
+        InstanceImages(images.coco, str(tmp_path)).find_assumed([image_id])
 
 
 def test_a_missing_or_broken_photo_is_named(images: InstanceImages, tmp_path: Path) -> None:

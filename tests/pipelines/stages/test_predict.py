@@ -83,3 +83,24 @@ def test_other_wrong_input_is_one_clear_line(model: Path, tmp_path: Path, capsys
     assert "must end in .png" in capsys.readouterr().err
     assert predict(tmp_path / "nothing", [tmp_path / "a.png"], tmp_path / "m.png") == 2
     assert predict(model, [tmp_path / "a.png"], tmp_path / "m.png", "--text", " ") == 2
+
+
+def test_a_photo_is_never_written_over(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    photos = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in photos:
+        Image.fromarray(photo(40, 60)).save(path)
+    Image.fromarray(photo(40, 60)).save(tmp_path / "c.jpg")
+    Image.fromarray(photo(40, 60)).save(tmp_path / "c.png")  # whatever it is, it belongs to the photo beside it
+    (tmp_path / "link.png").symlink_to(photos[0])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert predict(model, photos[:1], photos[0]) == 2
+    assert predict(model, photos[:1], tmp_path) == 2
+    assert predict(model, photos, tmp_path) == 2
+    assert predict(model, photos[:1], tmp_path / "link.png") == 2
+    assert predict(model, photos[:1], tmp_path / "m.png", "--rle", str(photos[0])) == 2
+    assert predict(model, [tmp_path / "c.jpg"], tmp_path) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert all("would write over" in line for line in lines[:5])
+    assert "c.png is there already, beside the photos" in lines[5]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
