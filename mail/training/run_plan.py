@@ -1,6 +1,7 @@
 """What a training run is, worked out from its options before anything starts."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,15 @@ from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import check_leakage
-from mail.model import MailConfig, MailProcessor, describe, find_preset, load_tokenizer, tokenizer_from_texts
+from mail.model import (
+    MailConfig,
+    MailProcessor,
+    TextCoverage,
+    describe,
+    find_preset,
+    load_tokenizer,
+    tokenizer_from_texts,
+)
 from mail.model.vilt_weights import check_vilt
 from mail.training.input import TrainingInput, texts, training_input, unusable_images
 from mail.training.settings import TrainingSettings
@@ -31,6 +40,7 @@ class RunPlan:
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights (a folder from any working
             directory, or a hub name), None for none.
         source, epochs: the training input and its order. validation: what to validate on, None for nothing.
+        coverage: what of the training texts reaches the network.
         leaky: whether the proposer saw evaluation images. config: the resolved config, for the record.
     """
 
@@ -43,6 +53,7 @@ class RunPlan:
     source: TrainingInput
     epochs: EpochPlan
     validation: Validation | None
+    coverage: TextCoverage
     leaky: bool
     config: dict[str, Any]
 
@@ -78,7 +89,8 @@ class RunPlan:
             unusable = unusable_images(snapshot)
         leaky = snapshot is not None and check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky)
         index = ExpressionIndex.read(store, options.split, unusable)
-        network, processor, pretrained = _network(options, preset, store)
+        spoken = texts(store, options.split)
+        network, processor, pretrained = _network(options, preset, spoken)
         epochs = EpochPlan(
             index,
             settings.global_batch_size,
@@ -102,7 +114,20 @@ class RunPlan:
             "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
         }
         validation = _validation(options, store, unusable)
-        return cls(options, store, snapshot, settings, network, pretrained, source, epochs, validation, leaky, config)
+        return cls(
+            options,
+            store,
+            snapshot,
+            settings,
+            network,
+            pretrained,
+            source,
+            epochs,
+            validation,
+            processor.coverage(spoken),
+            leaky,
+            config,
+        )
 
     def check_pretrained(self) -> None:
         """Raises UserError where the network cannot begin with the pre-trained weights."""
@@ -129,6 +154,7 @@ class RunPlan:
                 # forward and twice that backward
                 "total_flops": 3 * network["forward_flops_per_expression"] * steps * self.settings.global_batch_size,
             },
+            "texts": self.coverage.to_dict(),
             "leaky": self.leaky,
             "hardware": {"cpus": os.cpu_count(), "gpus": torch.cuda.device_count()},
         }
@@ -145,6 +171,7 @@ class RunPlan:
             f"{self.settings.steps} steps of {self.settings.global_batch_size} are "
             f"{self.settings.steps / self.epochs.steps_per_epoch:.1f} epochs"
         ]
+        lines.append(self.coverage.describe())
         if index.skipped_images:
             lines.append(
                 f"left out: {index.skipped_images} images that cannot be decoded, with "
@@ -181,7 +208,7 @@ def _snapshot(options: Any) -> MaskSnapshot:
     return MaskTable(options.masks).snapshot(options.proposer_id)
 
 
-def _network(options: Any, preset: Any, store: DataStore) -> tuple[MailConfig, MailProcessor, str | None]:
+def _network(options: Any, preset: Any, spoken: Sequence[str]) -> tuple[MailConfig, MailProcessor, str | None]:
     config = preset.config()
     values = options.model.given()
     if options.proposals == "none":
@@ -192,7 +219,7 @@ def _network(options: Any, preset: Any, store: DataStore) -> tuple[MailConfig, M
     if source in (None, "none"):
         if pretrained is not None:
             raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
-        tokenizer = tokenizer_from_texts(texts(store, options.split), max(1, config.vocab_size - CHARACTERS))
+        tokenizer = tokenizer_from_texts(spoken, max(1, config.vocab_size - CHARACTERS))
     else:
         tokenizer = load_tokenizer(str(source))
     values["vocab_size"] = len(tokenizer)

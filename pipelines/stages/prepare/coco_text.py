@@ -8,12 +8,11 @@ from mail.data.coco_text import TextConfig, write_store
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath
-from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, write
+from pipelines.stages.prepare.report import Flag, PrepareStage, write
 
 
 @dataclass(kw_only=True)
-class PrepareCocoText(Stage):
+class PrepareCocoText(PrepareStage):
     """Template expressions for any COCO-format instances, each checked to be unambiguous in its image."""
 
     instances: LocalPath
