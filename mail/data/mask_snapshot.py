@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mail.data import files, schema
+from mail.data.image_keys import keys_of
 from mail.data.mask_log import MaskFile
 from mail.errors import UserError
 from mail.proposals import Proposals
@@ -101,9 +102,10 @@ class MaskSnapshot:
                 f"{', '.join(sorted(missing)[:3])}; run `mail-ris precompute` on this data store"
             )
 
-    def trained_on(self) -> list[str] | None:
-        """Ids of the images that the proposer was trained on; None if the table does not know them."""
-        return read_proposer(self.uri, self.proposer_id, "images")
+    def trained_on(self) -> pa.Table | None:
+        """Keys of the images that the proposer was trained on; None if the table does not know them."""
+        images = read_proposer(self.uri, self.proposer_id, "images")
+        return None if images is None else keys_of(images)
 
 
 class _OpenFile:

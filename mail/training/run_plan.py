@@ -13,7 +13,7 @@ from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.leakage import check_leakage
+from mail.leakage import Verdict, check_leakage, check_split
 from mail.model import (
     MailConfig,
     MailProcessor,
@@ -41,7 +41,8 @@ class RunPlan:
             directory, or a hub name), None for none.
         source, epochs: the training input and its order. validation: what to validate on, None for nothing.
         coverage: what of the training texts reaches the network.
-        leaky: whether the proposer saw evaluation images. config: the resolved config, for the record.
+        verdicts: whether the training split or the proposer saw evaluation images.
+        config: the resolved config, for the record.
     """
 
     options: Any
@@ -54,7 +55,7 @@ class RunPlan:
     epochs: EpochPlan
     validation: Validation | None
     coverage: TextCoverage
-    leaky: bool
+    verdicts: list[Verdict]
     config: dict[str, Any]
 
     @classmethod
@@ -87,7 +88,9 @@ class RunPlan:
             snapshot = _snapshot(options)
             snapshot.check_covers(store.image_index["image_id"])
             unusable = unusable_images(snapshot)
-        leaky = snapshot is not None and check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky)
+        verdicts = [check_split(store, options.split, options.allow_leaky)]
+        if snapshot is not None:
+            verdicts.append(check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky))
         index = ExpressionIndex.read(store, options.split, unusable)
         spoken = texts(store, options.split)
         network, processor, pretrained = _network(options, preset, spoken)
@@ -125,7 +128,7 @@ class RunPlan:
             epochs,
             validation,
             processor.coverage(spoken),
-            leaky,
+            verdicts,
             config,
         )
 
@@ -160,6 +163,10 @@ class RunPlan:
         }
 
     @property
+    def leaky(self) -> bool:
+        return any(verdict.leaky for verdict in self.verdicts)
+
+    @property
     def images(self) -> int:
         return len(set(self.epochs.index.image.tolist()))
 
@@ -177,8 +184,9 @@ class RunPlan:
                 f"left out: {index.skipped_images} images that cannot be decoded, with "
                 f"{index.skipped_expressions} expressions (`mail-ris masks status` lists them)"
             )
+        lines += [remark for verdict in self.verdicts for remark in verdict.remarks]
         if self.leaky:
-            lines.append("LEAKY: the proposer saw evaluation images; the model will be labelled so")
+            lines.append("LEAKY: evaluation images were seen, or nobody knows; the model will be labelled so")
         if self.options.validation_expressions and self.validation is None:
             lines.append(
                 f"no validation: the data store has no split {self.options.validation_split!r} that can be used"

@@ -96,18 +96,18 @@ class Evaluation:
         store = DataStore(config.data)
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
         snapshot = _snapshot(config, folder, origin)
-        leaky = False
+        verdicts = [check_model(origin, store, config.split, config.allow_leaky, config.model)]
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
             what = f"proposer {snapshot.proposer_id}"
-            leaky = check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what)
-        seen, unknown = check_model(origin, store, config.split, config.allow_leaky)
-        if unknown:
-            say(f"{config.model} {unknown}, so the results are labelled leaky")
+            verdicts.append(check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what))
+        for line in [remark for verdict in verdicts for remark in verdict.remarks]:
+            say(line)
+        leaky = any(verdict.leaky for verdict in verdicts)
         model: dict[str, Any] = {"address": config.model, "digest": model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
         coverage = processor.coverage(plan.expressions["text"].to_pylist())
-        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, leaky or seen, {}, other)
+        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, leaky, {}, other)
         found.answers = found._read_answers()
         return found
 

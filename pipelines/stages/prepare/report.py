@@ -10,6 +10,7 @@ import tyro
 
 from mail.data.ingest import Findings
 from mail.data.store import DataStore
+from mail.leakage import check_split
 from pipelines.options import HubName
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
@@ -51,6 +52,8 @@ def write(
 
         texts = store.expressions(columns=["text"])["text"].to_pylist()
         say(TextCoverage.of(tokenizer, texts, MailConfig().max_text_length).describe())
+    for line in check_split(store, "train", allow_leaky=True).remarks:
+        say(line)
     splits = ", ".join(f"{name} {count['expressions']}" for name, count in store.splits.items())
     refs = sum(count["refs"] for count in store.splits.values())
     done(
