@@ -48,7 +48,7 @@ class ImageContent(NamedTuple):
 
 def perceptual_hash(pixels: np.ndarray) -> int | None:
     """pHash of an image uint8 (H, W, 3); None if it shows nothing."""
-    import imagehash  # only who decodes needs it, and not the wheel alone on a machine that trains
+    import imagehash  # a machine that only trains does without
 
     step = max(1, min(pixels.shape[:2]) // SAMPLED)
     bits = imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))).hash
