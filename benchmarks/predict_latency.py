@@ -54,7 +54,7 @@ def random_proposer(name: str, device: str) -> Proposer:
     weights = safetensors.torch.save(build_network(recipe.network, selection).state_dict())
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/proposer"
-        write_proposer(out, network=recipe.network, selection=selection, weights=weights, image_ids=[], training={})
+        write_proposer(out, network=recipe.network, selection=selection, weights=weights, seen=[], training={})
         return load_proposer(out, device)
 
 

@@ -160,8 +160,9 @@ def _seen_problem(lineage: dict[str, Any]) -> str | None:
     seen = MaskTable(masks["uri"]).snapshot(masks["proposer_id"]).trained_on()
     if seen is None:
         return f"{masks['uri']} has lost the list of them"
-    if digest_of_ids(seen) != recorded:
-        return f"{masks['uri']} has another list of them now, {len(seen)} images {_short(digest_of_ids(seen))}"
+    digest = digest_of_ids(seen["image_id"].to_pylist())
+    if digest != recorded:
+        return f"{masks['uri']} has another list of them now, {len(seen)} images {_short(digest)}"
     return None
 
 

@@ -26,9 +26,7 @@ def make_proposer(path: str | Path) -> ProposerFolder:
     network = NetworkConfig(min_size=64, max_size=96)
     weights = safetensors.torch.save(build_network(network).state_dict())
     selection = SelectionConfig(score_threshold=0.0, max_instances=3)
-    return write_proposer(
-        path, network=network, selection=selection, weights=weights, image_ids=["coco/7"], training={}
-    )
+    return write_proposer(path, network=network, selection=selection, weights=weights, seen=["coco/7"], training={})
 
 
 def write_store(folder: str | Path, numbers: range, split: str = "val") -> DataStore:

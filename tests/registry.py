@@ -58,7 +58,7 @@ def make_proposer(folder: Path) -> None:
     network = NetworkConfig(min_size=64, max_size=96)
     weights = safetensors.torch.save(build_network(network).state_dict())
     selection = SelectionConfig(score_threshold=0.0, max_instances=3)
-    write_proposer(folder, network=network, selection=selection, weights=weights, image_ids=["coco/7"], training={})
+    write_proposer(folder, network=network, selection=selection, weights=weights, seen=["coco/7"], training={})
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 
 from mail import rle
 from mail.data import files
+from mail.data.image_keys import ImageContent
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
 from mail.data.segmentation import checked_mask
@@ -222,7 +223,8 @@ def ingest(
         if not rows:
             continue
         height, width = placed.upright
-        writer.add_image(image_id=source.image_id, file_name=source.path.name, image=data, height=height, width=width)
+        image_id, name, content = source.image_id, source.path.name, seen.content
+        writer.add_image(image_id=image_id, file_name=name, image=data, height=height, width=width, content=content)
         for row in rows:
             writer.add_expression(**row)
         findings.images += 1
@@ -238,6 +240,7 @@ class _Seen:
     stored: Size | None  # None: not even the header can be read
     orientation: int
     error: str | None
+    content: ImageContent | None = None
 
 
 def _examine(path: Path) -> tuple[bytes, _Seen]:
@@ -248,7 +251,7 @@ def _examine(path: Path) -> tuple[bytes, _Seen]:
     seen = _Seen(None, 1, None)
     try:
         seen.stored, seen.orientation = stored_size(data)
-        decode_image(data)  # the only way to know; the pixels are dropped at once
+        seen.content = ImageContent.of(data, decode_image(data))  # the pixels are dropped at once
     except ImageError as error:
         seen.error = str(error)
     return data, seen

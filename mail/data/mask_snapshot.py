@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mail.data import files, schema
+from mail.data.image_keys import keys_of
 from mail.data.mask_log import MaskFile
 from mail.data.parquet import ParquetReader
 from mail.errors import UserError
@@ -99,9 +100,10 @@ class MaskSnapshot:
                 f"{', '.join(sorted(missing)[:3])}; run `mail-ris precompute` on this data store"
             )
 
-    def trained_on(self) -> list[str] | None:
-        """Ids of the images that the proposer was trained on; None if the table does not know them."""
-        return read_proposer(self.uri, self.proposer_id, "images")
+    def trained_on(self) -> pa.Table | None:
+        """Keys of the images that the proposer was trained on; None if the table does not know them."""
+        images = read_proposer(self.uri, self.proposer_id, "images")
+        return None if images is None else keys_of(images)
 
 
 class _OpenFile:

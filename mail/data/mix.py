@@ -2,7 +2,7 @@
 
 RefCOCO, RefCOCO+ and RefCOCOg take their photos from the same pool and split it differently: an image of one's training
 split may be of another's test split. In the mixture an image that is an evaluation image of any of the stores has lost
-its training expressions, of whichever store.
+its training expressions, of whichever store. It is the same image if its id, its file or its pixels are the same.
 """
 
 import heapq
@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from mail.data.image_keys import ImageContent, identities
 from mail.data.ingest import Progress
-from mail.data.schema import is_evaluation_split
+from mail.data.schema import IDENTITIES, is_evaluation_split
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
+
+FIELDS = ("image_id", "file_name", "image", "height", "width")
+CONTENT = ImageContent._fields
 
 
 @dataclass
@@ -35,11 +39,12 @@ class Mixture:
 
 
 def evaluation_images(stores: Sequence[DataStore]) -> dict[str, set[str]]:
-    """Image id -> "STORE SPLIT" of every evaluation split that it is in."""
+    """Id or digest of an image -> "STORE SPLIT" of every evaluation split that it is in."""
     found: dict[str, set[str]] = {}
-    for where, images in ((w, i) for store in stores for w, i in store.evaluation_images().items()):
-        for image_id in images:
-            found.setdefault(image_id, set()).add(where)
+    for store in stores:
+        for split, keys in store.image_keys([s for s in store.splits if is_evaluation_split(s)]).items():
+            for identity in identities(keys):
+                found.setdefault(identity, set()).add(f"{store.name} {split}")
     return found
 
 
@@ -76,17 +81,21 @@ def mix(
     for image_id, group in groupby(merged, key=lambda item: item[0]):
         rows: list[dict[str, Any]] = []
         image: dict[str, Any] = {}
-        for _, store_name, image, expressions in group:
+        same = list(group)
+        known_by = {image[key] for _, _, image, _ in same for key in IDENTITIES}
+        evaluated_by = {where for key in known_by & evaluated.keys() for where in evaluated[key]}
+        for _, store_name, image, expressions in same:
             done += 1
             for row in expressions:
-                if is_evaluation_split(row["split"]) or image_id not in evaluated:
+                if is_evaluation_split(row["split"]) or not evaluated_by:
                     rows.append(row)
                     continue
                 everything[image_id] += 1
-                for where in evaluated[image_id]:
+                for where in evaluated_by:
                     lost.setdefault((store_name, where), Counter())[image_id] += 1
             if rows:  # an image with other bytes under the same id is refused by the writer
-                writer.add_image(**image)
+                content = ImageContent(**{key: image[key] for key in CONTENT})
+                writer.add_image(**{key: image[key] for key in FIELDS}, content=content)
         for row in rows:
             writer.add_expression(**row)
         trains = trains or any(not is_evaluation_split(row["split"]) for row in rows)
@@ -107,9 +116,9 @@ def _images(store: DataStore) -> Iterator[tuple[str, str, dict[str, Any], list[d
     grouped = groupby(expressions, key=lambda row: row["image_id"])
     waiting = next(grouped, None)
     previous = ""
-    fields = ["image_id", "file_name", "image", "height", "width"]
-    for batch in store.images(fields):
-        for image in batch.to_pylist():
+    unknown = dict.fromkeys(CONTENT)  # to a store of an earlier version
+    for batch in store.images([*FIELDS, *CONTENT]):
+        for image in (unknown | row for row in batch.to_pylist()):
             if image["image_id"] <= previous:
                 raise UserError(f"{store.uri} is not sorted by image id ({image['image_id']}): prepare it again")
             previous = image["image_id"]

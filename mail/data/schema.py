@@ -12,8 +12,16 @@ IMAGES = pa.schema(
         ("height", pa.int32()),  # after EXIF rotation; the annotated size if the file cannot be decoded
         ("width", pa.int32()),
         ("sha256", pa.string()),
+        # null where it cannot be decoded; stores of earlier versions lack these two (`mail.data.image_keys`)
+        ("pixels_sha256", pa.string()),
+        ("perceptual_hash", pa.uint64()),
     ]
 )
+
+IDENTITIES = ("image_id", "sha256", "pixels_sha256")
+"""Any of these in common: two images are the same."""
+
+IMAGE_KEYS = pa.schema([IMAGES.field(name) for name in (*IDENTITIES, "perceptual_hash")])
 
 EXPRESSIONS = pa.schema(
     [

@@ -10,7 +10,6 @@ Readers take the list of files from `store.json`, never from a listing.
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 
 from mail import addresses
 from mail.data import files, schema
+from mail.data.image_keys import ImageContent
 from mail.data.parquet import WRITING, ParquetReader
 from mail.errors import UserError
 
@@ -110,13 +110,12 @@ class DataStore:
             tables.append(table.select(wanted))
         return pa.concat_tables(tables)
 
-    def evaluation_images(self) -> dict[str, set[str]]:
-        """Image ids of every evaluation split, by "STORE SPLIT"."""
-        table = self.expressions([s for s in self.splits if schema.is_evaluation_split(s)], ["image_id", "split"])
-        found: defaultdict[str, set[str]] = defaultdict(set)
-        for image_id, split in zip(table["image_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-            found[f"{self.name} {split}"].add(image_id)
-        return found
+    def image_keys(self, splits: Sequence[str]) -> dict[str, pa.Table]:
+        """By split, what its images are known by (columns of `schema.IMAGE_KEYS`)."""
+        keys = self._image_columns(schema.IMAGE_KEYS.names)
+        table = self.expressions(splits, ["image_id", "split"]).group_by(["image_id", "split"]).aggregate([])
+        images = {split: table.filter(pc.equal(table["split"], split))["image_id"] for split in splits}
+        return {split: keys.filter(pc.is_in(keys["image_id"], ids)) for split, ids in images.items()}
 
     def images(self, columns: Sequence[str] | None = None, batch_size: int = 64) -> Iterator[pa.RecordBatch]:
         """All images in batches of at most `batch_size` rows; memory does not grow with the store."""
@@ -134,7 +133,10 @@ class DataStore:
 
     def _image_columns(self, columns: Sequence[str]) -> pa.Table:
         empty = pa.schema([schema.IMAGES.field(c) for c in columns]).empty_table()
-        return pa.concat_tables([empty, *(self._read(file, columns) for file in self.image_files)])
+        # promoted: what the files of an earlier version lack is null
+        opened = map(self.open, self.image_files)
+        tables = [file.read([name for name in columns if name in file.schema.names]) for file in opened]
+        return pa.concat_tables([empty, *tables], promote_options="default")
 
     def _read(self, file: DataFile, columns: Sequence[str]) -> pa.Table:
         return self.open(file).read(columns)
@@ -169,16 +171,26 @@ class DataStoreWriter:
         """Raises UserError where photos of these sizes, in bytes, do not fit onto a local disk."""
         files.check_writable(self.uri, sum(sizes), "the photos")
 
-    def add_image(self, *, image_id: str, file_name: str, image: bytes, height: int, width: int) -> None:
-        """Adds an image once; the same id with other bytes is an error."""
-        row = (file_name, height, width, hashlib.sha256(image).hexdigest())
+    def add_image(
+        self,
+        *,
+        image_id: str,
+        file_name: str,
+        image: bytes,
+        height: int,
+        width: int,
+        content: ImageContent | None = None,
+    ) -> None:
+        """Adds an image once; the same id with other bytes is an error. `content`: of whoever has decoded it."""
+        content = content or ImageContent.of(image)
+        row = (file_name, height, width, content.sha256)
         known = self._seen.get(image_id)
         if known is not None and known[1:] == row[1:]:
             return
         if known is not None:
             raise UserError(f"image {image_id} ({file_name}) comes twice with different content: give it its own id")
         self._seen[image_id] = row
-        values = (image_id, file_name, image, height, width, row[3])
+        values = (image_id, file_name, image, height, width, *content)
         self._images.append(dict(zip(schema.IMAGES.names, values, strict=True)))
         self._image_bytes += len(image)
         if self._image_bytes >= TARGET_FILE_BYTES:

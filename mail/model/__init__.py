@@ -9,7 +9,8 @@ from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation, MailOutput
 from mail.model.presets import describe, find_preset
 from mail.model.processing import MailProcessor, Segmentation
-from mail.model.tokenization import load_tokenizer, tokenizer_from_texts
+from mail.model.text_coverage import TextCoverage
+from mail.model.tokenization import check_text, load_tokenizer, tokenizer_from_texts
 
 AutoConfig.register("mail", MailConfig, exist_ok=True)
 AutoModel.register(MailConfig, MailForReferringSegmentation, exist_ok=True)
@@ -21,6 +22,8 @@ __all__ = [
     "MailOutput",
     "MailProcessor",
     "Segmentation",
+    "TextCoverage",
+    "check_text",
     "describe",
     "find_preset",
     "load_tokenizer",

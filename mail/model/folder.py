@@ -46,16 +46,17 @@ def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcesso
     return model, processor
 
 
-def check_weights(folder: Path) -> None:
-    """Raises UserError where `load_model` would; loads no weights."""
+def check_weights(folder: Path) -> MailProcessor:
+    """Raises UserError where `load_model` would; loads no weights. Returns the processor."""
     with _reading(folder):
         config = MailConfig.from_pretrained(folder)
         with torch.device("meta"):
             own = {k: list(v.shape) for k, v in MailForReferringSegmentation(config).state_dict().items()}
         with safe_open(folder / "model.safetensors", "pt") as file:  # checks that the file is whole
             given = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118  # it is no dictionary
-        MailProcessor.from_pretrained(folder)
+        processor = MailProcessor.from_pretrained(folder)
     _refuse(folder, {k for k in own.keys() | given.keys() if own.get(k) != given.get(k)})
+    return processor
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ Geometry: the image's longest side is resized to the canvas side S, both sides t
 top-left on the square canvas. Both axes map edge to edge, so nothing shifts on the way there and back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from transformers import BatchFeature, ProcessorMixin
 from mail import rle
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
+from mail.model.text_coverage import TextCoverage
+from mail.model.tokenization import check_text
 from mail.proposals import Proposals
 
 Arrays = dict[str, np.ndarray]
@@ -140,11 +142,22 @@ class MailProcessor(ProcessorMixin):
         }
 
     def encode_texts(self, texts: Sequence[str]) -> Arrays:
-        """`input_ids`, `attention_mask` int64 (n, max_text_length); longer expressions lose their end."""
+        """`input_ids`, `attention_mask` int64 (n, max_text_length); longer expressions lose their end.
+
+        `TextCoverage` tells which do. Raises UserError where a text is no valid Unicode.
+        """
         encoded = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.max_text_length, return_tensors="np"
+            list(map(check_text, texts)),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_text_length,
+            return_tensors="np",
         )
         return {k: encoded[k].astype(np.int64) for k in ("input_ids", "attention_mask")}
+
+    def coverage(self, texts: Iterable[str]) -> TextCoverage:
+        """What the network is given of these sentences, and what is lost."""
+        return TextCoverage.of(self.tokenizer, texts, self.max_text_length)
 
     def rasterise(self, masks: Sequence[rle.RLE], size: tuple[int, int]) -> np.ndarray:
         """Coverage 0..255 of every mask cell: n RLEs of `size` (H, W) -> uint8 (n, R, R)."""

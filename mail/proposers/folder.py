@@ -3,13 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+
 from mail import addresses
 from mail.data import files
+from mail.data.image_keys import entries_of, keys_of
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork, Network, NetworkConfig, SelectionConfig
@@ -25,7 +28,7 @@ class ProposerFolder:
 
     Attributes:
         weights_sha256: digest of `model.safetensors`.
-        image_ids: ids of the images it was trained on, None if they are not known (then it counts as leaky).
+        seen: keys of the images it was trained on, None if they are not known (then it counts as leaky).
         training: how it was trained and how good it is, for the record; not part of its id.
     """
 
@@ -34,7 +37,7 @@ class ProposerFolder:
     network: Network
     selection: SelectionConfig
     weights_sha256: str
-    image_ids: tuple[str, ...] | None = field(repr=False)
+    seen: pa.Table | None = field(repr=False)
     training: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -65,7 +68,7 @@ class ProposerFolder:
                 network=kind(**network),
                 selection=SelectionConfig(**raw["selection"]),
                 weights_sha256=raw["weights_sha256"],
-                image_ids=None if images is None else tuple(images),
+                seen=None if images is None else keys_of(images),
                 training=raw.get("training", {}),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -88,11 +91,15 @@ class ProposerFolder:
         }
         return f"{self.name}-{hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:12]}"
 
+    @property
+    def image_ids(self) -> tuple[str, ...] | None:
+        return None if self.seen is None else tuple(self.seen["image_id"].to_pylist())
+
     @cached_property
     def info(self) -> dict[str, Any]:
         """What the mask table and lineage records keep of it (the image ids by count and digest only)."""
         ids = self.image_ids
-        trained_on = None if ids is None else {"count": len(ids), "digest": digest_of_ids(ids)}
+        trained_on = None if ids is None else {"count": len(set(ids)), "digest": digest_of_ids(ids)}
         return {
             "id": self.proposer_id,
             "name": self.name,
@@ -124,12 +131,16 @@ def write_proposer(
     network: Network,
     selection: SelectionConfig,
     weights: bytes,
-    image_ids: Sequence[str] | None,
+    seen: pa.Table | Iterable[str] | None,
     training: dict[str, Any],
 ) -> ProposerFolder:
-    """Writes a proposer folder; `proposer.json` comes last, so that a folder that has it is complete."""
+    """Writes a proposer folder; `proposer.json` comes last, so that a folder that has it is complete.
+
+    Args:
+        seen: keys, or ids alone, of the images that the weights saw; None if nobody knows.
+    """
     filesystem, root = files.resolve(path)
-    ids = None if image_ids is None else sorted(set(image_ids))
+    images = None if seen is None else entries_of(keys_of(seen))
     content = {
         "format_version": FORMAT_VERSION,
         "name": network.name,
@@ -139,7 +150,7 @@ def write_proposer(
         "training": training,
     }
     files.write_bytes(filesystem, f"{root}/model.safetensors", weights)
-    files.write_bytes(filesystem, f"{root}/images.json", json.dumps(ids).encode())
+    files.write_bytes(filesystem, f"{root}/images.json", json.dumps(images).encode())
     files.write_bytes(filesystem, f"{root}/proposer.json", json.dumps(content, indent=2).encode())
     return ProposerFolder.read(path)
 

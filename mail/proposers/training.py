@@ -16,7 +16,9 @@ from torch import nn
 from mail import rle
 from mail.data import files
 from mail.data.coco import CocoInstance, CocoInstances
+from mail.data.image_keys import ImageContent
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.ingest import Progress
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, place
 from mail.errors import UserError
 
@@ -44,13 +46,17 @@ class InstanceImages:
 
     def image(self, image_id: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises UserError if the file is missing, broken, or of another size."""
+        return self.read(image_id)[1]
+
+    def read(self, image_id: int) -> tuple[bytes, np.ndarray]:
+        """The file's bytes and `image`."""
         name = self.coco.images[image_id].file_name
         filesystem, root = files.resolve(self.folder)
         try:
             data = files.read_bytes(filesystem, f"{root}/{name}")
             placed = self._place(image_id, *stored_size(data))
             self._turns[image_id] = placed.turn
-            return decode_image(data)
+            return data, decode_image(data)
         except FileNotFoundError:
             raise UserError(f"{self.folder} has no file {name}, which {self.coco.path} lists") from None
         except ImageError as error:
@@ -84,6 +90,16 @@ class InstanceImages:
                 f"{image.height} x {image.width}: the photos are not the ones that were annotated"
             )
         return placed
+
+    def contents(self, image_ids: Sequence[int], progress: Progress | None = None) -> list[ImageContent]:
+        """What the leak firewall compares of each photo: reads and decodes it. Raises UserError as `image`."""
+        found = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for content in pool.map(lambda image_id: ImageContent.of(*self.read(image_id)), image_ids):
+                found.append(content)
+                if progress is not None:
+                    progress(len(found), len(image_ids))
+        return found
 
     def check(self, image_ids: Sequence[int]) -> None:
         """Raises UserError where photos are missing; none is opened."""

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from mail import addresses
 from mail.data import files, refer
 from mail.data.coco import CocoInstances
+from mail.data.image_keys import keys_of
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -35,6 +38,18 @@ class TrainingImages:
     def seen(self) -> list[str]:
         """The ids under which the leak firewall knows the training images: "coco/520199"."""
         return [f"{self.namespace}/{i}" for i in self.train]
+
+    def without(self, reason: str, images: set[int]) -> "TrainingImages":
+        """The same, less some of the training images.
+
+        Raises:
+            UserError: no others are left.
+        """
+        train = [i for i in self.train if i not in images]
+        if not train:
+            raise UserError(f"no image is left to train on: all are excluded by {reason}")
+        excluded = self.excluded | {reason: self.excluded.get(reason, 0) + len(images)}
+        return replace(self, train=train, excluded=excluded, left_out=self.left_out + len(images))
 
 
 def choose_images(
@@ -98,8 +113,11 @@ def store_namespace(store: DataStore) -> str:
     return found[0]
 
 
-def read_ids(path: str, namespace: str) -> set[str]:
-    """Image ids of a text file (one a line) or a JSON list; bare numbers are taken as ids of `namespace`."""
+def read_images(path: str, namespace: str) -> pa.Table:
+    """Keys of the images of a text file (an id a line), a JSON list of ids, or a proposer's `images.json`.
+
+    Bare numbers are taken as ids of `namespace`.
+    """
     try:
         text = files.read_bytes(*files.resolve(path)).decode()
         entries = json.loads(text) if text.lstrip().startswith("[") else text.split()
@@ -107,12 +125,22 @@ def read_ids(path: str, namespace: str) -> set[str]:
         raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
     except ValueError as error:
         raise UserError(f"{path} is neither a JSON list of image ids nor one id a line: {error}") from None
-    ids = set()
-    for entry in map(str, entries):
-        if "/" not in entry and not entry.isdigit():
-            raise UserError(f"{path}: {entry!r:.60} is not an image id (expected 520199 or coco/520199)")
-        ids.add(entry if "/" in entry else f"{namespace}/{int(entry)}")
-    return ids
+    images = {}
+    for entry in entries:
+        name, *content = map(str, [entry]) if not isinstance(entry, list) else (entry or [""])
+        if not isinstance(name, str) or ("/" not in name and not name.isdigit()):
+            raise UserError(f"{path}: {name!r:.60} is not an image id (expected 520199 or coco/520199)")
+        image_id = name if "/" in name else f"{namespace}/{int(name)}"
+        images[image_id] = (image_id, *content) if content else image_id
+    try:
+        return keys_of(images.values())
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: an image is an id, or a list of its id, two digests and a hash") from None
+
+
+def read_ids(path: str, namespace: str) -> set[str]:
+    """The ids alone of `read_images`."""
+    return set(read_images(path, namespace)["image_id"].to_pylist())
 
 
 def evaluation_images(root: str, datasets: Sequence[str], namespace: str = "") -> dict[str, set[str]]:

@@ -4,7 +4,7 @@
 (`pipelines.training.input`), tests and bare machines run it in place (`batches`). Both give the same tensors.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,6 @@ def training_input(
     return TrainingInput(store.uri, images, expressions, snapshot, processor, seed, proposal_dropout)
 
 
-def texts(store: DataStore, split: str) -> Iterable[str]:
+def texts(store: DataStore, split: str) -> list[str]:
     """All texts of a split, for making a vocabulary."""
     return store.expressions([split], ["text"])["text"].to_pylist()

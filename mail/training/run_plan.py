@@ -1,6 +1,7 @@
 """What a training run is, worked out from its options before anything starts."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,16 @@ from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.leakage import check_leakage
-from mail.model import MailConfig, MailProcessor, describe, find_preset, load_tokenizer, tokenizer_from_texts
+from mail.leakage import Verdict, check_leakage, check_split
+from mail.model import (
+    MailConfig,
+    MailProcessor,
+    TextCoverage,
+    describe,
+    find_preset,
+    load_tokenizer,
+    tokenizer_from_texts,
+)
 from mail.model.vilt_weights import check_vilt
 from mail.training.input import TrainingInput, texts, training_input, unusable_images
 from mail.training.settings import TrainingSettings
@@ -31,7 +40,9 @@ class RunPlan:
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights (a folder from any working
             directory, or a hub name), None for none. fetched: what comes from the Hugging Face hub, by its names there.
         source, epochs: the training input and its order. validation: what to validate on, None for nothing.
-        leaky: whether the proposer saw evaluation images. config: the resolved config, for the record.
+        coverage: what of the training texts reaches the network.
+        verdicts: whether the training split or the proposer saw evaluation images.
+        config: the resolved config, for the record.
     """
 
     options: Any
@@ -44,7 +55,8 @@ class RunPlan:
     source: TrainingInput
     epochs: EpochPlan
     validation: Validation | None
-    leaky: bool
+    coverage: TextCoverage
+    verdicts: list[Verdict]
     config: dict[str, Any]
 
     @classmethod
@@ -77,13 +89,16 @@ class RunPlan:
             snapshot = _snapshot(options)
             snapshot.check_covers(store.image_index["image_id"])
             unusable = unusable_images(snapshot)
-        leaky = snapshot is not None and check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky)
+        verdicts = [check_split(store, options.split, options.allow_leaky)]
+        if snapshot is not None:
+            verdicts.append(check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky))
         index = ExpressionIndex.read(store, options.split, unusable)
+        spoken = texts(store, options.split)
         pretrained, vocabulary = _begin_with(options, preset)
         fetched = [
             source for source in dict.fromkeys([pretrained, vocabulary]) if source and not source.startswith("/")
         ]
-        network, processor = _network(options, preset, store, pretrained, vocabulary)
+        network, processor = _network(options, preset, spoken, pretrained, vocabulary)
         epochs = EpochPlan(
             index,
             settings.global_batch_size,
@@ -107,8 +122,8 @@ class RunPlan:
             "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
         }
         validation = _validation(options, store, unusable)
-        begin = (network, pretrained, fetched)
-        return cls(options, store, snapshot, settings, *begin, source, epochs, validation, leaky, config)
+        begin, coverage = (network, pretrained, fetched), processor.coverage(spoken)
+        return cls(options, store, snapshot, settings, *begin, source, epochs, validation, coverage, verdicts, config)
 
     def check_pretrained(self) -> None:
         """Raises UserError where the network cannot begin with the pre-trained weights."""
@@ -136,9 +151,14 @@ class RunPlan:
                 # forward and twice that backward
                 "total_flops": 3 * network["forward_flops_per_expression"] * steps * self.settings.global_batch_size,
             },
+            "texts": self.coverage.to_dict(),
             "leaky": self.leaky,
             "hardware": {"cpus": os.cpu_count(), "gpus": torch.cuda.device_count()},
         }
+
+    @property
+    def leaky(self) -> bool:
+        return any(verdict.leaky for verdict in self.verdicts)
 
     @property
     def images(self) -> int:
@@ -152,6 +172,7 @@ class RunPlan:
             f"{self.settings.steps} steps of {self.settings.global_batch_size} are "
             f"{self.settings.steps / self.epochs.steps_per_epoch:.1f} epochs"
         ]
+        lines.append(self.coverage.describe())
         if index.skipped_images:
             lines.append(
                 f"left out: {index.skipped_images} images that cannot be decoded, with "
@@ -162,8 +183,9 @@ class RunPlan:
                 f"from the Hugging Face hub: {', '.join(self.fetched)} (a folder with the same files does as well, for "
                 "all workers: --pretrained FOLDER)"
             )
+        lines += [remark for verdict in self.verdicts for remark in verdict.remarks]
         if self.leaky:
-            lines.append("LEAKY: the proposer saw evaluation images; the model will be labelled so")
+            lines.append("LEAKY: evaluation images were seen, or nobody knows; the model will be labelled so")
         if self.options.validation_expressions and self.validation is None:
             lines.append(
                 f"no validation: the data store has no split {self.options.validation_split!r} that can be used"
@@ -202,7 +224,7 @@ def _begin_with(options: Any, preset: Any) -> tuple[str | None, str | None]:
 
 
 def _network(
-    options: Any, preset: Any, store: DataStore, pretrained: str | None, vocabulary: str | None
+    options: Any, preset: Any, spoken: Sequence[str], pretrained: str | None, vocabulary: str | None
 ) -> tuple[MailConfig, MailProcessor]:
     config = preset.config()
     values = options.model.given()
@@ -211,7 +233,7 @@ def _network(
     if vocabulary is None:
         if pretrained is not None:
             raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
-        tokenizer = tokenizer_from_texts(texts(store, options.split), max(1, config.vocab_size - CHARACTERS))
+        tokenizer = tokenizer_from_texts(spoken, max(1, config.vocab_size - CHARACTERS))
     else:
         tokenizer = load_tokenizer(vocabulary)
     values["vocab_size"] = len(tokenizer)

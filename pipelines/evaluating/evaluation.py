@@ -34,7 +34,7 @@ from mail.metrics import (
 )
 from mail.metrics.protocols import Protocol
 from mail.metrics.scoring import accumulate
-from mail.model import MailConfig
+from mail.model import MailConfig, TextCoverage
 from mail.model.folder import check_model_folder, check_weights
 from mail.report.gallery import thumbnail_side
 from pipelines.evaluating.config import EvaluationConfig
@@ -64,6 +64,7 @@ class Evaluation:
 
     Attributes:
         folder: of the model. model: its address and digest, for the record.
+        coverage: what of the split's texts reaches the network.
         answers: what is known already, by image id. other: what is compared with.
     """
 
@@ -74,6 +75,7 @@ class Evaluation:
     plan: SplitPlan
     snapshot: MaskSnapshot | None
     protocol: Protocol
+    coverage: TextCoverage
     leaky: bool
     answers: dict[str, ImageAnswer]
     other: Accumulator | None = None
@@ -89,22 +91,23 @@ class Evaluation:
         files.check_writable(config.out)
         other = None if config.compare is None else _other(config.compare, protocol)
         folder = check_model_folder(resolve_model(config.model))
-        check_weights(folder)
+        processor = check_weights(folder)
         origin = lineage.read(folder) if (folder / lineage.FILE).exists() else None
         store = DataStore(config.data)
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
         snapshot = _snapshot(config, folder, origin)
-        leaky = False
+        verdicts = [check_model(origin, store, config.split, config.allow_leaky, config.model)]
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
             what = f"proposer {snapshot.proposer_id}"
-            leaky = check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what)
-        seen, unknown = check_model(origin, store, config.split, config.allow_leaky)
-        if unknown:
-            say(f"{config.model} {unknown}, so the results are labelled leaky")
+            verdicts.append(check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what))
+        for line in [remark for verdict in verdicts for remark in verdict.remarks]:
+            say(line)
+        leaky = any(verdict.leaky for verdict in verdicts)
         model: dict[str, Any] = {"address": config.model, "digest": model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
-        found = cls(config, folder, model, store, plan, snapshot, protocol, leaky or seen, {}, other)
+        coverage = processor.coverage(plan.expressions["text"].to_pylist())
+        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, leaky, {}, other)
         found.answers = found._read_answers()
         return found
 
@@ -245,6 +248,7 @@ class Evaluation:
             "code_version": lineage.code_version(),
             "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
             "leaky": self.leaky,
+            "texts": self.coverage.to_dict(),
             "images": len(self.plan.images),
             "errors": dict(sorted((a.image_id, a.error) for a in self.answers.values() if a.error)),
             "images_without_masks": dict(sorted(without.items())),
@@ -256,6 +260,8 @@ class Evaluation:
                 f"{len(errors)} images cannot be decoded; their expressions count as predicted empty: "
                 f"{', '.join(errors[:3])} (all are in metrics.json)"
             )
+        if not self.coverage.complete:
+            yield self.coverage.describe()
         if self.leaky:
             yield "LEAKY: images of this split were seen in training, or nobody knows; do not compare these numbers"
 

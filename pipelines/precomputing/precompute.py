@@ -59,8 +59,10 @@ class Precomputation:
         files.check_writable(config.masks)
         store, table = DataStore(config.data), MaskTable(config.masks)
         what = f"the proposer {config.proposer}"
-        leaky = check_leakage(folder.image_ids, store, allow_leaky=config.allow_leaky, what=what)
-        return cls(config, folder, store, table, leaky, choose)
+        verdict = check_leakage(folder.seen, store, allow_leaky=config.allow_leaky, what=what)
+        for line in verdict.remarks:
+            say(line)
+        return cls(config, folder, store, table, verdict.leaky, choose)
 
     def pending(self) -> tuple[Any, pa.Array]:
         """The table's state, and the ids of the images to compute."""
@@ -100,8 +102,8 @@ class Precomputation:
             done(f"{config.masks}: {nothing if self.choose is None else f'no such images by {proposer_id}'}")
             return {"proposer_id": proposer_id, "images": 0, "version": head.version, "digest": head.digest}
         say(f"{len(pending)} of {images} images are pending for {proposer_id}")
-        if self.folder.image_ids is not None:
-            self.table.register_images(proposer_id, self.folder.image_ids)
+        if self.folder.seen is not None:
+            self.table.register_images(proposer_id, self.folder.seen)
         info = {**self.folder.info, "leaky": self.leaky}
         use_system_memory()
         give_back_memory()  # what the plan took

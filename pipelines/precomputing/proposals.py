@@ -103,7 +103,7 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
     )
     if pool.apart:
         # the ids of the images that it saw would travel with every task
-        folder = replace(ProposerFolder.read(config.proposer).with_selection(*chosen), image_ids=None)
+        folder = replace(ProposerFolder.read(config.proposer).with_selection(*chosen), seen=None)
 
         def paste(detected: pa.Table) -> pa.Table:
             return select_rows(folder, detected)

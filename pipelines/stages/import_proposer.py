@@ -12,7 +12,7 @@ from mail.data import files
 from mail.errors import UserError
 from mail.proposers.config import Network, SelectionConfig
 from mail.proposers.folder import write_proposer
-from mail.proposers.training_images import read_ids
+from mail.proposers.training_images import read_images
 from pipelines.options import Address, Place, Target, as_typed
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
@@ -62,18 +62,18 @@ class ImportProposer(Stage):
         from mail.proposers import load_proposer
 
         self._check_out()
-        ids = None if self.images_seen is None else sorted(read_ids(self.images_seen, "coco"))
+        seen = None if self.images_seen is None else read_images(self.images_seen, "coco")
         network, weights = self._read()
         folder = write_proposer(
             self.out,
             network=network,
             selection=self._selection(),
             weights=weights,
-            image_ids=ids,
+            seen=seen,
             training={"imported_from": self.weights},
         )
         load_proposer(self.out)  # what cannot be run shall not be found out by a job
-        if ids is None:
+        if seen is None:
             say(f"nobody knows which images {self.weights} saw: this proposer counts as leaky (see --images-seen)")
         done(f"wrote {self.out}: {folder.proposer_id}, {len(network.categories)} categories")
         return folder.proposer_id

@@ -41,7 +41,8 @@ class Predict(Stage):
     """Write the photo with the mask drawn on it instead of the mask itself."""
 
     rle: LocalTarget | None = None
-    """File for the masks as JSON lines as well: image, text, score and COCO run lengths."""
+    """File for the masks as JSON lines as well: image, text, score, COCO run lengths, and how many word pieces of the
+    text are unknown or cut off."""
 
     device: str | None = None
     """cpu or cuda (default: the GPU if there is one)."""
@@ -55,6 +56,7 @@ class Predict(Stage):
         from mail.inference import BUNDLED_PROPOSER
         from mail.model.folder import check_model_folder
 
+        self._check_text()
         folder = check_model_folder(resolve_model(self.model))
         bundled = folder / BUNDLED_PROPOSER
         return {
@@ -67,13 +69,16 @@ class Predict(Stage):
         from mail.inference import Predictor, load_image
         from mail.report import overlay
 
-        if not self.text.strip():
-            raise UserError('--text is empty: say what to segment, for example --text "the left cup"')
+        self._check_text()
         targets = self._targets()
         photos = {path: load_image(path) for path in targets} if len(targets) == 1 else {}
         predictor = Predictor.from_pretrained(resolve_model(self.model), self.proposer, self.device)
         if predictor.model.config.uses_instances and predictor.proposer is None:
             say("no proposer is bundled with the model: predicting without instance masks (name one with --proposer)")
+        coverage = predictor.processor.coverage([self.text])
+        if not coverage.complete:
+            say(coverage.describe())
+        lost = {"unknown_pieces": coverage.unknown_pieces, "cut_pieces": coverage.cut_pieces}
         lines, answers = [], []
         for path, target in targets.items():
             pixels = photos[path] if path in photos else load_image(path)
@@ -85,7 +90,7 @@ class Predict(Stage):
             files.write_bytes(*files.resolve(target), data.getvalue())
             mask = rle.encode(answer.mask)
             size, counts = [int(v) for v in mask["size"]], mask["counts"].decode("ascii")
-            row = {"image": str(path), "text": self.text, "score": round(answer.score, 6)}
+            row = {"image": str(path), "text": self.text, "score": round(answer.score, 6), **lost}
             lines.append(json.dumps({**row, "rle": {"size": size, "counts": counts}}))
             share = answer.mask.mean()
             found = f"{share:.1%} of the image, score {answer.score:.2f}" if share else "nothing that the words name"
@@ -93,6 +98,16 @@ class Predict(Stage):
         if self.rle is not None:
             files.write_bytes(*files.resolve(self.rle), "".join(line + "\n" for line in lines).encode())
         return answers
+
+    def _check_text(self) -> None:
+        from mail.model import check_text
+
+        if not self.text.strip():
+            raise UserError('--text is empty: say what to segment, for example --text "the left cup"')
+        try:
+            check_text(self.text)
+        except UserError as error:
+            raise UserError(f"--text {error}") from None
 
     def _targets(self) -> dict[Path, Path]:
         """Where the picture of each photo goes. Raises UserError where it cannot be written, or is the user's."""

@@ -25,9 +25,9 @@ from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
 from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
-from pipelines.terminal import Advance, done, say
+from pipelines.terminal import Advance, done, progress_of, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
-from pipelines.training.proposer_plan import check_weights, images_seen, plan_training
+from pipelines.training.proposer_plan import check_weights, images_seen, look_at_photos, plan_training
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
@@ -44,6 +44,8 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     job, chosen = plan_training(config)
     check_workers(config.workers, 1.0)
     files.check_writable(config.out)
+    with progress_of("photos looked at") as progress:
+        job, chosen, keys = look_at_photos(config, job, chosen, progress)
     training, new = claim(config.out, job)
     for reason, count in chosen.excluded.items():
         say(f"excluded: {count} images of {reason}")
@@ -55,7 +57,7 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     )
     if chosen.assumed:
         say(assumption(chosen.assumed, config.exif_annotated))
-    seen = images_seen(config, chosen)
+    seen = images_seen(config, chosen.namespace, keys)
     if seen is None:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
     try:
@@ -74,7 +76,7 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
         network=job.network,
         selection=job.selection,
         weights=weights,
-        image_ids=seen,
+        seen=seen,
         training={**job.recipe(), "held_out": metrics, "images": len(job.train)},
     )
     filesystem, path = files.resolve(training)

@@ -2,7 +2,12 @@
 
 import dataclasses
 
+import pyarrow as pa
+
 from mail.data.coco import CocoInstances
+from mail.data.image_keys import identities, keys_of
+from mail.data.ingest import Progress
+from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers.fit import ProposerJob
@@ -15,6 +20,7 @@ from mail.proposers.training_images import (
     evaluation_images,
     infer_namespace,
     read_ids,
+    read_images,
     store_namespace,
 )
 from pipelines.training.proposer_config import ProposerTrainingConfig
@@ -37,7 +43,7 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         raise UserError("--exclude-eval-of needs --refs-root, the folder that holds refcoco/refs(unc).p and so on")
     store = DataStore(options.exclude_store) if options.exclude_store else None
     namespace = options.namespace or (store_namespace(store) if store else infer_namespace(options.instances))
-    forbidden: dict[str, set[str]] = store.evaluation_images() if store else {}
+    forbidden = {where: set(keys["image_id"].to_pylist()) for where, keys in _evaluated(store).items()}
     if options.exclude:
         forbidden[options.exclude] = read_ids(options.exclude, namespace)
     if options.exclude_eval_of:
@@ -84,16 +90,48 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
     return job, chosen
 
 
+def look_at_photos(
+    options: ProposerTrainingConfig, job: ProposerJob, chosen: TrainingImages, progress: Progress | None = None
+) -> tuple[ProposerJob, TrainingImages, pa.Table]:
+    """The same without the photos that --exclude or an evaluation split of --exclude-store has under another id.
+
+    Reads every photo, so that it is no part of a dry run; the last of what comes back are the keys of those left.
+
+    Raises:
+        UserError: a photo is missing or broken, or none is left.
+    """
+    contents = InstanceImages(CocoInstances(options.instances), options.images).contents(chosen.train, progress)
+    keys = keys_of((image_id, *content) for image_id, content in zip(chosen.seen, contents, strict=True))
+    unwanted = _evaluated(DataStore(options.exclude_store) if options.exclude_store else None)
+    if options.exclude:
+        unwanted[options.exclude] = read_images(options.exclude, chosen.namespace)
+    for where, images in unwanted.items():
+        forbidden = identities(images)
+        content = zip(chosen.train, keys["sha256"].to_pylist(), keys["pixels_sha256"].to_pylist(), strict=True)
+        if found := {image_id for image_id, *digests in content if forbidden.intersection(digests)}:
+            kept = pa.array([image_id not in found for image_id in chosen.train])
+            chosen, keys = chosen.without(f"{where} (by content)", found), keys.filter(kept)
+    return dataclasses.replace(job, train=tuple(chosen.train)), chosen, keys
+
+
+def _evaluated(store: DataStore | None) -> dict[str, pa.Table]:
+    """Keys of a store's evaluation images, by "STORE SPLIT"."""
+    if store is None:
+        return {}
+    keys = store.image_keys([split for split in store.splits if is_evaluation_split(split)])
+    return {f"{store.name} {split}": images for split, images in keys.items()}
+
+
 def check_weights(job: ProposerJob) -> None:
     """Raises UserError where the job's network cannot start from its `weights`."""
     if job.weights:
         load_initial_weights(build_network(job.network, job.selection), job.weights)
 
 
-def images_seen(options: ProposerTrainingConfig, chosen: TrainingImages) -> list[str] | None:
-    """Ids of all images that make the weights, None if those of `weights` are unknown."""
+def images_seen(options: ProposerTrainingConfig, namespace: str, keys: pa.Table) -> pa.Table | None:
+    """Keys of all images that make the weights: those trained on, and those of `weights`; None if these are unknown."""
     if options.weights is None or options.weights_images == "none":
-        return chosen.seen
+        return keys
     if options.weights_images is None:
         return None
-    return sorted({*chosen.seen, *read_ids(options.weights_images, chosen.namespace)})
+    return pa.concat_tables([keys, read_images(options.weights_images, namespace)])

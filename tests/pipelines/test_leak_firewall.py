@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 
 from mail.data.coco import CocoInstances
+from mail.data.image_keys import entries_of
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
+from pipelines.__main__ import main
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.precompute import Precompute
 from pipelines.stages.train import Train
 from pipelines.training.config import ModelOverrides
 from tests.mail.test_inference import make_model
+from tests.mail.test_leakage import photos_store, picture, saved
 from tests.mask_rows import mask_rows
 from tests.noise import make_proposer
 from tests.pipelines.stages.test_train import MICRO
@@ -46,7 +49,7 @@ def store(lists: dict[str, str], pool: list[str], tmp_path_factory: pytest.TempP
     return write_lists(tmp_path_factory.mktemp("lists") / "store", {**lists, **dict.fromkeys(pool, "train")})
 
 
-def table(folder: Path, store: DataStore, seen: list[str] | None) -> str:
+def table(folder: Path, store: DataStore, seen: list | None) -> str:
     """A mask table whose proposer saw these images."""
     masks = MaskTable(folder)
     if seen is not None:
@@ -58,7 +61,7 @@ def table(folder: Path, store: DataStore, seen: list[str] | None) -> str:
     return str(folder)
 
 
-def precompute(tmp_path: Path, store: DataStore, seen: list[str], **options: bool) -> Precompute:
+def precompute(tmp_path: Path, store: DataStore, seen: list, **options: bool) -> Precompute:
     folder = make_proposer(tmp_path / "proposer")
     (Path(folder.path) / "images.json").write_text(json.dumps(seen))
     return Precompute(data=store.uri, proposer=folder.path, masks=str(tmp_path / "masks"), **options)
@@ -143,3 +146,45 @@ def test_model_whose_training_images_nobody_can_list_any_more_is_leaky(
     job = Evaluate(model=str(model), data=store.uri, masks=masks, split="testB", out=tmp_path / "out", workers=0)
     assert job.plan()["leaky"] is True
     assert "nobody can tell which images" in capsys.readouterr().err
+
+
+def test_every_stage_knows_a_photo_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    same, again, other = saved(picture(1)), saved(picture(1), compress_level=0), saved(picture(2))
+    store = photos_store(tmp_path, "own", {"a": ("train", same), "b": ("val", again), "c": ("testA", other)})
+    settings = {"preset": "tiny", "data": store.uri, "name": "run", "workers": 0, "steps": 2, "proposals": "none"}
+    with pytest.raises(UserError, match=r"1 of 1 of val \(first: b\)"):
+        Train(**settings).plan()
+    assert Train(**settings, allow_leaky=True).plan()["leaky"] is True
+    elsewhere = photos_store(tmp_path, "elsewhere", {"x": ("train", same)})
+    seen = entries_of(elsewhere.image_keys(["train"])["train"])
+    with pytest.raises(UserError, match="1 of 1 of val"):
+        precompute(tmp_path, store, seen).plan()
+    model = make_model(tmp_path / "model")
+    origin = {"uri": elsewhere.uri, "name": elsewhere.name, "digest": elsewhere.digest}
+    (model / "lineage.json").write_text(json.dumps({"data_store": origin, "leaky": False}))
+    masks = table(tmp_path / "table", store, seen)
+
+    def evaluate(split: str, data: str = store.uri) -> bool:
+        job = Evaluate(model=str(model), data=data, masks=masks, split=split, out=tmp_path / split, workers=0)
+        return job.plan()["leaky"]
+
+    with pytest.raises(UserError, match=r"the model was trained on images .* of own: 1 of 1 of val"):
+        evaluate("val")
+    assert evaluate("testA") is False
+
+
+def test_prepare_says_that_photos_of_two_splits_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for name, split in (("a.png", "train"), ("b.png", "val"), ("c.png", "val")):
+        (tmp_path / name).write_bytes(saved(picture(7 if name == "c.png" else 1)))
+        polygon = [[5, 5, 60, 5, 60, 60]]
+        lines.append({"expr_id": name, "image": name, "text": "it", "split": split, "polygons": polygon})
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = ["prepare", "custom", "--expressions", tmp_path / "lines.jsonl", "--images", tmp_path]
+    assert main([*map(str, arguments), "--out", str(tmp_path / "store")]) == 0
+    assert "evaluation splits of custom: 1 of 2 of val (first: custom/b.png)" in capsys.readouterr().err

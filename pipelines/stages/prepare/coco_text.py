@@ -9,12 +9,11 @@ from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import LocalPath, Target
-from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, write
+from pipelines.stages.prepare.report import Flag, PrepareStage, write
 
 
 @dataclass(kw_only=True)
-class PrepareCocoText(Stage):
+class PrepareCocoText(PrepareStage):
     """Template expressions for any COCO-format instances, each checked to be unambiguous in its image."""
 
     instances: LocalPath

@@ -8,12 +8,11 @@ from mail.data.custom import read_expressions, write_store
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
 from pipelines.options import LocalPath, Target
-from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, write
+from pipelines.stages.prepare.report import Flag, PrepareStage, write
 
 
 @dataclass(kw_only=True)
-class PrepareCustom(Stage):
+class PrepareCustom(PrepareStage):
     """Your own data: a JSON Lines file of expressions with polygons or run lengths, and a folder of photos.
 
     A line is {"expr_id", "image", "text", "split", and "polygons" or "rle" or "no_target": true}.

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mail.data.mix import evaluation_images, mix
+from mail.data.mix import mix
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from mail.leakage import overlaps
+from mail.leakage import check_leakage, overlaps
 from pipelines.options import Address, Target
 from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, record
@@ -34,18 +34,16 @@ class PrepareMix(Stage):
 
     def plan(self) -> dict[str, Any]:
         stores, held_out = self._stores()
-        train = {
-            s.name: s.expressions(["train"], ["image_id"])["image_id"].to_pylist()
-            for s in stores
-            if "train" in s.splits
-        }
+        train = {s.name: s.image_keys(["train"])["train"] for s in stores if "train" in s.splits}
         return {
             "name": self.name,
             "stores": {s.name: s.splits for s in stores},
-            "evaluation_images": len(evaluation_images([*stores, *held_out])),
+            "evaluation_images": sum(
+                n["images"] for s in [*stores, *held_out] for k, n in s.splits.items() if k != "train"
+            ),
             "trained_and_evaluated": {
-                f"{name} train": {s.name: found for s in [*stores, *held_out] if (found := overlaps(ids, s))}
-                for name, ids in train.items()
+                f"{name} train": {s.name: found for s in [*stores, *held_out] if (found := overlaps(keys, s))}
+                for name, keys in train.items()
             },
         }
 
@@ -64,6 +62,10 @@ class PrepareMix(Stage):
             mixture = mix(stores, self.out, self.name, held_out, record(self), progress)
         for (store, where), (images, expressions) in mixture.left_out.items():
             say(f"left out: {expressions} training expressions of {store} on {images} images of {where}")
+        trained = mixture.store.image_keys(["train"])["train"]
+        for evaluated in [mixture.store, *held_out]:
+            for remark in check_leakage(trained, evaluated, what=f"a model of {self.name}").remarks:
+                say(remark)
         splits = ", ".join(f"{name} {count['expressions']}" for name, count in mixture.store.splits.items())
         done(
             f"wrote {mixture.store.uri}: {mixture.store.name}, {mixture.store.manifest['image_count']} images, "

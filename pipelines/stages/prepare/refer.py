@@ -10,13 +10,12 @@ from mail.data.refer import Ref, ReferLayout, count_splits, find_layout, read_re
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import LocalPath, Target
-from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, write
+from pipelines.stages.prepare.report import Flag, PrepareStage, write
 from pipelines.terminal import say
 
 
 @dataclass(kw_only=True)
-class _PrepareRefer(Stage):
+class _PrepareRefer(PrepareStage):
     dataset: ClassVar[str]
     split_by: str
     root: LocalPath
@@ -100,7 +99,7 @@ class PrepareGrefcoco(_PrepareRefer):
     dataset = "grefcoco"
 
 
-def write_and_report(stage: Stage, layout: ReferLayout, refs: list[Ref], out: str, **options: Any) -> DataStore:
+def write_and_report(stage: PrepareStage, layout: ReferLayout, refs: list[Ref], out: str, **options: Any) -> DataStore:
     """Writes the store, says what was found on the way, and prints the summary."""
     for line in shared_images(refs):
         say(line)

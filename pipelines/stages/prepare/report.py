@@ -1,5 +1,6 @@
 """What every `prepare` says and records: progress, findings, the summary, and its own config."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,26 @@ import tyro
 
 from mail.data.ingest import Findings
 from mail.data.store import DataStore
+from mail.leakage import check_split
+from pipelines.options import HubName
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
-def write(stage: Stage, write_store: Callable[..., tuple[DataStore, Findings]], *inputs: Any, **options: Any) -> Any:
+@dataclasses.dataclass(kw_only=True)
+class PrepareStage(Stage, abc.ABC):
+    """Base of every `prepare` that reads expressions."""
+
+    tokenizer: HubName | None = None
+    """BERT vocabulary (file, folder, hub name) or MODEL: how many of the words it does not know, and how many sentences
+    it takes more pieces for than the network reads, is measured and said."""
+
+
+def write(
+    stage: PrepareStage, write_store: Callable[..., tuple[DataStore, Findings]], *inputs: Any, **options: Any
+) -> Any:
     """Has a store written that records the stage's config, says every finding and prints the summary.
 
     Args:
@@ -24,9 +38,21 @@ def write(stage: Stage, write_store: Callable[..., tuple[DataStore, Findings]], 
     Returns:
         The store.
     """
+    tokenizer = None
+    if stage.tokenizer not in (None, "none"):
+        from mail.model import load_tokenizer  # torch is only imported where it is needed
+
+        tokenizer = load_tokenizer(stage.tokenizer)
     with progress_of("images read") as progress:
         store, findings = write_store(*inputs, **options, prepared_with=record(stage), progress=progress)
     for line in findings.lines():
+        say(line)
+    if tokenizer is not None:
+        from mail.model import MailConfig, TextCoverage
+
+        texts = store.expressions(columns=["text"])["text"].to_pylist()
+        say(TextCoverage.of(tokenizer, texts, MailConfig().max_text_length).describe())
+    for line in check_split(store, "train", allow_leaky=True).remarks:
         say(line)
     splits = ", ".join(f"{name} {count['expressions']}" for name, count in store.splits.items())
     refs = sum(count["refs"] for count in store.splits.values())

@@ -12,13 +12,13 @@ from mail.data.scenes import SceneConfig, write_published_layout
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import LocalTarget, Target
-from pipelines.stage import Stage
 from pipelines.stages.prepare.refer import write_and_report
+from pipelines.stages.prepare.report import PrepareStage
 from pipelines.terminal import progress_of, say
 
 
 @dataclass(kw_only=True)
-class PrepareSynthetic(Stage):
+class PrepareSynthetic(PrepareStage):
     """Generated scenes with expressions like people's, in the published layout, read like RefCOCO."""
 
     out: Target

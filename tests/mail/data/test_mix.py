@@ -11,6 +11,7 @@ from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from mail.leakage import overlaps
 from pipelines.__main__ import main
+from tests.mail.test_leakage import photos_store, picture, saved
 
 
 def make_store(folder: Path, name: str, splits: dict[str, str], content: str = "same") -> DataStore:
@@ -96,3 +97,32 @@ def test_the_stage_says_what_it_left_out_and_fails_if_it_must(
     said = capsys.readouterr()
     assert "2 training expressions of first on 1 images of second val" in said.err
     assert "4 training expressions on 2 evaluation images left out" in said.out
+
+
+def test_the_same_photo_under_another_id_is_left_out_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = {n: saved(picture(n)) for n in range(4)}
+    again = saved(picture(1), compress_level=0)
+    near = saved(picture(2).resize((96, 72)), "JPEG", quality=70)
+    first = photos_store(tmp_path, "first", {f"a/{n}": ("train", data) for n, data in photos.items()})
+    second = photos_store(
+        tmp_path,
+        "second",
+        {"b/0": ("val", photos[0]), "b/1": ("test", again), "b/2": ("test", near), "b/3": ("train", near)},
+    )
+    mixture = mix([first, second], str(tmp_path / "mix"), "mix")
+    assert images(mixture.store, "train") == {"a/2", "a/3"}
+    assert mixture.left_out == {
+        ("first", "second val"): (1, 1),
+        ("first", "second test"): (1, 1),
+        ("second", "second test"): (1, 1),
+    }
+    keys = mixture.store.image_keys(["train"])["train"]
+    assert keys["pixels_sha256"].null_count == 0
+    assert all(not overlaps(keys, store) for store in (first, second))
+    arguments = ["prepare", "mix", "--stores", first.uri, second.uri, "--out", str(tmp_path / "again")]
+    assert main([*arguments, "--strict"]) == 2
+    said = capsys.readouterr().err
+    assert "1 images of first train are in second val" in said
+    assert "1 images of second train are in second test" in said
+    assert main(arguments) == 0
+    assert "look alike, which is no leak: a/2 and b/2" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(checkpoint: Path, out: Path, **selection: object) -> ProposerFolder:
     network, weights = read_checkpoint(str(checkpoint))
     chosen = SelectionConfig(**({"score_threshold": 0.0, "max_instances": 10} | selection))  # type: ignore[arg-type]
-    return write_proposer(out, network=network, selection=chosen, weights=weights, image_ids=None, training={})
+    return write_proposer(out, network=network, selection=chosen, weights=weights, seen=None, training={})
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_thresholds_and_preprocessing_are_part_of_the_id(folder: ProposerFolder,
     (tmp_path / "c").mkdir()
     network, weights = read_checkpoint(str(save_mask2former(tmp_path / "c", size={"height": 64, "width": 64})))
     other = write_proposer(
-        tmp_path / "p", network=network, selection=folder.selection, weights=weights, image_ids=None, training={}
+        tmp_path / "p", network=network, selection=folder.selection, weights=weights, seen=None, training={}
     )
     assert other.weights_sha256 == folder.weights_sha256
     ids = {folder.proposer_id, other.proposer_id, folder.with_selection(0.5, None).proposer_id}
@@ -125,7 +125,7 @@ def test_weights_that_lack_layers_are_refused(checkpoint: Path, tmp_path: Path) 
         network=network,
         selection=SelectionConfig(),
         weights=safetensors.torch.save(state),
-        image_ids=None,
+        seen=None,
         training={},
     )
     with pytest.raises(UserError, match="do not fit its config: no class_predictor"):

@@ -23,9 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ProposerFolder:
     network, selection = NetworkConfig(), SelectionConfig(score_threshold=0.0, max_instances=6)
     weights = safetensors.torch.save(build_network(network).state_dict())
     path = tmp_path_factory.mktemp("proposer")
-    return write_proposer(
-        path, network=network, selection=selection, weights=weights, image_ids=SEEN, training={"steps": 0}
-    )
+    return write_proposer(path, network=network, selection=selection, weights=weights, seen=SEEN, training={"steps": 0})
 
 
 def test_a_written_proposer_is_read_back(folder: ProposerFolder) -> None:
@@ -36,7 +34,7 @@ def test_a_written_proposer_is_read_back(folder: ProposerFolder) -> None:
 
 
 def test_the_id_changes_with_all_that_changes_the_output_and_with_nothing_else(folder: ProposerFolder) -> None:
-    same = dataclasses.replace(folder, path="elsewhere", training={"steps": 7}, image_ids=None)
+    same = dataclasses.replace(folder, path="elsewhere", training={"steps": 7}, seen=None)
     assert same.proposer_id == folder.proposer_id
     others = [
         folder.with_selection(0.5, None),

@@ -107,7 +107,7 @@ def test_pasting_apart_from_the_network_gives_the_same_rows(store: DataStore, tm
     network, selection = NetworkConfig(min_size=32, max_size=48), SelectionConfig(score_threshold=0.0, max_instances=4)
     weights = safetensors.torch.save(build_network(network).state_dict())
     folder = write_proposer(
-        tmp_path / "p", network=network, selection=selection, weights=weights, image_ids=None, training={}
+        tmp_path / "p", network=network, selection=selection, weights=weights, seen=None, training={}
     )
     (unit,) = plan_units(store, pa.array(ids(store)[:6]), 100)
     decoded = decode_unit(store.uri, unit, 10**6)

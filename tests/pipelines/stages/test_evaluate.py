@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load, save_file
 
+from mail.data.image_keys import ImageContent
 from mail.errors import UserError
 from mail.evaluation import SplitInput
 from mail.metrics import read_per_expression, read_predictions
@@ -180,8 +181,8 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused(stage, boxes
     writer = DataStoreWriter(tmp_path / "elsewhere" / "store", "joint")
     for batch in boxes.store.images():
         for image in batch.to_pylist():
-            image.pop("sha256")
-            writer.add_image(**image)
+            content = ImageContent(*map(image.pop, ImageContent._fields))
+            writer.add_image(**image, content=content)
     for row in rows:
         writer.add_expression(**{**row, "split": "train"})
     joint = writer.finish()

@@ -104,3 +104,23 @@ def test_a_photo_is_never_written_over(model: Path, tmp_path: Path, capsys: pyte
     assert all("would write over" in line for line in lines[:5])
     assert "c.png is there already, beside the photos" in lines[5]
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_the_network_is_not_given_of_the_sentence_is_said(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    Image.fromarray(photo(40, 60)).save(tmp_path / "a.png")
+    out, lines = str(tmp_path / "m.png"), tmp_path / "m.jsonl"
+    arguments = ["predict", "--model", str(model), "--image", str(tmp_path / "a.png"), "--out", out]
+    assert main([*arguments, "--text", "the red box", "--rle", str(lines)]) == 0
+    row = json.loads(lines.read_text())
+    assert (row["unknown_pieces"], row["cut_pieces"]) == (0, 0)
+    assert "pieces" not in capsys.readouterr().err
+    assert main([*arguments, "--text", "the 犬 " * 3 + "on the left", "--rle", str(lines)]) == 0
+    row = json.loads(lines.read_text())
+    assert (row["unknown_pieces"], row["cut_pieces"]) == (3, 3)
+    said = capsys.readouterr().err
+    assert "3 of 9 word pieces (33.3%) are unknown" in said
+    assert "longer than the 8 pieces that the network takes and lose their end (first: 'on the left')" in said
+    assert main([*arguments, "--text", "the \udcff"]) == 2
+    assert "--text 'the \\udcff' is no valid Unicode" in capsys.readouterr().err

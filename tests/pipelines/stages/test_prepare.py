@@ -163,3 +163,16 @@ def test_custom_from_the_command_line(tmp_path):
 def test_real_refcoco_from_the_command_line(tmp_path, capsys):
     assert prepare("refcoco", "--split-by", "unc", "--root", MINI, "--out", tmp_path / "store") == 0
     assert "9 images, 24 refs, 71 expressions" in capsys.readouterr().out
+
+
+def test_what_a_named_tokenizer_loses_of_the_sentences_is_said(tmp_path, capsys):
+    Published(tmp_path).write()
+    words = tmp_path / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the"]))
+    arguments = ["refcoco", "--root", tmp_path, "--tokenizer", words]
+    assert prepare(*arguments, "--out", tmp_path / "store") == 0
+    assert "word pieces (" in capsys.readouterr().err
+    words.write_text("the")
+    assert prepare(*arguments, "--out", tmp_path / "other") == 2
+    assert "is not BERT's: it has no [PAD]" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

@@ -393,7 +393,7 @@ def test_a_proposer_of_unknown_origin_is_refused(train, boxes, tmp_path):
 
 def test_the_proposer_goes_along_with_the_model(train, tmp_path):
     settings = {"network": NetworkConfig(), "selection": SelectionConfig(), "weights": b"", "training": {}}
-    folder = write_proposer(tmp_path / "proposer", image_ids=None, **settings)
+    folder = write_proposer(tmp_path / "proposer", seen=None, **settings)
     result = train(proposer=str(tmp_path / "proposer"), validation_expressions=0).run()
     assert ProposerFolder.read(f"{result['model']}/proposer").proposer_id == folder.proposer_id
 

@@ -1,19 +1,22 @@
 """train-proposer writes a proposer that precompute can use, and knows which images it saw."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from mail.data.coco import CocoInstances
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
+from mail.leakage import check_leakage
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
+from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import evaluation_images
 from pipelines.stages.train_proposer import TrainProposer
 from pipelines.training.proposer import claim
 from pipelines.training.proposer_plan import plan_training
+from tests.mail.test_leakage import photos_store
 from tests.pipelines.killing import Run, wait_for
 
 
@@ -46,7 +49,10 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
     report = stage(root, tmp_path / "p").run()
     proposer = load_proposer(str(tmp_path / "p"))
     assert proposer.proposer_id == report["proposer_id"]
-    seen = set(json.loads((tmp_path / "p/images.json").read_text()))
+    folder = ProposerFolder.read(tmp_path / "p")
+    assert folder.seen is not None
+    assert folder.seen["pixels_sha256"].null_count == 0
+    seen = set(folder.seen["image_id"].to_pylist())
     assert seen
     assert not seen & set.union(*evaluation_images(str(root), ["synthetic"], "synthetic/0").values())
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
@@ -65,9 +71,25 @@ def test_weights_of_unknown_origin_make_it_leaky(root: Path, tmp_path: Path) -> 
     stage(root, tmp_path / "unknown", weights=weights).run()
     assert ProposerFolder.read(tmp_path / "unknown").image_ids is None
     stage(root, tmp_path / "known", weights=weights, weights_images=str(tmp_path / "first/images.json")).run()
-    known = ProposerFolder.read(tmp_path / "known").image_ids
+    known = ProposerFolder.read(tmp_path / "known").seen
     assert known is not None
-    assert set(known) == set(json.loads((tmp_path / "first/images.json").read_text()))
+    assert known.equals(ProposerFolder.read(tmp_path / "first").seen)
+
+
+def test_photos_that_are_evaluated_on_under_another_name_are_left_out(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = stage(root, tmp_path / "all", exclude_eval_of="", refs_root=None)
+    job, chosen = plan_training(first)
+    photos = InstanceImages(CocoInstances(first.instances), first.images)
+    store = photos_store(tmp_path, "own", {"own/1": ("val", photos.read(chosen.train[3])[0])})
+    stage(root, tmp_path / "p", exclude_eval_of="", refs_root=None, exclude_store=store.uri).run()
+    folder = ProposerFolder.read(tmp_path / "p")
+    assert folder.image_ids is not None
+    assert len(folder.image_ids) == len(job.train) - 1
+    assert chosen.seen[3] not in folder.image_ids
+    assert "excluded: 1 images of own val (by content)" in capsys.readouterr().err
+    assert not check_leakage(folder.seen, store).leaky
 
 
 def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None:

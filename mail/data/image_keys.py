@@ -1,0 +1,93 @@
+"""What an image is known by, whatever it is called: its id, its file's bytes, its pixels, and roughly what it shows.
+
+The same photo comes under other ids, in other files and recompressed. Three of these keys say that two images are one
+(`mail.leakage` compares them); the fourth, a perceptual hash, only that they look alike.
+
+Several images are a table with the columns of `schema.IMAGE_KEYS`. What is not known of an image is null there: the
+digests where somebody listed ids, those of the pixels where the file cannot be decoded or the store is an older one.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from mail.data import schema
+
+SAMPLED = 128  # samples along the shorter side are enough for a hash of 8 x 8 frequencies
+FLAT = 8  # a picture with fewer of the 64 bits set has nothing in it to be recognised by
+ALIKE = 4  # bits; two COCO photos differ in 12 at least, one of them recompressed or at 3/4 of its size in 4 at most
+
+
+class ImageContent(NamedTuple):
+    """What is known of an image's content; in the order of the columns.
+
+    Attributes:
+        sha256: of the file's bytes.
+        pixels_sha256: of height, width and the RGB pixels as `decode_image` gives them.
+        perceptual_hash: 64 bits of its lowest frequencies; None for a picture that shows nothing (all of one colour).
+    """
+
+    sha256: str
+    pixels_sha256: str | None = None
+    perceptual_hash: int | None = None
+
+    @classmethod
+    def of(cls, data: bytes, pixels: np.ndarray | None = None) -> "ImageContent":
+        """Of a file's bytes and, where it can be decoded, its pixels uint8 (H, W, 3)."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        if pixels is None:
+            return cls(sha256)
+        content = hashlib.sha256(f"{pixels.shape[0]} {pixels.shape[1]} ".encode())
+        content.update(np.ascontiguousarray(pixels).data)
+        return cls(sha256, content.hexdigest(), perceptual_hash(pixels))
+
+
+def perceptual_hash(pixels: np.ndarray) -> int | None:
+    """pHash of an image uint8 (H, W, 3); None if it shows nothing."""
+    import imagehash  # a machine that only trains does without
+
+    step = max(1, min(pixels.shape[:2]) // SAMPLED)
+    bits = imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))).hash
+    value = int.from_bytes(np.packbits(bits).tobytes(), "big")
+    return value if FLAT <= value.bit_count() <= 64 - FLAT else None
+
+
+def keys_of(images: pa.Table | Iterable[str | Sequence[Any]]) -> pa.Table:
+    """A table of keys from one, or from entries: ids alone, or lists (id, sha256, pixels_sha256, perceptual_hash)."""
+    if isinstance(images, pa.Table):
+        return images.select(schema.IMAGE_KEYS.names)
+    rows = [(e, None, None, None) if isinstance(e, str) else tuple(e) for e in images]
+    return pa.Table.from_pylist(
+        [dict(zip(schema.IMAGE_KEYS.names, row, strict=True)) for row in rows], schema.IMAGE_KEYS
+    )
+
+
+def entries_of(keys: pa.Table) -> list[str | list[Any]]:
+    """The same ready for JSON, sorted, each image once."""
+    rows = set(zip(*(keys[name].to_pylist() for name in schema.IMAGE_KEYS.names), strict=True))
+    known = {row[0] for row in rows if any(row[1:])}
+    listed: list[str | list[Any]] = [list(row) if any(row[1:]) else row[0] for row in sorted(rows, key=str)]
+    return [entry for entry in listed if not isinstance(entry, str) or entry not in known]
+
+
+def identities(keys: pa.Table) -> set[str]:
+    """All ids and digests of some images: one in common says that two images are the same."""
+    return {key for name in schema.IDENTITIES for key in keys[name].to_pylist() if key is not None}
+
+
+def alike(first: pa.Table, second: pa.Table) -> Iterator[tuple[str, str]]:
+    """Pairs of ids, of images that look alike though no key says that they are the same."""
+    first, second = (t.filter(t["perceptual_hash"].is_valid()) for t in (first, second))
+    if not len(first):
+        return
+    hashes = first["perceptual_hash"].to_numpy()
+    names = first.select(list(schema.IDENTITIES))
+    for row in second.to_pylist():
+        near = np.flatnonzero(np.bitwise_count(hashes ^ np.uint64(row["perceptual_hash"])) <= ALIKE)
+        for other in names.take(pa.array(near)).to_pylist() if len(near) else ():
+            if not any(other[key] is not None and other[key] == row[key] for key in schema.IDENTITIES):
+                yield other["image_id"], row["image_id"]
