@@ -44,6 +44,10 @@ class ParquetReader:
     def metadata(self) -> pq.FileMetaData:
         return self._file.metadata
 
+    def present(self, columns: Sequence[str]) -> list[str]:
+        """Those of the columns that the file has."""
+        return [name for name in columns if name in self.schema.names]
+
     def key_ranges(self, column: str) -> tuple[list[Any], list[Any]]:
         """Least and greatest value of a column in each row group, by its statistics."""
         place = self.schema.get_field_index(column)

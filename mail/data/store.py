@@ -118,9 +118,12 @@ class DataStore:
         return {split: keys.filter(pc.is_in(keys["image_id"], ids)) for split, ids in images.items()}
 
     def images(self, columns: Sequence[str] | None = None, batch_size: int = 64) -> Iterator[pa.RecordBatch]:
-        """All images in batches of at most `batch_size` rows; memory does not grow with the store."""
-        for file in self.image_files:
-            yield from self.open(file).batches(columns, batch_size)
+        """All images in batches of at most `batch_size` rows; memory does not grow with the store.
+
+        Columns that files of an earlier version lack are left out.
+        """
+        for file in map(self.open, self.image_files):
+            yield from file.batches(file.present(columns or schema.IMAGES.names), batch_size)
 
     @cached_property
     def image_index(self) -> pa.Table:
@@ -135,7 +138,7 @@ class DataStore:
         empty = pa.schema([schema.IMAGES.field(c) for c in columns]).empty_table()
         # promoted: what the files of an earlier version lack is null
         opened = map(self.open, self.image_files)
-        tables = [file.read([name for name in columns if name in file.schema.names]) for file in opened]
+        tables = [file.read(file.present(columns)) for file in opened]
         return pa.concat_tables([empty, *tables], promote_options="default")
 
     def _read(self, file: DataFile, columns: Sequence[str]) -> pa.Table:
