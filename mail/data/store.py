@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files, schema
 from mail.errors import UserError
 
@@ -60,7 +60,7 @@ class DataStore:
                 f"{self.uri} is not a data store: it has no store.json (run `mail-ris prepare ... --out {self.uri}`)"
             ) from None
         try:
-            self.manifest: dict[str, Any] = json.loads(raw)
+            self.manifest: dict[str, Any] = json_text.parse(raw)
             version = self.manifest["format_version"]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.uri}/store.json is not a data store's manifest: prepare it again") from None

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
 from mail.proposals import Proposals
@@ -42,8 +42,8 @@ class ProposerFolder:
         text = addresses.absolute(path)
         filesystem, root = files.resolve(text)
         try:
-            raw = json.loads(files.read_bytes(filesystem, f"{root}/proposer.json"))
-            images = json.loads(files.read_bytes(filesystem, f"{root}/images.json"))
+            raw = json_text.parse_object(files.read_bytes(filesystem, f"{root}/proposer.json"))
+            images = json_text.parse(files.read_bytes(filesystem, f"{root}/images.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
             name = os.path.basename(str(error.filename or "")) or "proposer.json"
             raise UserError(

@@ -1,12 +1,11 @@
 """Which images of an instances file a proposer is trained on, which are held out, and which must not be seen."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files, refer
 from mail.data.coco import CocoInstances
 from mail.data.schema import is_evaluation_split
@@ -100,7 +99,7 @@ def read_ids(path: str, namespace: str) -> set[str]:
     """Image ids of a text file (one a line) or a JSON list; bare numbers are taken as ids of `namespace`."""
     try:
         text = files.read_bytes(*files.resolve(path)).decode()
-        entries = json.loads(text) if text.lstrip().startswith("[") else text.split()
+        entries = json_text.parse(text) if text.lstrip().startswith("[") else text.split()
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
     except ValueError as error:
