@@ -6,6 +6,7 @@ address in it absolute, and a wrong one is refused with the option's name.
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -69,13 +70,32 @@ class Options:
     """Base of every config."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
-            place, value = place_of(hints[field.name]), getattr(self, field.name)
-            if place is None or value is None:
-                continue
+        for name, place in self._places():
+            value = getattr(self, name)
             try:
                 read = tuple(map(place.read, value)) if isinstance(value, tuple) else place.read(value)
             except UserError as error:
-                raise UserError(f"--{field.name.replace('_', '-')} {error}") from None
-            setattr(self, field.name, read)
+                raise UserError(f"--{name.replace('_', '-')} {error}") from None
+            setattr(self, name, read)
+
+    def check_stores(self) -> None:
+        """Asks the object stores that options name whether they are there, before anything heavy is loaded.
+
+        Raises:
+            UserError: one does not answer, or has no such bucket.
+        """
+        from mail.data import files
+
+        for name, place in self._places():
+            value = getattr(self, name)
+            for address in value if isinstance(value, tuple) else (value,):
+                if not place.local and address not in place.words and addresses.remote_path(address) is not None:
+                    files.resolve(address)
+
+    def _places(self) -> Iterator[tuple[str, Place]]:
+        """The options that name a place, of those that are given."""
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            place = place_of(hints[field.name])
+            if place is not None and getattr(self, field.name) is not None:
+                yield field.name, place

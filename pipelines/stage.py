@@ -32,6 +32,7 @@ class Stage(Options, abc.ABC):
         """Does it; the return value is for callers in Python, not printed."""
 
     def execute(self) -> None:
+        self.check_stores()
         if not self.dry_run:
             self.run()
             return

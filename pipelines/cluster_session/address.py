@@ -57,7 +57,7 @@ def not_reached(error: BaseException) -> UserError:
                 "the cluster refuses this process's token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
                 "cluster's token file"
             )
-    return no_answer()
+    return no_answer() if isinstance(error, ConnectionError) else refused(" ".join(str(error).split())[:400])
 
 
 def _check_listening(address: str) -> None:

@@ -57,9 +57,7 @@ def connect(num_cpus: int | None = None, metrics: bool = True) -> Iterator[None]
     Raises:
         UserError: `RAY_ADDRESS` names a cluster that cannot be reached, or refuses our token.
     """
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
     elif address := to_join():
         _join(address)
@@ -85,7 +83,7 @@ def _join(address: str) -> None:
     try:
         with environment(RAY_gcs_server_port_wait_time_s=JOIN_ATTEMPTS):
             ray.init(address, logging_level=logging.WARNING)
-    except (AuthenticationError, ConnectionError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:  # RuntimeError: of another version
         raise not_reached(error) from error
     _quiet_data()
 
@@ -108,8 +106,10 @@ def _start_local(num_cpus: int | None, metrics: bool) -> PrivateFolder:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
             last = attempt == START_ATTEMPTS or "timed out" not in str(error)
             _end_local(folder, keep_logs=last and isinstance(error, Exception))
+            if last and isinstance(error, Exception):
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(f"Ray did not start on this machine: {why[:300]} (its logs: {folder.path})") from error
             if last:
-                print(f"Ray did not start; its logs are in {folder.path}", file=sys.stderr)
                 raise
     atexit.register(_end_local, folder)
     return folder
