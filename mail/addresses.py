@@ -7,7 +7,7 @@
 
 Everything else with a scheme is refused by its name. `absolute` gives the one spelling of an address that every process
 understands alike: what it returned goes through it unchanged. MLflow's own addresses, of its database and of the files
-that it keeps, are at the end.
+that it keeps, are at the end. `without_secrets` is for whatever a person, a tag or a log gets to see.
 """
 
 import os
@@ -22,6 +22,18 @@ UNDERSTOOD = "a local path, file:///PATH or s3://BUCKET/KEY"
 _REMOTE = "s3://"
 _SQLITE = "sqlite:///"
 # one slash: RFC 8089 allows it for files, and `pathlib` leaves one of the two of an s3:// address
+_WEB = ("http://", "https://")
+HIDDEN = "***"
+_SECRET_NAMES = (
+    r"[\w.%-]*(?:signature|credential|token|secret|password|passwd|passphrase|api[_-]?key|access[_-]?key)[\w.%-]*"
+    "|sig|pwd|pass|key|auth|jwt|odbc_connect"
+)
+_SECRETS = (
+    # user and password, up to the last @ before the path; or a password with a slash that should have been encoded
+    re.compile(r"(?<=://)(?:[^\s/?#\"<>]*|[^\s/@:\[\"]*:(?!\d+[/?#])[^\s@\"<>]*)(?=@)"),
+    re.compile(r"(?<![^\s'\"=(])[^\s:/@'\"=(]+:(?!//)[^\s/@]+(?=@[\w.\[\]-]+:\d)"),  # of an address without a scheme
+    re.compile(rf"(?<=[?&;#])((?:{_SECRET_NAMES})=)[^&\s#'\"]+", re.IGNORECASE),
+)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(s3|file):(?=/)", re.IGNORECASE)
 
 Place = str | os.PathLike[str]
@@ -44,9 +56,24 @@ def absolute(address: Place) -> str:
         return _of_file_uri(text, rest)
     if scheme != "s3":
         raise UserError(f"{text}: {scheme}:// is not understood: give {UNDERSTOOD}")
+    if (shown := without_secrets(text)) != text:
+        raise UserError(
+            f"{shown} holds a secret, and addresses are recorded: give it by AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or in a profile"
+        )
     if rest.startswith("/") or not rest:
         raise UserError(f"{text} names no bucket: write s3://BUCKET/KEY, with two slashes")
     return _REMOTE + rest.rstrip("/")
+
+
+def without_secrets(text: str) -> str:
+    """Any text as it may be shown and recorded: users, passwords and tokens in the addresses in it are `***`.
+
+    Users and passwords stand before the host's @; tokens are what a query calls so (`sig=`, `X-Amz-Signature=`, ...).
+    """
+    for secret in _SECRETS:
+        text = secret.sub(lambda found: f"{found[1] if found.re.groups else ''}{HIDDEN}", text)
+    return text
 
 
 def join(address: Place, *names: str) -> str:
@@ -58,6 +85,11 @@ def remote_path(address: Place) -> str | None:
     """`BUCKET/KEY` of an address in an object store, None for a local one."""
     text = absolute(address)
     return text.removeprefix(_REMOTE) if text.startswith(_REMOTE) else None
+
+
+def of_object(bucket: str, key: str = "") -> str:
+    """The address of an object, or of a whole bucket."""
+    return _REMOTE + "/".join(filter(None, (bucket, key)))
 
 
 def local_path(address: Place) -> Path:
@@ -101,6 +133,21 @@ def sqlite_path(uri: str) -> Path | None:
     if not uri.startswith(_SQLITE) or options or name in ("", ":memory:"):
         return None
     return local_path(unquote(name))
+
+
+def without_user(uri: str) -> str:
+    """An URI without the user and the password in it."""
+    return _SECRETS[0].sub("", uri).replace("://@", "://", 1)
+
+
+def is_remote_database(uri: str) -> bool:
+    """Whether an URI is of a database that SQLAlchemy reaches over a network."""
+    return "://" in uri and re.split(r"[+:]", uri, maxsplit=1)[0] in ("postgresql", "postgres", "mysql", "mssql")
+
+
+def is_web(uri: str) -> bool:
+    """Whether an URI is of a server that speaks HTTP."""
+    return uri.lower().startswith(_WEB)
 
 
 def kept_path(uri: str) -> Path | None:

@@ -155,11 +155,12 @@ def check_device(device: str | torch.device) -> torch.device:
     """The device, if this machine has it. Raises UserError otherwise."""
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        gpus = torch.cuda.device_count()
-        there = "cpu" + "".join(f", cuda:{i}" for i in range(gpus))
-        why = str(error).splitlines()[0].split(". ")[0][:100]
+        torch.zeros(1, device=found).item()  # a device without numbers, `meta`, has no items
+    except (RuntimeError, AssertionError, ImportError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        there += ", mps" if torch.backends.mps.is_available() else ""
+        text = str(error).splitlines()[0]
+        why = "no such kind" if text.startswith("Expected one of") else text.split(". ")[0][:100]
         raise UserError(f"there is no device {str(device)!r} here ({why}): use {there}") from None
     return found
 

@@ -8,7 +8,6 @@ A chain is whole if every link was recorded (`gaps`) and what the links name is 
 (`broken_links`).
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mail
+from mail import json_text
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
@@ -89,11 +89,11 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(folder) / FILE
     try:
-        return json.loads(path.read_text())
+        return json_text.parse_object(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{folder} has no {FILE}: it is not a model that `mail-ris train` wrote") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no JSON ({error}): the model's origin cannot be read") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no lineage ({error}): the model's origin cannot be read") from None
 
 
 def gaps(lineage: dict[str, Any]) -> list[str]:

@@ -1,43 +1,34 @@
 """`mail-ris STAGE ...`, the same as `python -m pipelines STAGE ...`."""
 
 import contextlib
-import errno
 import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
+from types import TracebackType
 
-from mail.errors import UserError
-
-# a place that cannot be read or written, which is for the person to mend
-UNUSABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.ENAMETOOLONG,
-)
+from mail.addresses import without_secrets
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one stage; 0 only when it did what it says, 2 for wrong input, 130 when interrupted."""
     from pipelines.cli import parse
+    from pipelines.terminal import listen
 
+    sys.excepthook = _trace
+    listen()
     try:
         with _quiet_when_nobody_reads():
             parse(sys.argv[1:] if argv is None else argv).execute()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in UNUSABLE:
+    except Exception as error:
+        from pipelines.refusals import explained
+
+        line = explained(error)
+        if line is None:
             raise
-        where = f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
-        print(f"error: {where}", file=sys.stderr)
+        print(f"error: {without_secrets(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
@@ -60,6 +51,10 @@ def _quiet_when_nobody_reads() -> Iterator[None]:
             raise  # it was another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _trace(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    print(without_secrets("".join(traceback.format_exception(kind, error, at))), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ address in it absolute, and a wrong one is refused with the option's name.
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -78,20 +79,36 @@ class Options:
     """Base of every config."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
         outputs: dict[str, str | Path] = {}
         inputs: dict[str, str | Path] = {}
-        for field in dataclasses.fields(self):
-            place, value = place_of(hints[field.name]), getattr(self, field.name)
-            if place is None or value is None:
-                continue
+        for name, place in self._places():
+            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
             try:
                 read = tuple(map(place.read, value)) if isinstance(value, tuple) else place.read(value)
             except UserError as error:
-                raise UserError(f"--{field.name.replace('_', '-')} {error}") from None
-            setattr(self, field.name, read)
+                raise UserError(f"{option} {error}") from None
+            setattr(self, name, read)
             found = read if isinstance(read, tuple) else (read,)
-            option = f"--{field.name.replace('_', '-')}"
             named = {option if len(found) == 1 else f"{option} {one}": one for one in found if place.is_place(one)}
             (outputs if place.written else inputs).update(named)
         files.check_apart(outputs, inputs)
+
+    def check_stores(self) -> None:
+        """Asks the object stores that options name whether they are there, before anything heavy is loaded.
+
+        Raises:
+            UserError: one does not answer, or has no such bucket.
+        """
+        for name, place in self._places():
+            value = getattr(self, name)
+            for address in value if isinstance(value, tuple) else (value,):
+                if not place.local and address not in place.words and addresses.remote_path(address) is not None:
+                    files.resolve(address)
+
+    def _places(self) -> Iterator[tuple[str, Place]]:
+        """The options that name a place, of those that are given."""
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            place = place_of(hints[field.name])
+            if place is not None and getattr(self, field.name) is not None:
+                yield field.name, place

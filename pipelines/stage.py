@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mail.addresses import without_secrets
 from pipelines.options import Options
 
 
@@ -31,8 +32,10 @@ class Stage(Options, abc.ABC):
         """Does it; the return value is for callers in Python, not printed."""
 
     def execute(self) -> None:
+        self.check_stores()
         if not self.dry_run:
             self.run()
             return
         config = dataclasses.asdict(self)
-        print(json.dumps({"stage": type(self).__name__, "config": config, "plan": self.plan()}, indent=2, default=str))
+        found = {"stage": type(self).__name__, "config": config, "plan": self.plan()}
+        print(without_secrets(json.dumps(found, indent=2, default=str)))

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import functools
 import json
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mail.addresses import without_secrets
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -28,6 +31,7 @@ def say(message: str, **fields: Any) -> None:
 
     With `MAIL_LOG_FORMAT=json` it is a JSON object instead: `time`, `message`, and `fields`.
     """
+    message = without_secrets(message)
     if _as_json():
         moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         print(json.dumps({"time": moment, "message": message, **fields}, default=str), file=sys.stderr, flush=True)
@@ -35,9 +39,30 @@ def say(message: str, **fields: Any) -> None:
     console.print(message, markup=False)
 
 
+def listen() -> None:
+    """From now on what `mail` logs is said, and no library logs a secret."""
+    heard = logging.getLogger("mail")
+    if not any(isinstance(handler, _Said) for handler in heard.handlers):
+        heard.addHandler(_Said())
+    logging.setLogRecordFactory(_record)
+
+
+class _Said(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def _record(*given: Any, **more: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*given, **more)
+    text = record.getMessage()
+    if (shown := without_secrets(text)) != text:
+        record.msg, record.args = shown, None
+    return record
+
+
 def done(message: str) -> None:
     """The stage's one-line summary of what it wrote (standard output)."""
-    print(message, flush=True)
+    print(without_secrets(message), flush=True)
 
 
 def _as_json() -> bool:

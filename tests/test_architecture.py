@@ -15,8 +15,8 @@ MODULES = sorted([*(ROOT / "mail").rglob("*.py"), *(ROOT / "pipelines").rglob("*
 
 # Each room imports only from those before it. Rooms that stand in one line do not know each other.
 ORDER = (
-    ("mail.errors", "mail.rle"),
-    ("mail.addresses",),
+    ("mail.errors", "mail.rle", "mail.waiting"),
+    ("mail.addresses", "mail.json_text"),
     ("mail.proposals",),
     ("mail.data", "mail.model"),
     ("mail.metrics", "mail.proposers", "mail.report"),
@@ -28,7 +28,7 @@ ORDER = (
     ("pipelines.cluster_session", "pipelines.registry"),
     ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating"),
     ("pipelines.demonstrating",),
-    ("pipelines.stages",),
+    ("pipelines.stages", "pipelines.refusals"),
     ("pipelines.cli",),
     ("pipelines.__main__",),
 )

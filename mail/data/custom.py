@@ -9,12 +9,11 @@ it is not given), and `category`. Masks lie on the picture as a viewer shows it,
 `exif_annotated` says that they were made for the unrotated pixels.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data.ingest import (
     Findings,
     Problems,
@@ -46,8 +45,8 @@ def read_expressions(path: str | Path) -> list[tuple[str, Referent]]:
                 if not line.strip():
                     continue
                 try:
-                    expressions.append(_expression(json.loads(line)))
-                except (ValueError, RecursionError) as error:
+                    expressions.append(_expression(json_text.parse(line)))
+                except ValueError as error:
                     problems.add("lines cannot be used", f"line {number}: {error}")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None

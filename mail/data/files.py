@@ -3,42 +3,32 @@
 import contextlib
 import hashlib
 import os
-import random
-import re
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyarrow import fs
 
 from mail import addresses
+from mail.data import object_store
 from mail.errors import UserError
+from mail.waiting import until_answered
 
 T = TypeVar("T")
-ATTEMPTS = 10
-PASSING = re.compile(
-    r"AWS Error (INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|NETWORK_CONNECTION|UNKNOWN)"
-)
 
 
 def resolve(uri: str | os.PathLike) -> tuple[fs.FileSystem, str]:
-    """File system and path of an address.
+    """File system and path of an address (`mail.data.object_store` for S3).
 
-    S3 credentials and the endpoint come from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3`, ...).
+    Raises:
+        UserError: it is no address, or its object store does not answer, or has no such bucket.
     """
     remote = addresses.remote_path(uri)
     if remote is not None:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
-        # exponential back-off on 5xx, slow-down and cut connections, as long as the mask table's own writes have it
-        options["retry_strategy"] = fs.AwsStandardS3RetryStrategy(max_attempts=10)
-        if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
-            options["region"] = region
-        return fs.S3FileSystem(**options), remote
+        return object_store.open_bucket(remote.partition("/")[0]), remote
     return fs.LocalFileSystem(), addresses.absolute(uri)
 
 
@@ -149,14 +139,7 @@ def persistently(read: Callable[[], T]) -> T:
 
     Arrow's S3 client retries by itself, but not where the text of the error is longer than the piece that it asked for.
     """
-    for attempt in range(ATTEMPTS):
-        try:
-            return read()
-        except OSError as error:
-            if attempt == ATTEMPTS - 1 or not PASSING.search(str(error)):
-                raise
-        time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**attempt, 10))
-    raise AssertionError
+    return until_answered(read, lambda error: bool(object_store.PASSING.search(str(error))), "the object store")
 
 
 def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:

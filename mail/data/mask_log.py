@@ -27,7 +27,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from mail import addresses
-from mail.data import files, schema
+from mail.data import files, object_store, schema
 from mail.data.store import DataFile
 from mail.errors import UserError
 
@@ -212,6 +212,8 @@ class MaskLog:
         try:
             yield
         except (DeltaError, OSError) as error:
+            if refused := object_store.refusal(error, self.uri):
+                raise UserError(refused) from error
             text = " ".join(re.sub(r"\x1b\[\d*m|↳", "", str(error)).split())
             raise UserError(f"{self.uri} cannot be used as a Delta table: {text[:400]}") from error
 
@@ -222,9 +224,10 @@ def _delta_address(uri: str) -> tuple[str, dict[str, str]]:
         raise UserError(f"{uri}: % and two digits in the address of a mask table are not understood: rename the folder")
     if addresses.remote_path(uri) is None:
         return addresses.encoded_uri(uri), {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    plain = "true" if endpoint.startswith("http://") else "false"
-    return addresses.encoded_uri(uri), {"aws_conditional_put": "etag", "aws_allow_http": plain}
+    plain = "true" if (object_store.endpoint() or "").startswith("http://") else "false"
+    # the library's own three minutes are too long to wait for a store that went away
+    options = {"aws_conditional_put": "etag", "aws_allow_http": plain, "retry_timeout": "45s"}
+    return addresses.encoded_uri(uri), options
 
 
 def _statistics(file: MaskFile) -> str:

@@ -1,7 +1,6 @@
 """Reading a mask table: the rows of one proposer as one version names them, and nothing that came later."""
 
 import functools
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mail import json_text
 from mail.data import files, schema
 from mail.data.image_keys import keys_of
 from mail.data.mask_log import MaskFile
@@ -134,6 +134,8 @@ def read_proposer(uri: str, proposer_id: str, what: str) -> Any:
     """What a table knows of a proposer, `info` or `images` (the ids of those it was trained on); None if nothing."""
     filesystem, root = files.resolve(uri)
     try:
-        return json.loads(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))
+        return json_text.parse(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        raise UserError(f"{uri} is damaged: what it knows of {proposer_id} is not readable ({error})") from None

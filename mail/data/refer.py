@@ -9,7 +9,6 @@ The text of an expression is the published `sent`, which is what everybody who u
 not `raw`, the annotator's spelling before it was cleaned. The target is the union of the referent's annotations.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import restricted_pickle
 from mail.data.coco import CocoInstances
 from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
@@ -114,8 +113,8 @@ def read_refs(path: str | Path) -> list[Ref]:
     path = addresses.local_path(path)
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            content = json_text.parse(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} is not readable JSON: {error}") from None
     else:
         content = restricted_pickle.load(path)

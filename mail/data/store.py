@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files, schema
 from mail.data.image_keys import ImageContent
 from mail.data.parquet import WRITING, ParquetReader
@@ -61,7 +61,7 @@ class DataStore:
                 f"{self.uri} is not a data store: it has no store.json (run `mail-ris prepare ... --out {self.uri}`)"
             ) from None
         try:
-            self.manifest: dict[str, Any] = json.loads(raw)
+            self.manifest: dict[str, Any] = json_text.parse(raw)
             version = self.manifest["format_version"]
             if version == FORMAT_VERSION:
                 self.image_files = [DataFile(**f) for f in self.manifest["images"]]
@@ -87,8 +87,7 @@ class DataStore:
         """Per split the number of `images`, `refs` and `expressions`."""
         return self.manifest["splits"]
 
-    def path(self, file: DataFile) -> str:
-        """Path of a data file inside `self.filesystem`."""
+    def path(self, file: DataFile) -> str:  # inside `self.filesystem`
         return f"{self.root}/{file.path}"
 
     def check_split(self, split: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from mail import addresses, rle
+from mail import addresses, json_text, rle
 from mail.data import files
 from mail.data.mask_png import read_mask_png
 from mail.data.segmentation import find_invalid
@@ -91,7 +91,7 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
         if not line.strip():
             continue
         try:
-            expr_id, prediction = Prediction.from_json(json.loads(line))
+            expr_id, prediction = Prediction.from_json(json_text.parse(line))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{source}, line {number}: this is not JSON ({error})") from None
         except ValueError as error:

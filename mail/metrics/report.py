@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mail import json_text
 from mail.data import files
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -113,7 +114,7 @@ def read_per_expression(path: str | os.PathLike) -> Accumulator:
     """
     filesystem, source = files.resolve(path)
     try:
-        rows = [json.loads(line) for line in files.read_bytes(filesystem, source).splitlines()]
+        rows = [json_text.parse_object(line) for line in files.read_bytes(filesystem, source).splitlines()]
         names = {row["protocol"] for row in rows}
         counts = {row["expr_id"]: Counts(*(int(row[f]) for f in Counts._fields)) for row in rows}
     except FileNotFoundError:

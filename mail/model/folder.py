@@ -1,7 +1,6 @@
 """The MODEL folder, as `mail-ris train` writes it: recognised, checked, loaded."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
@@ -25,8 +24,8 @@ def check_model_folder(path: str | os.PathLike) -> Path:
         config = candidate / "config.json"
         if config.is_file():
             try:
-                kind = json.loads(config.read_text()).get("model_type")
-            except (ValueError, AttributeError):
+                kind = json_text.parse_object(config.read_bytes()).get("model_type")
+            except ValueError:
                 raise UserError(f"{config} is not a JSON object: the model is damaged") from None
             if kind != MailForReferringSegmentation.config_class.model_type:
                 raise UserError(f"{candidate} holds a model of type {kind!r}, not one that `mail-ris train` wrote")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files
 from mail.data.image_keys import entries_of, keys_of
 from mail.errors import UserError
@@ -45,8 +45,8 @@ class ProposerFolder:
         text = addresses.absolute(path)
         filesystem, root = files.resolve(text)
         try:
-            raw = json.loads(files.read_bytes(filesystem, f"{root}/proposer.json"))
-            images = json.loads(files.read_bytes(filesystem, f"{root}/images.json"))
+            raw = json_text.parse_object(files.read_bytes(filesystem, f"{root}/proposer.json"))
+            images = json_text.parse(files.read_bytes(filesystem, f"{root}/images.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
             name = os.path.basename(str(error.filename or "")) or "proposer.json"
             raise UserError(

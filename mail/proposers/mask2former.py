@@ -4,7 +4,6 @@ Its masks need no boxes: each of its queries gives a class and a map over the wh
 around the instance leaves the network's process.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import safetensors.torch
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork
@@ -31,8 +30,8 @@ def read_checkpoint(path: str) -> tuple[Mask2FormerNetwork, bytes]:
     """
     folder = addresses.local_path(path)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        config = json_text.parse_object((folder / "config.json").read_bytes())
+        processor = json_text.parse_object((folder / "preprocessor_config.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name

@@ -1,14 +1,13 @@
 """Which images of an instances file a proposer is trained on, which are held out, and which must not be seen."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files, refer
 from mail.data.coco import CocoInstances
 from mail.data.image_keys import keys_of
@@ -120,7 +119,7 @@ def read_images(path: str, namespace: str) -> pa.Table:
     """
     try:
         text = files.read_bytes(*files.resolve(path)).decode()
-        entries = json.loads(text) if text.lstrip().startswith("[") else text.split()
+        entries = json_text.parse(text) if text.lstrip().startswith("[") else text.split()
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
     except ValueError as error:

@@ -22,7 +22,7 @@ from pyarrow import fs
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
 from mail.training.curves import Curves
@@ -163,8 +163,8 @@ def _address(uri: str, root: str, path: str) -> str:
 def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | None:
     """The manifest of a complete checkpoint, None if it is not one (or not yet)."""
     try:
-        manifest = json.loads(files.read_bytes(filesystem, f"{folder}/{MANIFEST}"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        manifest = json_text.parse_object(files.read_bytes(filesystem, f"{folder}/{MANIFEST}"))
+    except (FileNotFoundError, ValueError):
         return None
     infos = filesystem.get_file_info([f"{folder}/{name}" for name in manifest["files"]])
     whole = all(

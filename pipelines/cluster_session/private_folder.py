@@ -7,24 +7,26 @@ of the lock however the process ends, and whoever can take it knows that nobody 
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 PREFIX = "mail-ray-"
+PLAIN = re.compile(r"[\w./+-]{1,30}", re.ASCII)
 
 
 class PrivateFolder:
     """A new folder, readable by this user alone. Making one removes those whose process is gone.
 
     Args:
-        base: the folder to make it in (default: the system's temporary one, unless its name is long: a socket's path
-            must stay below 107 bytes).
+        base: the folder to make it in (default: the system's temporary one, unless its name is long, for a socket's
+            path must stay below 107 bytes, or has characters that Ray's own command lines would take apart).
     """
 
     def __init__(self, base: str | None = None):
         temporary = tempfile.gettempdir()
-        base = base or (temporary if len(temporary) <= 30 else "/tmp")
+        base = base or (temporary if PLAIN.fullmatch(temporary) else "/tmp")
         sweep(base)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         new = self.path / "owner.new"

@@ -3,10 +3,10 @@
     with connect():
         ...
 
-joins the cluster that `RAY_ADDRESS` names (Ray sets it inside a submitted job), does nothing where this process
-already is connected, and otherwise starts a local Ray whose processes end with this one. The local one has no dashboard
-and no open job port, its own access token, a bounded object store, and keeps its chatter in log files;
-`MAIL_RAY_LOGS=1` shows it on the terminal.
+joins the cluster that `RAY_ADDRESS` names (Ray sets it inside a submitted job; its forms are in `address.py`), does
+nothing where this process already is connected, and otherwise starts a local Ray whose processes end with this one. The
+local one has no dashboard and no open job port, its own access token, a bounded object store, and keeps its chatter in
+log files; `MAIL_RAY_LOGS=1` shows it on the terminal.
 """
 
 import atexit
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mail.errors import UserError
+from pipelines.cluster_session.address import named, not_reached, to_join
 from pipelines.cluster_session.private_folder import PrivateFolder
 
 # Ray reads these when it is imported, so they are set when a stage module is, before Ray can have been.
@@ -39,6 +40,7 @@ if os.environ.get("MAIL_RAY_LOGS") != "1":
 METRICS = "RAY_enable_metrics_collection"
 OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
 START_ATTEMPTS = 5
+JOIN_ATTEMPTS = "3"  # of about 6 s each; Ray's own 20 are two minutes of silence
 LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
 
 
@@ -55,11 +57,9 @@ def connect(num_cpus: int | None = None, metrics: bool = True) -> Iterator[None]
     Raises:
         UserError: `RAY_ADDRESS` names a cluster that cannot be reached, or refuses our token.
     """
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
-    elif address := os.environ.get("RAY_ADDRESS"):
+    elif address := to_join():
         _join(address)
         yield
     else:
@@ -81,13 +81,10 @@ def _join(address: str) -> None:
     from ray.exceptions import AuthenticationError
 
     try:
-        ray.init(logging_level=logging.WARNING)
-    except AuthenticationError as error:
-        hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
-        raise UserError(f"the Ray cluster at {address} refuses this process's token: {hint}") from error
-    except ConnectionError as error:
-        hint = "start it, or unset RAY_ADDRESS to run on this machine"
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {hint}") from error
+        with environment(RAY_gcs_server_port_wait_time_s=JOIN_ATTEMPTS):
+            ray.init(address, logging_level=logging.WARNING)
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:  # RuntimeError: of another version
+        raise not_reached(error) from error
     _quiet_data()
 
 
@@ -109,8 +106,10 @@ def _start_local(num_cpus: int | None, metrics: bool) -> PrivateFolder:
             # Ray gives its processes fixed 15 to 30 s to come up, which a busy machine may not grant them
             last = attempt == START_ATTEMPTS or "timed out" not in str(error)
             _end_local(folder, keep_logs=last and isinstance(error, Exception))
+            if last and isinstance(error, Exception):
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(f"Ray did not start on this machine: {why[:300]} (its logs: {folder.path})") from error
             if last:
-                print(f"Ray did not start; its logs are in {folder.path}", file=sys.stderr)
                 raise
     atexit.register(_end_local, folder)
     return folder
@@ -180,7 +179,7 @@ def local_cpus() -> int | None:
     """CPUs of the Ray that `connect` started here, or would; None where it joins another one."""
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
+    if named():
         return None
     return int(ray.cluster_resources()["CPU"]) if ray.is_initialized() else _usable_cpus()
 

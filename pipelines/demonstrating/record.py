@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mail import json_text
 from mail.errors import UserError
 
 
@@ -28,7 +29,7 @@ class Record:
         """
         record = cls(path, settings)
         if path.exists():
-            values = json.loads(path.read_text())
+            values = json_text.read_record(path, path.read_bytes(), "settings")
             before = values["settings"]
             if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
                 names = ", ".join(f"--{k.replace('_', '-')}" for k in changed)

@@ -14,6 +14,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from mail.addresses import without_secrets
 from mail.errors import UserError
 from pipelines.registry.client import ATTEMPTS, answers, connect, pause, registry_uri, surely
 from pipelines.registry.models import CHAMPION, MODEL_NAME, SCHEME
@@ -135,7 +136,7 @@ class Champions:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise UserError(f"no model {self.name!r} is registered at {registry_uri()}") from None
+            raise UserError(f"no model {self.name!r} is registered at {without_secrets(registry_uri())}") from None
         return None if found is None else str(found)
 
     def _ensure_log(self) -> None:

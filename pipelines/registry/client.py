@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mail import addresses
+from mail.addresses import without_secrets as shown
 from mail.errors import UserError
+from pipelines.registry.waiting import await_answer
 
 EXPERIMENT = "mail-ris"
 ATTEMPTS = 6
@@ -46,10 +48,20 @@ def environment() -> dict[str, str]:
     return {"MLFLOW_TRACKING_URI": tracking_uri()} | {k: os.environ[k] for k in PASSED_ON if k in os.environ}
 
 
-def connect() -> Any:
-    """An `MlflowClient` of both addresses, which are MLflow's own defaults in this process from then on."""
+def connect(wait: bool = True) -> Any:
+    """An `MlflowClient` of both addresses, which are MLflow's own defaults in this process from then on.
+
+    Args:
+        wait: find out whether anybody is there; False for whoever tries again anyway.
+
+    Raises:
+        UserError: nobody is there, within a minute.
+    """
+    if wait:
+        _await_answers()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that may be in it
     import mlflow
 
     for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.utils.environment"):
@@ -58,25 +70,37 @@ def connect() -> Any:
     return mlflow.MlflowClient()
 
 
+def _await_answers() -> None:
+    await_answer(tracking_uri(), "MLFLOW_TRACKING_URI")
+    if registry_uri() != tracking_uri():
+        await_answer(registry_uri(), "MLFLOW_REGISTRY_URI")
+
+
 @contextlib.contextmanager
 def answers() -> Iterator[None]:
     """What MLflow refuses or cannot answer becomes one clear line for the person who waits for it."""
+    _await_answers()  # before MLflow is imported, which takes as long
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: of a database's driver
-        text = first_line(error)[:300]
-        if tracking_uri() == registry_uri():
-            raise UserError(f"MLflow at {tracking_uri()}: {text} (MLFLOW_TRACKING_URI names the server)") from error
-        where = f"{tracking_uri()}, registry {registry_uri()}"
-        raise UserError(f"MLflow at {where}: {text} (MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI name them)") from error
+        raise UserError(refusal(error)) from error
 
 
-def first_line(error: Exception) -> str:
-    """Of what an error says, or its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def refusal(error: BaseException) -> str:
+    """What MLflow, or its database, said, with its address and the variables that name it."""
+    text = first_line(error)[:300]
+    tracking, registry = shown(tracking_uri()), shown(registry_uri())
+    if tracking == registry:
+        return f"MLflow at {tracking}: {text} (MLFLOW_TRACKING_URI names the server)"
+    return f"MLflow at {tracking}, registry {registry}: {text} (MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI name them)"
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says, without secrets; or its kind where it says nothing."""
+    return shown((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def surely(write: Callable[..., Any], *arguments: Any) -> None:

@@ -4,13 +4,13 @@ An evaluation is a folder that `mail-ris evaluate` wrote (`metrics.json`, `per_e
 the evaluations of a version is a `Comparer`; `pipelines.evaluating.comparer` is the one that there is.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from mail import json_text
 from mail.errors import UserError
 from mail.metrics import Accumulator, Difference, read_per_expression
 from pipelines.registry.models import Version
@@ -96,8 +96,8 @@ def read_evaluations(folders: Iterable[Path]) -> Iterator[Evaluation]:
                     continue
                 seen.add(path.resolve())
                 try:
-                    figures = json.loads(path.read_text())
+                    figures = json_text.parse_object(path.read_bytes())
                     if {"data_store", "split", "protocol", "expressions"} <= figures.keys():
                         yield Evaluation(path.parent, figures)
-                except (ValueError, AttributeError):
+                except ValueError:
                     continue

@@ -17,8 +17,9 @@ from typing import Any
 
 import mail
 from mail import addresses, lineage
+from mail.addresses import without_secrets as shown
 from mail.errors import UserError
-from pipelines.registry.client import answers, connect, experiment, registry_uri, tracking_uri
+from pipelines.registry.client import answers, connect, experiment, first_line, registry_uri, tracking_uri
 from pipelines.registry.run_log import known
 from pipelines.registry.smoke_test import example
 
@@ -121,7 +122,7 @@ def broken_links(origin: Mapping[str, Any], model_dir: Path) -> dict[str, str]:
         try:
             connect().get_run(run_id)
         except MlflowException as error:
-            found = {"training run": f"not at {tracking_uri()} ({str(error).splitlines()[0][:120]})"} | found
+            found = {"training run": f"not at {shown(tracking_uri())} ({first_line(error)[:120]})"} | found
     return found
 
 
@@ -167,7 +168,7 @@ def find_version(address: str) -> Version:
             raise
         there = [f"{v.version}{''.join('@' + a for a in v.aliases)}" for v in versions(name)]
         hint = f"there are versions {', '.join(there)}" if there else f"no model {name!r} is registered"
-        raise UserError(f"no model {address} at {registry_uri()}: {hint}") from None
+        raise UserError(f"no model {address} at {shown(registry_uri())}: {hint}") from None
     return _version(found)
 
 

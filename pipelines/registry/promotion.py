@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mail import lineage
+from mail.addresses import without_secrets
 from mail.errors import UserError
 from pipelines.registry.champions import Champions, Reign
 from pipelines.registry.client import answers, connect, environment
@@ -215,7 +216,7 @@ def _record(decision: Decision) -> None:
     now = time.time()
     key = f"{TAG}{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}Z"
     version = decision.version
-    value = json.dumps(decision.record(), separators=(",", ":"))
+    value = without_secrets(json.dumps(decision.record(), separators=(",", ":")))
     connect().set_model_version_tag(version.name, version.version, key, value)
     for comparison in decision.comparisons:
         found, address = comparison.candidate, f"{SCHEME}{version.name}/{version.version}"

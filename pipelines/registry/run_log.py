@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mail.addresses import without_secrets
 from pipelines.registry.client import answers, connect, experiment, first_line, surely
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def start_run(
         if found:
             run_id = found[0].info.run_id
         else:
-            tags = {**tags, KEY_TAG: key} if key else dict(tags)
+            tags = {k: without_secrets(v) for k, v in ({**tags, KEY_TAG: key} if key else tags).items()}
             run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
-        flat = [Param(k, str(v)[:6000]) for k, v in flatten(params).items()]
+        flat = [Param(k, without_secrets(str(v))[:6000]) for k, v in flatten(params).items()]
         for start in range(0, len(flat), 100):
             client.log_batch(run_id, params=flat[start : start + 100])
         if inputs:
@@ -97,7 +98,7 @@ class RunLog:
 
     def __init__(self, run_id: str, say: Callable[[str], None] = lambda _: None):
         self.run_id, self._say = run_id, say
-        self._client = connect()
+        self._client = connect(wait=False)
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._ended = threading.Event()
         self._deadline = float("inf")
@@ -117,7 +118,8 @@ class RunLog:
         self._queue.put(lambda: self._metrics(rows, prefix))
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        self._queue.put(lambda: [self._client.set_tag(self.run_id, k, str(v)) for k, v in values.items()])
+        shown = {k: without_secrets(str(v)) for k, v in values.items()}
+        self._queue.put(lambda: [self._client.set_tag(self.run_id, k, v) for k, v in shown.items()])
 
     def image(self, read: Callable[[], np.ndarray], key: str, step: int) -> None:
         """An RGB image (H, W, 3) uint8 of a step, read once it is its turn; left out if the run has it already."""

@@ -39,7 +39,7 @@ def _record(run_id: str, node: str | None, ended: threading.Event) -> None:
     while not ended.is_set():
         # MLflow's monitor comes back when its server is away, or the run is over (or not yet marked as running again)
         with contextlib.suppress(Exception):
-            connect()
+            connect(wait=False)
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             SystemMetricsMonitor(run_id, resume_logging=True, node_id=node).monitor()

@@ -80,7 +80,7 @@ class Demo(Stage):
         return {
             "steps": steps,
             "done_already": [name for name in steps if record.is_done(name)],
-            "mlflow": _tracking_uri(self.out),
+            "mlflow": addresses.without_secrets(_tracking_uri(self.out)),
             "report": str(self.out / "report.html"),
         }
 

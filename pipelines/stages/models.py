@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mail import lineage
+from mail.addresses import without_secrets
 from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
 from pipelines.options import Address, LocalPath, ModelAddress
@@ -49,7 +50,7 @@ class ListModels(Stage):
     """Print JSON instead of a table."""
 
     def plan(self) -> dict[str, Any]:
-        return {"registry_uri": registry_uri()}
+        return {"registry_uri": without_secrets(registry_uri())}
 
     def run(self) -> list[Version]:
         found = versions(self.name)
@@ -57,7 +58,7 @@ class ListModels(Stage):
             print(json.dumps([dataclasses.asdict(v) | {"evaluations": noted(v)} for v in found], indent=2))
             return found
         if not found:
-            done(f"no versions of {self.name} at {registry_uri()}: `mail-ris train` registers them")
+            done(f"no versions of {self.name} at {without_secrets(registry_uri())}: `mail-ris train` registers them")
             return found
         rows = [("version", "alias", "created", "label", "oIoU", "run")]
         for version in found:

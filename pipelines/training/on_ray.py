@@ -49,7 +49,7 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
             "shared": ray.put((run.source, run.epochs)),
             "mailbox": mailbox,
             "run_id": state.run_id,
-            "mlflow": environment(),
+            "mlflow": ray.put(environment()),  # Ray's dashboard shows what is not an object's reference
         },
         scaling_config=api.ScalingConfig(
             num_workers=most if fewest == most else (fewest, most),
@@ -74,12 +74,13 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
 
 def _train_worker(given: dict[str, Any]) -> None:
     """What a worker runs. Ray's controller unpickles it, and must not have to load the network's code for that."""
+    import ray
     import ray.train
     import ray.util
 
     from pipelines.training.worker import on_ray
 
-    os.environ.update(given.pop("mlflow"))
+    os.environ.update(ray.get(given.pop("mlflow")))
     run_id = given.pop("run_id")
     first = ray.train.get_context().get_local_rank() == 0  # one of a machine's workers speaks for it
     with system_metrics(run_id, ray.util.get_node_ip_address()) if first else contextlib.nullcontext():

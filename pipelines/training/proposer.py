@@ -17,7 +17,7 @@ from typing import Any
 
 from pyarrow.fs import FileSelector
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files
 from mail.data.orientation import assumption
 from mail.errors import UserError
@@ -100,7 +100,12 @@ def claim(out: str, job: ProposerJob) -> tuple[str, bool]:
     digest = hashlib.sha256(config).hexdigest()
     mark = f"{root}/training/job.json"
     if begun := files.exists(filesystem, mark):
-        if json.loads(files.read_bytes(filesystem, mark))["digest"] != digest:
+        if (
+            json_text.read_record(
+                addresses.join(out, "training/job.json"), files.read_bytes(filesystem, mark), "digest"
+            )["digest"]
+            != digest
+        ):
             raise UserError(
                 f"{out} holds an unfinished training with other settings or images: repeat its command, or "
                 "delete the folder"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
@@ -55,7 +55,7 @@ class RunState:
             if files.exists(*files.resolve(state.model)) or find_latest(state.checkpoints) is not None:
                 raise UserError(f"{folder} holds a model or checkpoints, but no run: choose another --out") from None
             return state
-        values = json.loads(before)
+        values = json_text.read_record(f"{folder}/run.json", before, "name")
         if values["name"] != name:
             raise UserError(f"{folder} holds the run {values['name']!r}: give --name {values['name']} or another --out")
         return cls(address, **values, _before=before)

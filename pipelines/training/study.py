@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from mail import addresses
+from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
 from pipelines.cluster_session.session import connect
@@ -43,7 +43,9 @@ def study(config: StudyConfig) -> dict[str, Any]:
     facts = {"name": config.name, "space": {k: v.describe() for k, v in ranges.items()}, "trials": config.trials}
     run_id = None
     if files.exists(filesystem, f"{root}/study.json"):
-        before = json.loads(files.read_bytes(filesystem, f"{root}/study.json"))
+        before = json_text.read_record(
+            f"{address}/study.json", files.read_bytes(filesystem, f"{root}/study.json"), *facts, "run_id"
+        )
         if not config.resume:
             raise UserError(f"study {config.name} is in {config.folder}: go on with --resume, or give another --name")
         if changed := [k for k in facts if before[k] != facts[k]]:

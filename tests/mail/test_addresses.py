@@ -145,3 +145,35 @@ def test_the_scheme_of_an_object_store_may_be_in_capitals() -> None:
         written = fill(f"S3://{BUCKET}/{ODD}/store", ["a", "b"])
         assert written.uri == f"s3://{BUCKET}/{ODD}/store"
         assert DataStore(f"s3://{BUCKET}/{ODD}/store/").digest == written.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://me:hunter2@host:5000/x: no", "at http://***@host:5000/x: no"),
+        ("http://hunter2@host", "http://***@host"),
+        ("postgresql+psycopg://me:hun/ter2@host/db", "postgresql+psycopg://***@host/db"),
+        ("postgresql://me:hun@ter2@host/db", "postgresql://***@host/db"),
+        ("http://me:it's@[::1]:80 'http://me:hunter2@host'", "http://***@[::1]:80 'http://***@host'"),
+        ("proxy me:hunter2@host:3128", "proxy ***@host:3128"),
+        (
+            "https://b/k?X-Amz-Signature=hunter2&a=1&X-Amz-Credential=hunter2",
+            "https://b/k?X-Amz-Signature=***&a=1&X-Amz-Credential=***",
+        ),
+        ("x?sv=1&sig=hunter2#token=hunter2", "x?sv=1&sig=***#token=***"),
+        ("mysql://host/db?Password=hunter2", "mysql://host/db?Password=***"),
+        ('{"a":"s3://b","c":"mail-ris@champion"}', '{"a":"s3://b","c":"mail-ris@champion"}'),
+        ("models:/mail-ris@champion of http://host:5000/a@b", "models:/mail-ris@champion of http://host:5000/a@b"),
+        ("s3://bucket/a@b:c?d=1", "s3://bucket/a@b:c?d=1"),
+    ],
+)
+def test_secrets_are_hidden_and_nothing_else(text: str, shown: str) -> None:
+    assert addresses.without_secrets(text) == shown
+    assert addresses.without_secrets(shown) == shown
+
+
+@pytest.mark.parametrize("address", ["s3://me:hunter2@bucket/key", "s3://bucket/key?secret_key=hunter2"])
+def test_a_secret_in_an_address_of_data_is_refused_unshown(address: str) -> None:
+    with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID") as refused:
+        addresses.absolute(address)
+    assert "hunter2" not in str(refused.value)

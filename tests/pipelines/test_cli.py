@@ -13,12 +13,13 @@ from typing import get_type_hints
 import pytest
 import tyro
 
-from mail import __version__
+from mail import __version__, waiting
 from mail.errors import UserError
 from pipelines.__main__ import main
 from pipelines.cli import STAGES, load, parse
 from pipelines.options import Place, place_of
 from pipelines.stage import Stage
+from tests.s3 import use_endpoint
 
 
 def all_stages() -> dict[str, type[Stage]]:
@@ -291,6 +292,26 @@ def test_missing_store_is_one_line_not_a_stack_trace(tmp_path: Path, capsys: pyt
     assert error.startswith("error: ")
     assert missing in error
     assert error.count("\n") == 1
+
+
+def test_a_store_that_is_away_is_one_line_whatever_option_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr(waiting, "GIVE_UP_AFTER", 0.0)
+    for number, line in enumerate(
+        (
+            "train-proposer --instances s3://B/i.json --images IMAGES --out OUT",
+            "score --data s3://B/store --split val --predictions P",
+            "masks status --masks s3://B/masks",
+            "prepare mix --stores s3://B/a s3://B/b --out OUT",
+        )
+    ):
+        arguments = line.replace("OUT", str(tmp_path / "out")).replace("B/", f"bucket{number}/").split()
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: s3://bucket{number}: http://127.0.0.1:9 does not answer (")
+        assert error.count("\n") == 1
 
 
 def test_unknown_preset_is_one_line_that_names_the_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
