@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
 START_SECONDS = 120
 BIN = Path(sys.executable).parent
 
@@ -80,7 +80,7 @@ def start(token: Path, *options: str) -> Head:
         options: of `ray start`, besides.
 
     Raises:
-        RuntimeError: it did not come up, with the end of what Ray said.
+        RuntimeError: it did not come up, with the last line that Ray said.
     """
     if not token.exists():
         token.parent.mkdir(parents=True, exist_ok=True)
@@ -94,9 +94,10 @@ def start(token: Path, *options: str) -> Head:
         except BaseException:
             head.end()
             raise
-        said = (head.folder / "log").read_text()[-3000:]
+        said = (head.folder / "log").read_text().split("\n")
         head.end()
-    raise RuntimeError(f"ray start failed {START_ATTEMPTS} times:\n{said}")
+    reason = next((line for line in reversed(said) if line.strip()), "nothing")
+    raise RuntimeError(f"Ray did not start in {START_ATTEMPTS} tries, and said at last: {reason}")
 
 
 def _start(token: Path, options: tuple[str, ...]) -> Head:
