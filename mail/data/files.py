@@ -36,11 +36,14 @@ def exists(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
-def check_writable(folder: str | os.PathLike, need: int = 0, what: str = "") -> None:
+def check_writable(
+    folder: str | os.PathLike, need: int = 0, what: str = "", for_file: str | os.PathLike | None = None
+) -> None:
     """Checks that files can be written to a local folder that need not be there yet; leaves no trace.
 
     Args:
         need: bytes that are going to be written, roughly. what: names them.
+        for_file: what errors name, if it is one file.
 
     Raises:
         UserError: a file is in the way, it may not be written, or too little space is free.
@@ -48,17 +51,17 @@ def check_writable(folder: str | os.PathLike, need: int = 0, what: str = "") -> 
     filesystem, path = resolve(folder)
     if not isinstance(filesystem, fs.LocalFileSystem):
         return
-    above = path
+    above, named = path, for_file or folder
     while not os.path.lexists(above):
         above = os.path.dirname(above)
     if not os.path.isdir(above):
-        raise UserError(f"{folder} cannot be written: {above} is a file, not a folder: choose another place")
+        raise UserError(f"{named} cannot be written: {above} is a file, not a folder: choose another place")
     try:
         with tempfile.TemporaryFile(dir=above):
             free = shutil.disk_usage(above).free
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}): choose another place, or mend {above}"
+            f"{named} cannot be written ({error.strerror or error}): choose another place, or mend {above}"
         ) from None
     if free < need:
         raise UserError(
@@ -77,7 +80,7 @@ def check_file_writable(file: str | os.PathLike) -> None:
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise UserError(f"{file} cannot be written: it is write-protected, choose another place")
     if _is_plain(path):
-        check_writable(os.path.dirname(path))
+        check_writable(os.path.dirname(path), for_file=file)
 
 
 def check_apart(outputs: Mapping[str, str | os.PathLike], inputs: Mapping[str, str | os.PathLike]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -62,8 +62,13 @@ class InstanceImages:
         except ImageError as error:
             raise UserError(f"{self.folder}/{name}: {error}") from None
 
-    def find_assumed(self, image_ids: Sequence[int]) -> list[str]:
+    def find_assumed(
+        self, image_ids: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[str]:
         """Names of the photos for which `exif_annotated` decides; reads the beginning of each file.
+
+        Args:
+            progress: called with (photos looked at, photos in all).
 
         Raises:
             UserError: a photo is broken at its very beginning, or of another size than annotated.
@@ -79,7 +84,11 @@ class InstanceImages:
             return None if placed.told else name
 
         with ThreadPoolExecutor(READERS) as pool:
-            return [name for name in pool.map(look, image_ids) if name is not None]
+            found = []
+            for done, name in enumerate(pool.map(look, image_ids), start=1):
+                progress(done, len(image_ids))
+                found += [] if name is None else [name]
+            return found
 
     def _place(self, image_id: int, stored: tuple[int, int], orientation: int) -> Placement:
         image = self.coco.images[image_id]

@@ -23,6 +23,7 @@ from mail.proposers.training_images import (
     read_images,
     store_namespace,
 )
+from pipelines.terminal import progress_of
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
 
@@ -68,8 +69,10 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
     )
     photos = InstanceImages(coco, options.images, exif_annotated=options.exif_annotated)
     photos.image(chosen.train[0])
-    photos.check([*chosen.train, *chosen.held_out])
-    chosen = dataclasses.replace(chosen, assumed=tuple(photos.find_assumed([*chosen.train, *chosen.held_out])))
+    used = [*chosen.train, *chosen.held_out]
+    photos.check(used)
+    with progress_of("photos looked at") as progress:
+        chosen = dataclasses.replace(chosen, assumed=tuple(photos.find_assumed(used, progress)))
     job = ProposerJob(
         network=network,
         selection=recipe.selection,

@@ -21,6 +21,8 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/out cannot be written: .*/file is a file, not a folder"):
         files.check_writable(tmp_path / "file" / "out")
+    with pytest.raises(UserError, match=r"file/x\.json cannot be written: .*/file is a file, not a folder"):
+        files.check_file_writable(tmp_path / "file" / "x.json")
     with pytest.raises(UserError, match="it is a folder, name a file"):
         files.check_file_writable(tmp_path)
     with pytest.raises(UserError, match="/proc/out cannot be written"):
