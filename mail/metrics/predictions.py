@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 from mail import addresses, rle
 from mail.data import files
 from mail.data.segmentation import find_invalid
+from mail.data.typed import json_value, text
 from mail.errors import UserError, first_few
 
 
@@ -48,6 +49,7 @@ class Prediction:
         """`expr_id` and prediction of a parsed line. Raises ValueError if it is not one."""
         if not isinstance(row, dict) or not isinstance(row.get("expr_id"), str):
             raise ValueError('a prediction is an object with a text "expr_id"')
+        text(row["expr_id"], "expr_id")
         if "rle" not in row:
             raise ValueError(f'{row["expr_id"]} has no "rle" (write null for the empty mask)')
         score, selection = row.get("score"), row.get("selection") or []
@@ -88,13 +90,11 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
         raise UserError(f"there is no predictions file {source}") from None
     result = PredictionSet(source)
     lines: list[tuple[int, str, rle.RLE]] = []
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            expr_id, prediction = Prediction.from_json(json.loads(line))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{source}, line {number}: this is not JSON ({error})") from None
+            expr_id, prediction = Prediction.from_json(json_value(line))
         except ValueError as error:
             raise UserError(f"{source}, line {number}: {error}") from None
         if expr_id in result.masks:

@@ -8,13 +8,14 @@ from typing import Any
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mail import rle
 from mail.data.coco import CocoInstances
 from mail.proposals import Proposals
 
 NAMES = ("mask_AP", "mask_AP50", "mask_AP75", "mask_AP_small", "mask_AP_medium", "mask_AP_large")
 
 
-def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic: bool) -> dict[str, float]:
+def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic: bool) -> dict[str, float | None]:
     """AP of proposals against the annotations of the same images; crowds count as COCO counts them.
 
     Args:
@@ -22,7 +23,7 @@ def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic:
         class_agnostic: all categories are one, as for a network that knows no others.
 
     Returns:
-        `NAMES`, each 0 .. 1, -1 where there is no instance of that size.
+        `NAMES`, each 0 .. 1, None where it is not measured: there is no instance of that size.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -41,7 +42,7 @@ def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic:
                     "image_id": image_id,
                     "category_id": 1 if class_agnostic else instance.category_id,
                     "segmentation": mask,
-                    "area": instance.area,
+                    "area": rle.area(mask),
                     "iscrowd": int(instance.is_crowd),
                 }
             )
@@ -49,7 +50,7 @@ def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic:
             category = 1 if class_agnostic else int(label)
             results.append({"image_id": image_id, "category_id": category, "segmentation": mask, "score": float(score)})
     if not results or not annotations:
-        return dict.fromkeys(NAMES, 0.0 if annotations else -1.0)
+        return dict.fromkeys(NAMES, 0.0 if annotations else None)
     categories = [1] if class_agnostic else sorted(coco.categories)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         truth = COCO()
@@ -64,4 +65,5 @@ def mask_ap(coco: CocoInstances, found: Mapping[int, Proposals], class_agnostic:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(value) for name, value in zip(NAMES, evaluation.stats, strict=False)}
+    # pycocotools says -1 for what there is none of
+    return {n: float(value) if value >= 0 else None for n, value in zip(NAMES, evaluation.stats, strict=False)}

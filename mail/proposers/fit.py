@@ -113,7 +113,9 @@ def fit(
         report(final, _save(Path(folder), network, optimizer, job.steps))
 
 
-def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device: torch.device) -> dict[str, float]:
+def evaluate(
+    job: ProposerJob, network: MaskRCNN, images: InstanceImages, device: torch.device
+) -> dict[str, float | None]:
     """COCO mask AP and class-agnostic recall of the held-out images' instances, and images a second (network, masks and
     run lengths)."""
     unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", None)

@@ -6,6 +6,7 @@ from mail.data.coco import CocoInstances
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers.fit import ProposerJob
+from mail.proposers.learnable import examine
 from mail.proposers.maskrcnn import build_network, load_initial_weights
 from mail.proposers.presets import preset
 from mail.proposers.training import InstanceImages
@@ -20,11 +21,11 @@ from mail.proposers.training_images import (
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
 
-def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, TrainingImages]:
-    """The job of the workers, and which images it trains on.
+def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, TrainingImages, list[str]]:
+    """The job of the workers, which images it trains on, and what a person should know of their annotations.
 
     Raises:
-        UserError: an option is wrong, or too few images are left.
+        UserError: an option is wrong, too few images are left, or there is nothing to learn from on them.
     """
     recipe = preset(options.preset)
     steps = recipe.steps if options.steps is None else options.steps
@@ -51,9 +52,11 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         max_held_out=options.max_held_out,
         seed=options.seed,
     )
-    photos = InstanceImages(coco, options.images)
-    photos.image(chosen.train[0])
+    one_class = options.class_agnostic or len(coco.categories) == 1
+    photos = InstanceImages(coco, options.images, None if one_class else tuple(coco.categories))
     photos.check([*chosen.train, *chosen.held_out])
+    photos.image(chosen.train[0])
+    remarks = examine(photos, chosen)
     network = dataclasses.replace(
         recipe.network,
         categories=recipe.network.categories if options.class_agnostic else tuple(coco.categories.items()),
@@ -77,7 +80,7 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         train=tuple(chosen.train),
         held_out=tuple(chosen.held_out),
     )
-    return job, chosen
+    return job, chosen, remarks
 
 
 def check_weights(job: ProposerJob) -> None:
