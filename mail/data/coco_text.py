@@ -15,12 +15,16 @@ from pathlib import Path
 from random import Random
 
 from mail.data.coco import CocoImage, CocoInstances
+from mail.data.coco_masks import CocoMasks
 from mail.data.descriptions import Description, Thing, describe
 from mail.data.images import ImageError, stored_size
-from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
-from mail.data.orientation import AS_SHOWN, ExifAnnotated, place, turn_box
+from mail.data.ingest import Findings, Progress, Referent, SourceImage, ingest, source_record
+from mail.data.orientation import AS_SHOWN, ExifAnnotated, Size, place, turn_box
+from mail.data.photos import find_photos
+from mail.data.problems import Problems
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
+from mail.rle import RLE
 
 SPLIT_SHARES = {"train": 0.80, "val": 0.08, "testA": 0.06, "testB": 0.06}
 
@@ -104,8 +108,9 @@ def write_store(
     coco = CocoInstances(instances)
     found = find_photos(images, (image.file_name for image in coco.images.values()), instances, problems)
     paths = {image.id: found[image.file_name] for image in coco.images.values() if image.file_name in found}
-    return ingest(
-        _source_images(coco, paths, name, namespace, config or TextConfig(), exif_annotated),
+    masks = CocoMasks(coco)
+    store, findings = ingest(
+        _source_images(masks, paths, name, namespace, config or TextConfig(), exif_annotated, problems),
         writer,
         where=instances,
         photos=paths.values(),
@@ -116,6 +121,8 @@ def write_store(
         exif_annotated=exif_annotated,
         progress=progress,
     )
+    findings.remarks = [*coco.remarks(), *masks.remarks()]
+    return store, findings
 
 
 def split_of(image_id: str, has_people: bool, has_others: bool) -> str:
@@ -129,40 +136,35 @@ def split_of(image_id: str, has_people: bool, has_others: bool) -> str:
 
 
 def _source_images(
-    coco: CocoInstances,
+    masks: CocoMasks,
     paths: dict[int, Path],
     name: str,
     namespace: str,
     config: TextConfig,
     exif_annotated: ExifAnnotated,
+    problems: Problems,
 ) -> Iterator[SourceImage]:
-    nothing = True
+    coco = masks.coco
+    nothing, left_out = True, Problems()
     for number in sorted(paths, key=str):  # as strings, like the store's ids
         image = coco.images[number]
         annotated, turn = (image.height, image.width), _turn(paths[number], image, exif_annotated)
         if turn >= 5:
             image = replace(image, height=image.width, width=image.height)
-        rows = coco.rows_of(number)
-        names = [coco.categories.get(int(c), "") for c in coco.category_ids[rows]]
-        crowded = {category for category, row in zip(names, rows, strict=True) if coco.is_crowd[row]}
-        things = []
-        for category, row in zip(names, rows, strict=True):
-            x, y, width, height = (float(v) for v in coco.bboxes[row])
-            if category and not coco.is_crowd[row]:
-                box = turn_box((x, y, x + width, y + height), annotated, turn)
-                things.append(Thing(int(coco.annotation_ids[row]), category, *box, float(coco.areas[row])))
+        things, targets, crowded = _things(masks, number, annotated, turn, problems, left_out)
         found = expressions_of(image, things, crowded, config)
         image_id = f"{namespace}/{number}"
-        people = [thing.category == "person" for thing, _ in found]
+        people = [thing.category.casefold() == "person" for thing, _ in found]
         split = split_of(image_id, any(people), not all(people))
         referents = [
             Referent(
                 f"{name}/{thing.ann_id}",
                 split,
                 [(f"{name}/{thing.ann_id}-{k}", text) for k, text in enumerate(texts)],
-                [coco.instance(thing.ann_id).segmentation],
+                [],
                 [thing.ann_id],
                 thing.category,
+                target=targets[thing.ann_id],
             )
             for (thing, texts), person in zip(found, people, strict=True)
             if split in ("train", "val") or person == (split == "testA")
@@ -170,8 +172,42 @@ def _source_images(
         if referents:
             nothing = False
             yield SourceImage(image_id, paths[number], annotated, referents)
+        elif nothing:
+            for thing in things:
+                left_out.add("are too small or too many, or nothing tells them apart", thing.ann_id)
     if nothing:
-        raise UserError(f"{coco.path}: not one unambiguous expression can be made of its {len(coco)} instances")
+        reasons = "; ".join(filter(None, (left_out.describe(), problems.describe())))
+        raise UserError(
+            f"{coco.path}: not one unambiguous expression can be made of its {len(coco)} instances on {len(paths)} "
+            f"photos: {reasons or 'there are none'}"
+        )
+
+
+def _things(
+    masks: CocoMasks, number: int, annotated: Size, turn: int, problems: Problems, left_out: Problems
+) -> tuple[list[Thing], dict[int, RLE], set[str]]:
+    """What an image's sentences can be about, upright; the masks by annotation id; categories that none can count."""
+    things, targets, crowded = [], {}, set()
+    for instance in masks.coco.instances_of(number):
+        category = masks.coco.name_of(instance.category_id)
+        if instance.is_crowd:
+            crowded.add(category)
+            left_out.add("are crowds", instance.id)
+            continue
+        if not category:
+            left_out.add("are of a category without a name", instance.id)
+            continue
+        try:
+            measured = masks.measure(instance)
+        except ValueError as error:
+            crowded.add(category)  # it is there all the same
+            problems.add("annotations have no usable mask", f"{instance.id}: {error}")
+            continue
+        x, y, width, height = measured.box
+        box = turn_box((x, y, x + width, y + height), annotated, turn)
+        things.append(Thing(instance.id, category, *box, measured.area))
+        targets[instance.id] = measured.rle
+    return things, targets, crowded
 
 
 def _turn(path: Path, image: CocoImage, exif_annotated: ExifAnnotated) -> int:

@@ -5,28 +5,22 @@
     {"expr_id": "3", "image": "b/c.png", "text": "left dog", "split": "val", "rle": {"size": [H, W], "counts": "..."}}
 
 `rle` is COCO's, compressed or not. Optional: `ref_id`, which expressions that mean the same thing share (`expr_id` if
-it is not given), and `category`. Masks lie on the picture as a viewer shows it, unless the size of run lengths or
-`exif_annotated` says that they were made for the unrotated pixels.
+it is not given), and `category`. A null is the same as a value that is not there. Masks lie on the picture as a viewer
+shows it, unless the size of run lengths or `exif_annotated` says that they were made for the unrotated pixels.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mail import addresses, json_text
-from mail.data.ingest import (
-    Findings,
-    Problems,
-    Progress,
-    Referent,
-    SourceImage,
-    find_photos,
-    ingest,
-    source_record,
-)
+from mail import addresses
+from mail.data.ingest import Findings, Progress, Referent, SourceImage, ingest, source_record
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Size
+from mail.data.photos import find_photos
+from mail.data.problems import Problems
 from mail.data.refer import SPLITS
 from mail.data.store import DataStore, DataStoreWriter
+from mail.data.typed import flag, json_value, shown, text, utf8, whole_number
 from mail.errors import UserError
 
 
@@ -40,16 +34,30 @@ def read_expressions(path: str | Path) -> list[tuple[str, Referent]]:
     problems = Problems()
     expressions = []
     try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+        with open(path, "rb") as lines:
+            for number, data in enumerate(lines, start=1):
+                try:
+                    line = utf8(data)
+                except ValueError as error:
+                    raise UserError(f"{path} cannot be read: line {number}: {error}") from None
                 if not line.strip():
                     continue
                 try:
-                    expressions.append(_expression(json_text.parse(line)))
+                    entry = json_value(line)
                 except ValueError as error:
                     problems.add("lines cannot be used", f"line {number}: {error}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+                    continue
+                try:
+                    expressions.append(_expression(entry))
+                except ValueError as error:
+                    which = (
+                        f" (expr_id {shown(entry['expr_id'])})"
+                        if isinstance(entry, dict) and "expr_id" in entry
+                        else ""
+                    )
+                    problems.add("lines cannot be used", f"line {number}: {error}{which}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     problems.raise_if_any(path, 'A line is {"expr_id", "image", "text", "split", "polygons" or "rle" or "no_target"}')
     if not expressions:
         raise UserError(f"{path} has no expressions: every line is one, as JSON")
@@ -95,21 +103,27 @@ def _expression(line: Any) -> tuple[str, Referent]:
     if not isinstance(line, dict):
         raise ValueError("it is not a JSON object")
     for key in ("expr_id", "image", "text", "split"):
-        if not isinstance(line.get(key), str) or not line[key].strip():
-            raise ValueError(f"{key} must be text")
+        if not text(line.get(key), key).strip():
+            raise ValueError(f"{key} must be text, not {shown(line[key])}")
     if line["split"] not in SPLITS:
         raise ValueError(f"split {line['split']!r} is none of {', '.join(SPLITS)}")
-    given = [key for key in ("polygons", "rle", "no_target") if line.get(key)]
+    no_target = flag(line.get("no_target"), "no_target")
+    given = [key for key in ("polygons", "rle") if line.get(key)] + ["no_target"] * no_target
     if len(given) != 1:
         raise ValueError(f"exactly one of polygons, rle and no_target must be given, not {given or 'none'}")
+    ref_id, category = line.get("ref_id"), line.get("category")
+    if ref_id is None:
+        ref_id = line["expr_id"]
+    elif not isinstance(ref_id, str):
+        ref_id = str(whole_number(ref_id, "ref_id, where it is no text,"))
     return line["image"], Referent(
-        ref_id=str(line.get("ref_id", line["expr_id"])),
+        ref_id=text(ref_id, "ref_id"),
         split=line["split"],
         expressions=[(line["expr_id"], line["text"])],
-        segmentations=[] if given == ["no_target"] else [line[given[0]]],
+        segmentations=[] if no_target else [line[given[0]]],
         ann_ids=[],
-        category=str(line.get("category", "")),
-        no_target=given == ["no_target"],
+        category="" if category is None else text(category, "category"),
+        no_target=no_target,
     )
 
 
@@ -127,6 +141,11 @@ def _annotated_size(referents: list[Referent]) -> Size | None:
     for referent in referents:
         for segmentation in referent.segmentations:
             size = segmentation.get("size") if isinstance(segmentation, dict) else None
-            if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
-                return size[0], size[1]
+            if isinstance(size, list) and len(size) == 2:
+                try:
+                    height, width = (whole_number(side, "size") for side in size)
+                except ValueError:  # told with the mask, which cannot be used
+                    continue
+                if height > 0 and width > 0:
+                    return height, width
     return None

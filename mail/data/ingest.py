@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mail import rle
@@ -22,6 +22,7 @@ from mail.data import files
 from mail.data.image_keys import ImageContent
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
+from mail.data.problems import Problems
 from mail.data.segmentation import checked_mask
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError, first_few
@@ -35,7 +36,8 @@ Progress = Callable[[int, int], None]
 class Referent:
     """One referred thing in one image, with all that is said about it.
 
-    `segmentations` are COCO's (polygons or run lengths); the target is their union, empty if `no_target`.
+    `segmentations` are COCO's (polygons or run lengths); the target is their union, empty if `no_target`. A reader that
+    has made it already gives it as `target`, at the size of the annotations.
     """
 
     ref_id: str
@@ -45,6 +47,7 @@ class Referent:
     ann_ids: list[int]
     category: str
     no_target: bool = False
+    target: rle.RLE | None = None
 
 
 @dataclass(slots=True)
@@ -57,53 +60,10 @@ class SourceImage:
     referents: list[Referent]
 
 
-def find_photos(folder: Path, names: Iterable[str], of: object, problems: "Problems") -> dict[str, Path]:
-    """The photos that an untrusted index `of` something names, by name; a name that leads out of the folder has none.
-
-    Those that are missing become problems.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: --images is where the photos of {of} are")
-    found = {}
-    for name in names:
-        pure = PurePosixPath(name)
-        outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts
-        if not outside and (folder / pure).is_file():
-            found[name] = folder / pure
-        else:
-            problems.add(f"images are missing in {folder}", name)
-    return found
-
-
 def source_record(path: str | Path, folder: str = "") -> dict[str, Any]:
     """What a store remembers of a file that it was made from: `folder`/name, digest and length."""
     name = str(Path(folder, Path(path).name))
     return {"path": name, "sha256": files.sha256_file(path), "bytes": Path(path).stat().st_size}
-
-
-class Problems:
-    """What is wrong with an input, by kind, to be told at once."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, list[str]] = {}
-
-    def add(self, kind: str, name: object) -> None:
-        """`kind` is a phrase that can follow a number: "images are missing in DIR"."""
-        self.names.setdefault(kind, []).append(str(name))
-
-    def counts(self) -> dict[str, int]:
-        return {kind: len(names) for kind, names in self.names.items()}
-
-    def describe(self) -> str:
-        """One line: every kind with its total and the first few names."""
-        return "; ".join(f"{len(names)} {kind} ({first_few(names)})" for kind, names in self.names.items())
-
-    def raise_if_any(self, where: object, how_to_mend: str) -> None:
-        if self.names:
-            raise UserError(f"{where}: {self.describe()}. {how_to_mend}")
 
 
 @dataclass
@@ -119,6 +79,7 @@ class Findings:
     long_expressions: list[str] = field(default_factory=list)
     empty_targets: list[str] = field(default_factory=list)  # not one pixel although there is a referent
     skipped: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # of the reader, about its files
 
     def lines(self) -> Iterator[str]:
         """One sentence per finding."""
@@ -139,6 +100,7 @@ class Findings:
             yield assumption(self.assumed_stored, "as-stored")
         for kind, number in self.skipped.items():
             yield f"left out: {number} {kind}"
+        yield from self.remarks
 
 
 def ingest(
@@ -173,7 +135,7 @@ def ingest(
     if not skip_bad:
         problems.raise_if_any(where, "Complete the data set, or leave these out with --skip-bad")
     if not photos:
-        raise UserError(f"{where}: nothing is left to prepare. {problems.describe()}")
+        raise UserError(f"{where}: nothing is left to prepare. {problems.describe() or 'It names no photo'}")
     writer.check_space(path.stat().st_size for path in photos)
     findings = Findings()
     for done, (source, data, seen) in enumerate(_examined(images), start=1):
@@ -231,6 +193,8 @@ def ingest(
         findings.expressions += len(rows)
     if not skip_bad:
         problems.raise_if_any(where, "Mend the files, or leave these out with --skip-bad")
+    if not findings.expressions:
+        raise UserError(f"{where}: nothing is left to prepare. {problems.describe()}")
     findings.skipped = problems.counts()
     return writer.finish(sources, prepared_with), findings
 
@@ -284,7 +248,9 @@ def _place(source: SourceImage, seen: _Seen, exif_annotated: ExifAnnotated) -> P
 def _target(referent: Referent, placed: Placement) -> rle.RLE:
     if referent.no_target:
         return rle.empty(*placed.upright)
-    mask = rle.union([checked_mask(s, *placed.annotated) for s in referent.segmentations], placed.annotated)
+    mask = referent.target or rle.union(
+        [checked_mask(s, *placed.annotated) for s in referent.segmentations], placed.annotated
+    )
     if placed.turn != 1:
         mask = rle.encode(turn_upright(rle.decode(mask), placed.turn))
     return mask

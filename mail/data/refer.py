@@ -16,12 +16,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mail import addresses, json_text
+from mail import addresses
 from mail.data import restricted_pickle
 from mail.data.coco import CocoInstances
-from mail.data.ingest import Findings, Problems, Progress, Referent, SourceImage, find_photos, ingest, source_record
+from mail.data.coco_masks import CocoMasks
+from mail.data.ingest import Findings, Progress, Referent, SourceImage, ingest, source_record
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
+from mail.data.photos import find_photos
+from mail.data.problems import Problems
 from mail.data.store import DataStore, DataStoreWriter
+from mail.data.typed import flag, json_value, text, whole_number
 from mail.errors import UserError
 
 SPLITS = ("train", "val", "test", "testA", "testB")
@@ -113,7 +117,7 @@ def read_refs(path: str | Path) -> list[Ref]:
     path = addresses.local_path(path)
     if path.suffix == ".json":
         try:
-            content = json_text.parse(path.read_bytes())
+            content = json_value(path.read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is not readable JSON: {error}") from None
     else:
@@ -124,9 +128,11 @@ def read_refs(path: str | Path) -> list[Ref]:
     for number, entry in enumerate(content):
         try:
             refs.append(_ref(entry))
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{path}: entry {number} is not a reference: {what}") from None
+        except ValueError as error:
+            which = f"ref {entry['ref_id']!r:.40}: " if isinstance(entry, dict) and "ref_id" in entry else ""
+            raise UserError(f"{path}: entry {number} is not a reference: {which}{error}") from None
+    if not refs:
+        raise UserError(f"{path} has no references at all: get the file from its publisher again")
     problems = Problems()
     for ref in refs:
         if ref.split not in SPLITS:
@@ -184,12 +190,13 @@ def write_store(
     """
     writer = DataStoreWriter(out, layout.name)
     coco = CocoInstances(layout.instances)
-    usable, problems = _checked(layout, refs, coco)
-    return ingest(
-        _source_images(layout, usable, coco),
+    usable, photos, problems = _checked(layout, refs, coco)
+    masks = CocoMasks(coco)
+    store, findings = ingest(
+        _source_images(layout, usable, photos, masks),
         writer,
         where=layout.refs,
-        photos=[layout.images / coco.images[i].file_name for i in usable],
+        photos=[photos[coco.images[i].file_name] for i in usable],
         problems=problems,
         sources=[source_record(path, layout.dataset) for path in (layout.refs, layout.instances)],
         skip_bad=skip_bad,
@@ -197,30 +204,38 @@ def write_store(
         prepared_with=prepared_with,
         progress=progress,
     )
+    findings.remarks = [*coco.remarks(), *masks.remarks()]
+    return store, findings
 
 
 def _ref(entry: Any) -> Ref:
     if not isinstance(entry, dict):
         raise ValueError(f"it is a {type(entry).__name__}")
-    ann_ids = entry["ann_id"] if isinstance(entry["ann_id"], list) else [entry["ann_id"]]
-    ann_ids = [] if entry.get("no_target") else [_integer(a) for a in ann_ids if a is not None and a != -1]
+    given = _given(entry, "ann_id") if not flag(entry.get("no_target"), "no_target") else []
+    ann_ids = [whole_number(a, "ann_id") for a in (given if isinstance(given, list) else [given]) if a is not None]
     sentences = []
-    for sentence in entry["sentences"]:
-        text = sentence["sent"] if "sent" in sentence else sentence["raw"]
-        if not isinstance(text, str):
-            raise ValueError(f"the text of sentence {sentence.get('sent_id')} is a {type(text).__name__}")
-        sentences.append((_integer(sentence["sent_id"]), text))
-    return Ref(_integer(entry["ref_id"]), _integer(entry["image_id"]), str(entry["split"]), ann_ids, sentences)
+    spoken = _given(entry, "sentences")
+    if not isinstance(spoken, list | tuple) or not all(isinstance(sentence, dict) for sentence in spoken):
+        raise ValueError("its sentences are not a list of sentences")
+    for sentence in spoken:
+        sent_id = whole_number(_given(sentence, "sent_id"), "sent_id")
+        sent = sentence["raw"] if sentence.get("sent") is None and "raw" in sentence else _given(sentence, "sent")
+        sentences.append((sent_id, text(sent, f"the text of sentence {sent_id}")))
+    ref_id, image_id = (whole_number(_given(entry, key), key) for key in ("ref_id", "image_id"))
+    split = text(_given(entry, "split"), "split")
+    return Ref(ref_id, image_id, split, [a for a in ann_ids if a != -1], sentences)
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise ValueError(f"{value!r:.40} is not an id")
+def _given(entry: dict[str, Any], key: str) -> Any:
+    if (value := entry.get(key)) is None:
+        raise ValueError(f"it lacks {key!r}")
     return value
 
 
-def _checked(layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances) -> tuple[dict[int, list[Ref]], Problems]:
-    """References by image, those that can be used, and what is wrong with the others."""
+def _checked(
+    layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances
+) -> tuple[dict[int, list[Ref]], dict[str, Path], Problems]:
+    """References by image, those that can be used, the photos by name, and what is wrong with the others."""
     problems = Problems()
     usable: dict[int, list[Ref]] = {}
     names = {i: coco.images[i].file_name if i in coco.images else None for i in (ref.image_id for ref in refs)}
@@ -236,34 +251,38 @@ def _checked(layout: ReferLayout, refs: Sequence[Ref], coco: CocoInstances) -> t
             elif on != ref.image_id and names[ref.image_id] is not None:
                 problems.add("annotations lie on another image than their ref", f"{annotation} of ref {ref.ref_id}")
             sound = sound and on == ref.image_id
-        spoken = [(sent_id, text) for sent_id, text in ref.sentences if text.strip()]
-        for sent_id, text in ref.sentences:
-            if not text.strip():
+        spoken = [(sent_id, said) for sent_id, said in ref.sentences if said.strip()]
+        for sent_id, said in ref.sentences:
+            if not said.strip():
                 problems.add("expressions are empty", f"{layout.name}/{sent_id}")
         if sound and spoken:
             ref = Ref(ref.ref_id, ref.image_id, ref.split, ref.ann_ids, spoken)
             usable.setdefault(ref.image_id, []).append(ref)
-    return usable, problems
+    return usable, photos, problems
 
 
-def _source_images(layout: ReferLayout, usable: dict[int, list[Ref]], coco: CocoInstances) -> Iterator[SourceImage]:
+def _source_images(
+    layout: ReferLayout, usable: dict[int, list[Ref]], photos: dict[str, Path], masks: CocoMasks
+) -> Iterator[SourceImage]:
+    coco = masks.coco
     for image_id in sorted(usable, key=str):  # as strings, like the store's ids
         image = coco.images[image_id]
         instances = {i.id: i for i in coco.instances_of(image_id)}
         referents = []
         for ref in usable[image_id]:
             objects = [instances[annotation] for annotation in ref.ann_ids]
-            names = dict.fromkeys(coco.categories.get(o.category_id, str(o.category_id)) for o in objects)
+            names = dict.fromkeys(filter(None, (coco.name_of(o.category_id) for o in objects)))
             referents.append(
                 Referent(
                     f"{layout.name}/{ref.ref_id}",
                     ref.split,
-                    [(f"{layout.name}/{sent_id}", text) for sent_id, text in ref.sentences],
+                    [(f"{layout.name}/{sent_id}", said) for sent_id, said in ref.sentences],
                     [o.segmentation for o in objects],
                     ref.ann_ids,
                     ", ".join(names),
                     ref.no_target,
+                    masks.union(objects),
                 )
             )
-        path = layout.images / image.file_name
+        path = photos[image.file_name]
         yield SourceImage(f"{layout.namespace}/{image_id}", path, (image.height, image.width), referents)

@@ -5,12 +5,14 @@ Ten thousand masks are checked in some hundredths of a second, since all strings
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mail import rle
+from mail.data.typed import number, whole_number
 
 _CHUNK = 2**17  # characters
 
@@ -18,46 +20,80 @@ _CHUNK = 2**17  # characters
 def checked_mask(segmentation: Any, height: int, width: int) -> rle.RLE:
     """Run lengths of a COCO `segmentation` from an untrusted file, for an image of `height` x `width`.
 
-    Polygons of one annotation are united, so that parts which overlap stay filled.
+    Polygons of one annotation are united, so that parts which overlap stay filled; see `polygons_of`.
 
     Raises:
-        ValueError: no segmentation, a polygon of fewer than 3 points, coordinates that are no numbers or lie far
-            outside the image (rasterising them would take memory without bound), or run lengths that do not fill the
-            image exactly.
+        ValueError: no segmentation, no polygon of 3 points or more, coordinates that are no numbers or lie far outside
+            the image (rasterising them would take memory without bound), or run lengths that do not fill the image
+            exactly.
     """
     if isinstance(segmentation, list):
-        for polygon in segmentation:
-            _check_polygon(polygon, height, width)
-        if not segmentation:
-            raise ValueError("it has no polygon")
-        return rle.union(coco_mask.frPyObjects(segmentation, height, width), (height, width))
+        polygons, _ = polygons_of(segmentation)
+        far = max(height, width)
+        for polygon in polygons:
+            if min(polygon) < -far or max(polygon) > 2 * far:
+                raise ValueError(f"a polygon lies far outside the image of {height} x {width} pixels")
+        return rle.union(coco_mask.frPyObjects(polygons, height, width), (height, width))
     if not isinstance(segmentation, dict):
         raise ValueError("a segmentation is neither polygons nor run lengths")
-    if list(segmentation.get("size", ())) != [height, width]:
-        raise ValueError(f"its run lengths are for {segmentation.get('size')}, the image has {[height, width]}")
+    size = segmentation.get("size")
+    sides = [whole_number(v, "a side of its run lengths") for v in size] if isinstance(size, list | tuple) else size
+    if sides != [height, width]:
+        raise ValueError(f"its run lengths are for {sides}, the image has {[height, width]}")
     counts = segmentation.get("counts")
     if isinstance(counts, str | bytes):
         text = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
         for reason in find_invalid([text], [height * width]).values():
             raise ValueError(f"its run lengths are invalid: {reason}")
         return {"size": [height, width], "counts": text}
-    if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
+    if not isinstance(counts, list):
         raise ValueError("its run lengths are not a list of counts")
+    counts = [whole_number(c, "a count of its run lengths") for c in counts]
+    if min(counts, default=0) < 0:
+        raise ValueError("its run lengths have a negative count")
     if sum(counts) != height * width:
         raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
-    return coco_mask.frPyObjects(segmentation, height, width)
+    return coco_mask.frPyObjects({"size": sides, "counts": counts}, height, width)
 
 
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
-    if not isinstance(polygon, list) or not all(isinstance(v, int | float) for v in polygon):
+def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], int]:
+    """The polygons [x, y, x, y, ...] of a segmentation, and how many stray parts lie beside them.
+
+    A stray part has fewer than three points: editors leave them behind, and the published readers drop them.
+
+    Raises:
+        ValueError: there is no polygon, or it is written in another way; says what to do.
+    """
+    if not segmentation:
+        raise ValueError("its segmentation is empty, as exports of boxes alone have it")
+    if not isinstance(segmentation[0], list):
+        raise ValueError(
+            "its polygon is one flat list [x, y, x, y, ...]: COCO has a list of polygons, put it into one more pair of "
+            "brackets, [[x, y, x, y, ...]]"
+        )
+    if any(not isinstance(part, list) or (part and isinstance(part[0], list)) for part in segmentation):
         raise ValueError("a polygon is not a flat list of x, y, x, y, ...")
-    points = np.asarray(polygon, np.float64)
-    if len(points) % 2 or not np.isfinite(points).all():
-        raise ValueError("a polygon has an odd or infinite coordinate")
-    if len(points) < 6:
+    polygons = [_numbers(part) for part in segmentation if len(part) >= 6]
+    if not polygons and len(segmentation) > 2 and all(len(point) == 2 for point in segmentation):
+        raise ValueError("its polygon is a list of points [[x, y], ...]: write one list a polygon, [[x, y, x, y, ...]]")
+    if not polygons:
         raise ValueError("a polygon has fewer than 3 points")
-    if points.min() < -max(height, width) or points.max() > 2 * max(height, width):
-        raise ValueError(f"a polygon lies far outside the image of {height} x {width} pixels")
+    return polygons, len(segmentation) - len(polygons)
+
+
+def _numbers(polygon: list[Any]) -> list[float]:
+    try:
+        finite = isfinite(sum(polygon))
+    except (TypeError, OverflowError):  # numbers as text, or no numbers
+        try:
+            polygon, finite = [number(v, "") for v in polygon], True
+        except ValueError:
+            finite = False
+    if not finite:  # without the value: a reason is counted over all the masks that have it
+        raise ValueError("a polygon has a coordinate that is no finite number")
+    if len(polygon) % 2:
+        raise ValueError("a polygon has an odd number of coordinates")
+    return polygon
 
 
 def find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, str]:

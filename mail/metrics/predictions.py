@@ -17,10 +17,11 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from mail import addresses, json_text, rle
+from mail import addresses, rle
 from mail.data import files
 from mail.data.mask_png import read_mask_png
 from mail.data.segmentation import find_invalid
+from mail.data.typed import json_value, text
 from mail.errors import UserError
 
 
@@ -47,6 +48,7 @@ class Prediction:
         """`expr_id` and prediction of a parsed line. Raises ValueError if it is not one."""
         if not isinstance(row, dict) or not isinstance(row.get("expr_id"), str):
             raise ValueError('a prediction is an object with a text "expr_id"')
+        text(row["expr_id"], "expr_id")
         if "rle" not in row:
             raise ValueError(f'{row["expr_id"]} has no "rle" (write null for the empty mask)')
         score, selection = row.get("score"), row.get("selection") or []
@@ -87,13 +89,11 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
         raise UserError(f"there is no predictions file {source}") from None
     result = PredictionSet(source)
     lines: list[tuple[int, str, rle.RLE]] = []
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            expr_id, prediction = Prediction.from_json(json_text.parse(line))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{source}, line {number}: this is not JSON ({error})") from None
+            expr_id, prediction = Prediction.from_json(json_value(line))
         except ValueError as error:
             raise UserError(f"{source}, line {number}: {error}") from None
         if expr_id in result.masks:

@@ -20,7 +20,7 @@ def mask_ap(
     found: Mapping[int, Proposals],
     class_agnostic: bool,
     mask_of: Callable[[CocoInstance], rle.RLE] | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """AP of proposals against the annotations of the same images; crowds count as COCO counts them.
 
     Args:
@@ -29,7 +29,7 @@ def mask_ap(
         mask_of: gives the mask of an instance, ValueError if it has none (default: as it was annotated).
 
     Returns:
-        `NAMES`, each 0 .. 1, -1 where there is no instance of that size.
+        `NAMES`, each 0 .. 1, None where it is not measured: there is no instance of that size.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ def mask_ap(
                     "image_id": image_id,
                     "category_id": 1 if class_agnostic else instance.category_id,
                     "segmentation": mask,
-                    "area": instance.area,
+                    "area": rle.area(mask),
                     "iscrowd": int(instance.is_crowd),
                 }
             )
@@ -56,7 +56,7 @@ def mask_ap(
             category = 1 if class_agnostic else int(label)
             results.append({"image_id": image_id, "category_id": category, "segmentation": mask, "score": float(score)})
     if not results or not annotations:
-        return dict.fromkeys(NAMES, 0.0 if annotations else -1.0)
+        return dict.fromkeys(NAMES, 0.0 if annotations else None)
     categories = [1] if class_agnostic else sorted(coco.categories)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         truth = COCO()
@@ -71,4 +71,5 @@ def mask_ap(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(value) for name, value in zip(NAMES, evaluation.stats, strict=False)}
+    # pycocotools says -1 for what there is none of
+    return {n: float(value) if value >= 0 else None for n, value in zip(NAMES, evaluation.stats, strict=False)}

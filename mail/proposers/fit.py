@@ -115,7 +115,9 @@ def fit(
         report(final, _save(Path(folder), network, optimizer, job.steps))
 
 
-def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device: torch.device) -> dict[str, float]:
+def evaluate(
+    job: ProposerJob, network: MaskRCNN, images: InstanceImages, device: torch.device
+) -> dict[str, float | None]:
     """COCO mask AP and class-agnostic recall of the held-out images' instances, and images a second (network, masks and
     run lengths)."""
     unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", None)
@@ -130,7 +132,7 @@ def evaluate(job: ProposerJob, network: MaskRCNN, images: InstanceImages, device
         spent += time.monotonic() - started
         by_image |= dict(zip(chosen, found, strict=True))
     pairs = [(images.masks(i)[0], proposals) for i, proposals in by_image.items()]
-    precision = mask_ap(images.coco, by_image, images.categories is None, images.mask)
+    precision = mask_ap(images.coco, by_image, images.categories is None, images.upright)
     return {**instance_recall(pairs), **precision, "images_per_second": len(pairs) / spent if spent else 0.0}
 
 

@@ -22,10 +22,13 @@ def best_ious(targets: Sequence[rle.RLE], proposals: Proposals) -> np.ndarray:
     return rle.iou_matrix(targets, proposals.rles).max(axis=1)
 
 
-def recall(ious: np.ndarray) -> dict[str, float]:
-    """Shares of targets with a proposal of IoU >= .5 and >= .75, and the mean IoU of the best proposal."""
+def recall(ious: np.ndarray) -> dict[str, float | None]:
+    """Shares of targets with a proposal of IoU >= .5 and >= .75, and the mean IoU of the best proposal.
+
+    They are None where there is no target: nothing is measured then.
+    """
     if len(ious) == 0:
-        return {"recall_50": 0.0, "recall_75": 0.0, "mean_best_iou": 0.0}
+        return dict.fromkeys(("recall_50", "recall_75", "mean_best_iou"))
     return {
         "recall_50": float((ious >= 0.5).mean()),
         "recall_75": float((ious >= 0.75).mean()),
@@ -33,7 +36,7 @@ def recall(ious: np.ndarray) -> dict[str, float]:
     }
 
 
-def instance_recall(pairs: Iterable[tuple[Sequence[rle.RLE], Proposals]]) -> dict[str, float]:
+def instance_recall(pairs: Iterable[tuple[Sequence[rle.RLE], Proposals]]) -> dict[str, float | None]:
     """Class-agnostic recall of annotated instances: per image its instances' masks and its proposals.
 
     Returns:
@@ -47,7 +50,7 @@ def instance_recall(pairs: Iterable[tuple[Sequence[rle.RLE], Proposals]]) -> dic
         overlap = rle.iou_matrix(targets, proposals.rles)
         best.append(np.maximum.accumulate(overlap, axis=1) if len(proposals) else np.zeros((len(targets), 1)))
     every = np.concatenate([b[:, -1] for b in best]) if best else np.zeros(0)
-    at: dict[str, float] = {}
+    at: dict[str, float | None] = {}
     for count in RECALL_AT:
         if count <= max(found, default=0):
             numbers = recall(np.concatenate([b[:, min(count, b.shape[1]) - 1] for b in best]))
@@ -95,7 +98,7 @@ def proposal_quality(store: DataStore, masks: MaskSnapshot, splits: Sequence[str
     }
 
 
-def _named(ious: np.ndarray) -> dict[str, float]:
+def _named(ious: np.ndarray) -> dict[str, float | None]:
     numbers = recall(ious)
     return {
         "proposal_recall_50": numbers["recall_50"],

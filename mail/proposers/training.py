@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from mail.data.image_keys import ImageContent
 from mail.data.images import ImageError, decode_image, stored_size, turn_upright
 from mail.data.ingest import Progress
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, place
+from mail.data.photos import PhotoFolder
+from mail.data.problems import Problems
 from mail.errors import UserError
 
 AHEAD = 4  # batches that are decoded while the network works
@@ -44,6 +46,10 @@ class InstanceImages:
     exif_annotated: ExifAnnotated = AS_SHOWN
     _turns: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # of the photos that were read
 
+    @cached_property
+    def photos(self) -> PhotoFolder:
+        return PhotoFolder(self.folder, self.coco.path)
+
     def image(self, image_id: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises UserError if the file is missing, broken, or of another size."""
         return self.read(image_id)[1]
@@ -51,14 +57,15 @@ class InstanceImages:
     def read(self, image_id: int) -> tuple[bytes, np.ndarray]:
         """The file's bytes and `image`."""
         name = self.coco.images[image_id].file_name
-        filesystem, root = files.resolve(self.folder)
         try:
-            data = files.read_bytes(filesystem, f"{root}/{name}")
+            data = self.photos.read(name)
             placed = self._place(image_id, *stored_size(data))
             self._turns[image_id] = placed.turn
             return data, decode_image(data)
         except FileNotFoundError:
-            raise UserError(f"{self.folder} has no file {name}, which {self.coco.path} lists") from None
+            raise UserError(
+                f"{self.folder} has no file {self.photos.explain(name)}, which {self.coco.path} lists"
+            ) from None
         except ImageError as error:
             raise UserError(f"{self.folder}/{name}: {error}") from None
 
@@ -112,38 +119,39 @@ class InstanceImages:
 
     def check(self, image_ids: Sequence[int]) -> None:
         """Raises UserError where photos are missing; none is opened."""
-        filesystem, root = files.resolve(self.folder)
-        names = [self.coco.images[i].file_name for i in image_ids]
-        if isinstance(filesystem, fs.LocalFileSystem):
-            missing = [n for n in names if not os.path.isfile(f"{root}/{n}")]
-        else:
-            there = {f.path for f in filesystem.get_file_info(fs.FileSelector(root, recursive=True))}
-            missing = [n for n in names if f"{root}/{n}" not in there]
-        if missing:
-            raise UserError(
-                f"{self.folder} lacks {len(missing)} of {len(names)} photos that {self.coco.path} lists: "
-                f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
-            )
+        problems = Problems()
+        self.photos.find((self.coco.images[i].file_name for i in image_ids), problems)
+        problems.raise_if_any(self.coco.path, "Name the folder of its photos with --images")
 
-    def mask(self, instance: CocoInstance) -> rle.RLE:
+    def upright(self, instance: CocoInstance) -> rle.RLE:
         """Run lengths of an instance on the upright photo, which `image` has read; ValueError if it has no mask."""
         mask, turn = self.coco.mask(instance), self._turns.get(instance.image_id, 1)
         return mask if turn == 1 else rle.encode(turn_upright(rle.decode(mask), turn))
 
     def masks(self, image_id: int) -> tuple[list[rle.RLE], np.ndarray]:
-        """Masks (`mask`) and classes (1 .. C, int64) of a photo's instances: no crowds, nothing empty or unreadable."""
+        """Upright masks and classes (1 .. C, int64) of those of a photo's instances that can be learned."""
         masks, classes = [], []
         for instance in self.coco.instances_of(image_id):
-            if instance.is_crowd:
-                continue
             try:
-                mask = self.mask(instance)
+                masks.append(self.mask(instance))
             except ValueError:
                 continue  # one broken polygon of thousands: the image is still worth learning from
-            if rle.area(mask) > 0:
-                masks.append(mask)
-                classes.append(1 + self.categories.index(instance.category_id) if self.categories else 1)
+            classes.append(1 + self.categories.index(instance.category_id) if self.categories else 1)
         return masks, np.array(classes, np.int64)
+
+    def mask(self, instance: CocoInstance) -> rle.RLE:
+        """The mask that an instance is learned by; ValueError, without a name or number, says why it cannot be."""
+        if instance.is_crowd:
+            raise ValueError("are crowds")
+        if self.categories is not None and instance.category_id not in self.categories:
+            raise ValueError("are of categories that the file does not list")
+        try:
+            mask = self.upright(instance)
+        except ValueError as error:
+            raise ValueError(f"have no usable mask: {error}") from None
+        if rle.area(mask) == 0:
+            raise ValueError("have masks without a pixel")
+        return mask
 
     def example(self, image_id: int, flip: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What torchvision's detectors train on: float image (3, H, W) in 0..1 and boxes, labels, masks (K, H, W)."""

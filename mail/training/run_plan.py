@@ -11,6 +11,7 @@ from mail import addresses, lineage
 from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
+from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import Verdict, check_leakage, check_split
@@ -28,6 +29,7 @@ from mail.training.input import TrainingInput, texts, training_input, unusable_i
 from mail.training.settings import TrainingSettings
 from mail.training.validation import Validation
 
+VALIDATION_SPLIT = "val"
 # a made vocabulary holds, besides words, special tokens and single characters
 CHARACTERS = 200
 
@@ -148,6 +150,7 @@ class RunPlan:
                 "epochs": round(steps / self.epochs.steps_per_epoch, 2),
                 "steps": steps,
                 "validation_expressions": len(self.validation.rows) if self.validation else 0,
+                "validation": self.validation.split if self.validation else self.not_validated,
                 # forward and twice that backward
                 "total_flops": 3 * network["forward_flops_per_expression"] * steps * self.settings.global_batch_size,
             },
@@ -186,11 +189,21 @@ class RunPlan:
         lines += [remark for verdict in self.verdicts for remark in verdict.remarks]
         if self.leaky:
             lines.append("LEAKY: evaluation images were seen, or nobody knows; the model will be labelled so")
-        if self.options.validation_expressions and self.validation is None:
-            lines.append(
-                f"no validation: the data store has no split {self.options.validation_split!r} that can be used"
-            )
+        if self.validation is None:
+            lines.append(self.not_validated)
         return lines
+
+    @property
+    def not_validated(self) -> str:
+        """Why nothing is validated."""
+        if not self.options.validation_expressions:
+            return "no validation: --validation-expressions is 0"
+        split = self.options.validation_split or VALIDATION_SPLIT
+        if split in self.store.splits:
+            return f"no validation: no image of split {split!r} can be used"
+        others = [s for s in sorted(self.store.splits) if is_evaluation_split(s)]
+        named = f"; it has {', '.join(others)}: name one with --validation-split" if others else " besides train"
+        return f"no validation: the data store has no split {split!r}{named}"
 
     def tags(self) -> dict[str, str]:
         """Labels of the MLflow run: by whom the masks are, and what was left out."""
@@ -245,13 +258,16 @@ def _network(
 
 
 def _validation(options: Any, store: DataStore, unusable: Any) -> Validation | None:
-    if not options.validation_expressions or options.validation_split not in store.splits:
+    if options.validation_expressions < 1 or (
+        options.validation_split is None and VALIDATION_SPLIT not in store.splits
+    ):
         return None
+    split = store.check_split(options.validation_split or VALIDATION_SPLIT)
     try:
-        index = ExpressionIndex.read(store, options.validation_split, unusable)
+        index = ExpressionIndex.read(store, split, unusable)
     except UserError:  # nothing usable in it: `summary` says so
         return None
-    return Validation.choose(index, options.validation_split, options.validation_expressions)
+    return Validation.choose(index, split, options.validation_expressions)
 
 
 def _or(given: Any, default: Any) -> Any:

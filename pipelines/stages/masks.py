@@ -95,6 +95,9 @@ class MasksStatus(_OfTable):
         if self.against:
             report["quality"] = quality = proposal_quality(DataStore(self.against), snapshot, self.splits or None)
             for name, numbers in [*quality["splits"].items(), ("all", quality)]:
+                if not numbers["expressions"]:
+                    say(f"{name}: not measured, for no expression has a target")
+                    continue
                 say(
                     f"{name}: recall@.5 {numbers['proposal_recall_50']:.3f}, @.75 {numbers['proposal_recall_75']:.3f}, "
                     f"oracle mIoU {numbers['oracle_mIoU']:.3f} of {numbers['expressions']} expressions"

@@ -20,7 +20,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
         from pipelines.training.proposer_plan import check_weights, plan_training
 
         files.check_writable(self.out)
-        job, chosen = plan_training(self)
+        job, chosen, remarks = plan_training(self)
         check_weights(job)
         return {
             "images": len(job.train),
@@ -28,6 +28,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
             "excluded": chosen.excluded,
             "left_out": chosen.left_out,
             "exif_assumed": len(chosen.assumed),
+            "remarks": remarks,
             "image_ids": f"{chosen.namespace}/...",
             "epochs": round(job.steps * job.batch_size / len(job.train), 2),
             "job": job.recipe(),

@@ -101,8 +101,9 @@ class TrainConfig(Options):
     split: str = "train"
     """Split to train on."""
 
-    validation_split: str = "val"
-    """Split to validate on at every checkpoint."""
+    validation_split: str | None = None
+    """Split to validate on at every checkpoint (default: `val`, if there is one). The checkpoint that it likes best is
+    kept: name no split whose figures you want to report."""
 
     validation_expressions: int = 128
     """Expressions to validate on, evenly spread over the split; 0 leaves validation out."""

@@ -41,7 +41,7 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
         UserError: an option is wrong, or the folder holds something else.
     """
     started = time.monotonic()
-    job, chosen = plan_training(config)
+    job, chosen, remarks = plan_training(config)
     check_workers(config.workers, 1.0)
     files.check_writable(config.out)
     with progress_of("photos looked at") as progress:
@@ -57,6 +57,8 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     )
     if chosen.assumed:
         say(assumption(chosen.assumed, config.exif_annotated))
+    for line in remarks:
+        say(line)
     seen = images_seen(config, chosen.namespace, keys)
     if seen is None:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
@@ -70,7 +72,8 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
                 _withdraw(training)
         raise
     at = [(k.partition("@")[2], metrics[k], metrics[k.replace("_50", "_75")]) for k in metrics if "recall_50@" in k]
-    say("recall@.5/.75 of the best K: " + ", ".join(f"K={k} {low:.3f}/{high:.3f}" for k, low, high in at))
+    if at:
+        say("recall@.5/.75 of the best K: " + ", ".join(f"K={k} {low:.3f}/{high:.3f}" for k, low, high in at))
     folder = write_proposer(
         config.out,
         network=job.network,
@@ -84,11 +87,19 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     seconds = time.monotonic() - started
     done(
         f"wrote {config.out}: {folder.proposer_id}, trained on {len(job.train)} images in {seconds:.0f} s, "
-        f"recall@.5 {metrics['recall_50']:.3f} and @.75 {metrics['recall_75']:.3f} of {metrics['instances']} "
-        f"held-out instances with {metrics['proposals_per_image']:.1f} proposals an image, mask AP "
-        f"{metrics['mask_AP']:.3f}{' (one class)' if config.class_agnostic else ''}"
+        f"{_quality(metrics, config.class_agnostic)}"
     )
     return {"proposer_id": folder.proposer_id, "seconds": seconds, **metrics}
+
+
+def _quality(metrics: dict[str, Any], class_agnostic: bool) -> str:
+    if "recall_50" not in metrics:
+        return "not measured: there is no held-out instance"
+    return (
+        f"recall@.5 {metrics['recall_50']:.3f} and @.75 {metrics['recall_75']:.3f} of {metrics['instances']} held-out "
+        f"instances with {metrics['proposals_per_image']:.1f} proposals an image, mask AP {metrics['mask_AP']:.3f}"
+        f"{' (one class)' if class_agnostic else ''}"
+    )
 
 
 def claim(out: str, job: ProposerJob) -> tuple[str, bool]:

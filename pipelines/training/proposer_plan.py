@@ -11,6 +11,7 @@ from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers.fit import ProposerJob
+from mail.proposers.learnable import examine
 from mail.proposers.maskrcnn import build_network, load_initial_weights
 from mail.proposers.presets import preset
 from mail.proposers.training import InstanceImages
@@ -27,11 +28,11 @@ from pipelines.terminal import progress_of
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
 
-def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, TrainingImages]:
-    """The job of the workers, and which images it trains on.
+def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, TrainingImages, list[str]]:
+    """The job of the workers, which images it trains on, and what a person should know of their annotations.
 
     Raises:
-        UserError: an option is wrong, or too few images are left.
+        UserError: an option is wrong, too few images are left, or there is nothing to learn from on them.
     """
     recipe = preset(options.preset)
     steps = recipe.steps if options.steps is None else options.steps
@@ -67,10 +68,13 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         max_held_out=options.max_held_out,
         seed=options.seed,
     )
-    photos = InstanceImages(coco, options.images, exif_annotated=options.exif_annotated)
-    photos.image(chosen.train[0])
+    one_class = options.class_agnostic or len(coco.categories) == 1
+    classes = None if one_class else tuple(coco.categories)
+    photos = InstanceImages(coco, options.images, classes, exif_annotated=options.exif_annotated)
     used = [*chosen.train, *chosen.held_out]
     photos.check(used)
+    photos.image(chosen.train[0])
+    remarks = examine(photos, chosen)
     with progress_of("photos looked at") as progress:
         chosen = dataclasses.replace(chosen, assumed=tuple(photos.find_assumed(used, progress)))
     job = ProposerJob(
@@ -90,7 +94,7 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         held_out=tuple(chosen.held_out),
         exif_annotated=options.exif_annotated,
     )
-    return job, chosen
+    return job, chosen, remarks
 
 
 def look_at_photos(

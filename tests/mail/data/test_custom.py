@@ -54,6 +54,36 @@ def test_lines_become_a_store(tmp_path):
     assert (rows["mine/4"]["image_id"], rows["mine/4"]["category"]) == ("mine/b/c.png", "sky")
 
 
+def test_null_is_the_same_as_absent(tmp_path):
+    nothing = dict.fromkeys(("ref_id", "category", "polygons", "rle", "no_target"))
+    columns = [nothing | row for row in lines()]
+    table, _ = write_store(*write(tmp_path, columns), str(tmp_path / "table"), name="mine")
+    bare, _ = write_store(*write(tmp_path, lines()), str(tmp_path / "bare"), name="mine")
+    assert table.digest == bare.digest
+    assert table.expressions()["ref_id"].to_pylist() == ["mine/r", "mine/r", "mine/3", "mine/4"]
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        ("b\\\\c.png", "but there is b/c.png"),
+        ("http://host/photos/a.jpg", "but there is a.jpg"),
+        ("my%20cup.jpg", "but there is my cup.jpg"),
+        ("cafe\u0301.jpg", "but there is caf\u00e9.jpg"),
+        ("../mine.jsonl", "which leads out of the folder"),
+        (".", "an empty name"),
+    ],
+)
+def test_a_name_that_another_system_wrote_gets_a_hint(tmp_path, image, hint):
+    rows = lines()
+    rows[3]["image"] = image
+    path, photos = write(tmp_path, rows)
+    for name in ("my cup.jpg", "caf\u00e9.jpg"):
+        (photos / name).write_bytes(jpeg())
+    with pytest.raises(UserError, match=f"1 images are missing in .*{hint}"):
+        write_store(path, photos, str(tmp_path / "store"), name="mine")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -62,6 +92,11 @@ def test_lines_become_a_store(tmp_path):
         ({"split": "dev"}, "line 2: split 'dev' is none of train, val"),
         ({"polygons": None}, "line 2: exactly one of polygons, rle and no_target must be given, not none"),
         ({"no_target": True}, "line 2: exactly one of"),
+        ({"no_target": "false"}, 'no_target must be 0 or 1, not "false" .expr_id "2".'),
+        ({"ref_id": 0.5}, "ref_id, where it is no text, must be a whole number, not 0.5"),
+        ({"category": 3}, "category must be text, not 3"),
+        ({"text": "cup \ud83d"}, "line 2: text has half a character .*ud83d. at place 5"),
+        ({"image": "a\ud83d.jpg"}, "line 2: image has half a character"),
     ],
 )
 def test_line_that_cannot_be_used_is_named(tmp_path, change, message):
@@ -81,7 +116,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"absent\.jsonl cannot be read"):
         read_expressions(tmp_path / "absent.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}')
-    with pytest.raises(UserError, match=r"latin\.jsonl cannot be read"):
+    with pytest.raises(UserError, match=r"latin\.jsonl cannot be read: line 1: byte 0xe9 at place 14 is not UTF-8"):
         read_expressions(tmp_path / "latin.jsonl")
 
 

@@ -1,5 +1,6 @@
 """train-proposer writes a proposer that precompute can use, and knows which images it saw."""
 
+import json
 import re
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_photos_that_are_evaluated_on_under_another_name_are_left_out(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = stage(root, tmp_path / "all", exclude_eval_of="", refs_root=None)
-    job, chosen = plan_training(first)
+    job, chosen, _ = plan_training(first)
     photos = InstanceImages(CocoInstances(first.instances), first.images)
     store = photos_store(tmp_path, "own", {"own/1": ("val", photos.read(chosen.train[3])[0])})
     stage(root, tmp_path / "p", exclude_eval_of="", refs_root=None, exclude_store=store.uri).run()
@@ -109,7 +110,7 @@ def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None
         ({"exclude": "nowhere"}, "there is no file .*nowhere"),
         ({"instances": "nowhere.json"}, "nowhere.json"),
         ({"preset": "huge"}, "no proposer preset"),
-        ({"images": "nowhere"}, "has no file"),
+        ({"images": "nowhere"}, "there is no folder .*nowhere"),
         ({"checkpoint_every": 0}, "--checkpoint-every must be at least 1"),
         ({"weights": "nowhere.pth"}, "there is no file .*nowhere.pth"),
         ({"weights": __file__}, "is not a state dict of tensors"),
@@ -120,6 +121,35 @@ def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None
 def test_wrong_input_is_named(root: Path, tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         stage(root, tmp_path / "p", **changes).run()
+
+
+def instances_of_boxes(root: Path, out: Path, having_masks: tuple[int, ...]) -> str:
+    """The scenes' instances, the annotations of all but these images without a mask."""
+    data = json.loads((root / "synthetic/instances.json").read_text())
+    for annotation in data["annotations"]:
+        if annotation["image_id"] not in having_masks:
+            annotation["segmentation"] = []
+    out.write_text(json.dumps(data))
+    return str(out)
+
+
+def test_nothing_to_learn_from_is_refused_with_the_reason(root: Path, tmp_path: Path) -> None:
+    instances = instances_of_boxes(root, tmp_path / "boxes.json", ())
+    with pytest.raises(UserError, match=r"no mask to learn from .* annotations, \d+ have no usable mask: .* is empty"):
+        stage(root, tmp_path / "p", instances=instances).run()
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_no_held_out_image_can_measure_is_said_and_not_given_as_a_number(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    trained = plan_training(stage(root, tmp_path / "p"))[0].train
+    instances = instances_of_boxes(root, tmp_path / "half.json", trained)
+    report = stage(root, tmp_path / "p", instances=instances).run()
+    assert not {"recall_50", "recall_75", "mask_AP"} & report.keys()
+    said = capsys.readouterr()
+    assert "held-out images have no instance with a mask" in said.out + said.err
+    assert "not measured: there is no held-out instance" in said.out + said.err
 
 
 def test_another_training_in_the_same_folder_is_refused(root: Path, tmp_path: Path) -> None:
