@@ -117,7 +117,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         numbers = np.nan_to_num(np.asarray(image))
         scale = 255.0 if numbers.max(initial=0.0) <= 1.0 else 1.0
         return Image.fromarray(np.clip(numbers * scale, 0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _explain(error: BaseException) -> str:
