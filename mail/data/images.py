@@ -172,7 +172,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         over = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         paper = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(paper, over).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _check_range(greatest: float) -> None:
