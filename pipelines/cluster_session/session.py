@@ -40,7 +40,7 @@ if os.environ.get("MAIL_RAY_LOGS") != "1":
 METRICS = "RAY_enable_metrics_collection"
 OBJECT_STORE_BYTES = 2**30  # enough for the blocks in flight here; Ray's default, 30 % of memory, starves a laptop
 START_ATTEMPTS = 5
-JOIN_ATTEMPTS = "3"  # of about 6 s each; Ray's own 20 are two minutes of silence
+JOIN_ATTEMPTS = "1"  # which waits 40 s for a cluster that is busy; of Ray's own 20 nothing is heard for minutes
 LARGE_MACHINE_BYTES = 64 * 2**30  # from here on Ray's own default is fine
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import mail
 from mail import rle
 from mail.errors import UserError
-from mail.inference import Predictor, chosen_proposals, load_image
+from mail.inference import Predictor, check_device, chosen_proposals, load_image
 from mail.model import MailForReferringSegmentation, MailProcessor, Segmentation, tokenizer_from_texts
 from mail.model.folder import check_model_folder
 from mail.proposals import Proposals
@@ -215,3 +215,10 @@ def test_one_line_predicts_many_sentences(model: Path):
     assert len(together) == len(TEXTS)
     alone = mail.predict(photo(30, 40), TEXTS[1], model=model)
     assert np.array_equal(together[1].mask, alone.mask)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "gpu", "meta", "hpu", "xla", "cuda:-1", "é"])
+def test_a_device_that_is_not_there_is_one_line_that_says_what_is(device: str) -> None:
+    with pytest.raises(UserError, match=rf"^there is no device '{device}' here \(.+\): use cpu") as refused:
+        check_device(device)
+    assert "\n" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +53,18 @@ def test_kept_folders_stay(tmp_path: Path) -> None:
     removed.close()
     PrivateFolder(str(tmp_path)).close()
     assert list(tmp_path.iterdir()) == [kept.path]
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("t", True), ("a b", False), ("t" * 40, False), ("größe", False), ("t;t", False)]
+)
+def test_a_temporary_folder_whose_name_ray_cannot_take_is_not_used(
+    name: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as above:
+        temporary = Path(above) / name
+        temporary.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        folder = PrivateFolder()
+        assert (folder.path.parent == temporary) is own
+        folder.close()
