@@ -102,13 +102,17 @@ def start(token: Path, *options: str) -> Head:
 
 def _start(token: Path, options: tuple[str, ...]) -> Head:
     folder = Path(tempfile.mkdtemp(prefix="mail-head-", dir="/tmp"))  # short: it holds sockets
+    # Ray gives a shell the path of its Python as it is: one with a space would be two words
+    (folder / "venv").symlink_to(BIN.parent)
+    executables = folder / "venv" / "bin"
     port, dashboard, agent, client = _free_ports(4)
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command = [str(executables / "python"), "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # jobs call `python`
+    environment["PATH"] = f"{executables}{os.pathsep}{os.environ['PATH']}"  # jobs call `python`
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
             [*command, *options],

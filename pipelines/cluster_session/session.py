@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,9 @@ def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
     }
     if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < LARGE_MACHINE_BYTES:
         settings["object_store_memory"] = OBJECT_STORE_BYTES
+    if shlex.quote(sys.executable) != sys.executable:
+        # Ray gives it to a shell as it is: of a folder with a space no worker with variables of its own would start
+        settings["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
     with contextlib.ExitStack() as stack:
         if not verbose:
             stack.enter_context(_stderr_to(folder / "start.log"))
