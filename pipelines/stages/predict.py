@@ -10,6 +10,7 @@ from PIL import Image
 
 from mail import rle
 from mail.data import files
+from mail.data.typed import text
 from mail.errors import UserError
 from pipelines.options import Address, LocalPath, ModelAddress
 from pipelines.registry.models import resolve_model
@@ -68,6 +69,10 @@ class Predict(Stage):
 
         if not self.text.strip():
             raise UserError('--text is empty: say what to segment, for example --text "the left cup"')
+        try:
+            text(self.text, "--text")
+        except ValueError as error:
+            raise UserError(str(error)) from None
         targets = self._targets()
         for file in (*targets.values(), *([] if self.rle is None else [self.rle])):
             files.check_file_writable(file)
