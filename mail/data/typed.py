@@ -60,8 +60,8 @@ def text(value: Any, what: str) -> str:
         except UnicodeEncodeError as error:
             half = f"\\u{ord(value[error.start]):04x}"
             raise ValueError(
-                f"{what} has half a character ({half}) at place {error.start + 1}, as texts cut in UTF-16 have: "
-                "write the whole character, or leave it out"
+                f"{what} has half a character ({half}) at place {error.start + 1}, as in a text that was cut or is not "
+                "UTF-8: write the whole character, or leave it out"
             ) from None
     return value
 

@@ -80,8 +80,8 @@ def choose_images(
     train = sorted(shuffled[held_out:])
     if not train:
         raise UserError(
-            f"{coco.path}: no image is left to train on: {left_out + len(candidates)} of {len(coco.images)} images "
-            f"have annotations, {left_out} of them are excluded and {held_out} held out (see --holdout-fraction)"
+            f"{coco.path}: no image is left to train on: {left_out + len(candidates)} of its {len(coco.images)} have "
+            f"annotations, {left_out} of them are excluded and {held_out} held out (see --holdout-fraction)"
         )
     return TrainingImages(namespace, train, sorted(shuffled[:held_out]), excluded, left_out)
 

@@ -246,3 +246,38 @@ def test_real_photos(tmp_path):
     for first, second in pairwise(store.expressions().to_pylist()):
         same_image = first["image_id"] == second["image_id"]
         assert not (same_image and first["text"] == second["text"] and first["ref_id"] != second["ref_id"])
+
+
+def test_sentences_follow_the_masks_whatever_the_file_declares(tmp_path):
+    data = Published(tmp_path)
+    plain, _ = write_store(*files_of(data), str(tmp_path / "plain"))
+    for annotation in data.instances["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation |= {"area": 0, "bbox": [x, y, x + width, y + height], "category_id": str(annotation["category_id"])}
+    data.instances["categories"] = [{"id": 1, "name": " Cat"}, {"id": "2", "name": "dog "}, {"id": 3, "name": "DOG"}]
+    odd, findings = write_store(*files_of(data), str(tmp_path / "odd"))
+    assert [t.lower() for t in odd.expressions()["text"].to_pylist()] == plain.expressions()["text"].to_pylist()
+    assert any("8 of 8 annotations that were looked at give their bbox as corners" in line for line in findings.lines())
+    assert any("8 of 8 annotations that were looked at declare another area" in line for line in findings.lines())
+
+
+def test_what_has_no_mask_or_no_name_makes_no_sentence_and_is_counted(tmp_path):
+    data = Published(tmp_path, splits=("train", "train"))
+    first, second, third, fourth = data.instances["annotations"]
+    second["segmentation"] = []
+    third["category_id"] = 9
+    with pytest.raises(UserError, match=r"1 annotations have no usable mask \(11: its segmentation is empty"):
+        write_store(*files_of(data), str(tmp_path / "store"))
+    store, findings = write_store(*files_of(data), str(tmp_path / "store"), skip_bad=True)
+    assert set(store.expressions()["ref_id"].to_pylist()) == {f"coco-text/{a['id']}" for a in (first, fourth)}
+    assert "left out: 1 annotations have no usable mask" in list(findings.lines())
+    assert "1 annotations are of categories that `categories` does not list (9: 1)" in list(findings.lines())
+
+
+def test_all_left_out_is_an_error_with_the_reason(tmp_path):
+    data = Published(tmp_path)
+    for annotation in data.instances["annotations"]:
+        annotation["segmentation"] = annotation["segmentation"][0]
+    with pytest.raises(UserError, match=r"8 annotations have no usable mask .*put it into one more pair of brackets"):
+        write_store(*files_of(data), str(tmp_path / "store"), skip_bad=True)
+    assert not (tmp_path / "store/store.json").exists()

@@ -307,3 +307,12 @@ def test_recall_grows_with_the_number_of_proposals(images: InstanceImages) -> No
     assert report["recall_50@2"] == report["recall_75@2"] == pytest.approx(2 / (2 * count))
     assert report["recall_50"] == pytest.approx(0.5)
     assert f"recall_50@{max(k for k in RECALL_AT if k > count)}" not in report
+
+
+def test_what_is_not_there_is_not_measured(images: InstanceImages) -> None:
+    image_id = next(iter(images.coco.images))
+    size = (images.coco.images[image_id].height, images.coco.images[image_id].width)
+    assert set(mask_ap(images.coco, {}, class_agnostic=True).values()) == {None}
+    assert mask_ap(images.coco, {image_id: Proposals(size)}, class_agnostic=True)["mask_AP"] == 0
+    assert instance_recall([([], Proposals(size))])["recall_50"] is None
+    assert instance_recall([([], Proposals(size))])["instances"] == 0

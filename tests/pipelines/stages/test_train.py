@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import ViltConfig, ViltModel
 
+from mail.data.custom import write_store
 from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.inference import Predictor
@@ -30,6 +31,7 @@ from pipelines.training.overlays import default_every
 from pipelines.training.run_state import RunState, differences
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
 from tests.boxes import Boxes, make_boxes, micro_config
+from tests.published import box, jpeg
 
 MICRO = {
     "hidden_size": 32,
@@ -326,6 +328,23 @@ def test_the_dry_run_tells_the_cost(train):
     assert plan["network"]["parameters"] > 0
     assert plan["training"]["steps_per_epoch"] == plan["training"]["expressions_per_epoch"] / 8
     assert json.dumps(plan)
+
+
+def test_a_split_of_any_name_is_validated_on_if_it_is_named(train, tmp_path):
+    rows = [{"expr_id": str(n), "image": "a.jpg", "text": "box", "polygons": box(1, 1, 9, 9)} for n in range(9)]
+    lines = [json.dumps(row | {"split": "train" if n else "test"}) for n, row in enumerate(rows)]
+    Path("mine.jsonl").write_text("\n".join(lines))
+    Path("a.jpg").write_bytes(jpeg())
+    write_store("mine.jsonl", tmp_path, "store", name="mine")
+    own = {"data": "store", "masks": None, "proposals": "none"}
+    plan = train(**own).plan()["training"]
+    assert plan["validation_expressions"] == 0
+    assert plan["validation"] == (
+        "no validation: the data store has no split 'val'; it has test: name one with --validation-split"
+    )
+    assert train(**own, validation_split="test").plan()["training"]["validation"] == "test"
+    with pytest.raises(UserError, match="no split 'dev': it has test, train"):
+        train(**own, validation_split="dev").plan()
 
 
 @pytest.mark.parametrize(
