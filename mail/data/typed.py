@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from mail import json_text
+
 _NUMBER = re.compile(r"[+-]?\d{1,400}(\.\d{1,400})?([eE][+-]?\d{1,4})?", re.ASCII)
 _LARGEST = 2**63 - 1  # of an id in Parquet and numpy
 _EXACT = 2**53  # whole numbers beyond this have no float of their own
@@ -79,9 +81,7 @@ def utf8(data: bytes) -> str:
 def json_value(data: bytes | str) -> Any:
     """The JSON value that a file or a line holds; ValueError says what is wrong with it."""
     try:
-        return json.loads(data if isinstance(data, str) else utf8(data))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        return json_text.parse(data if isinstance(data, str) else utf8(data))
     except json.JSONDecodeError as error:
         raise ValueError(f"this is not JSON ({error})") from None
 
