@@ -82,7 +82,10 @@ def _join(address: str) -> None:
     from ray.exceptions import AuthenticationError
 
     try:
-        with environment(RAY_gcs_server_port_wait_time_s=JOIN_ATTEMPTS):
+        with contextlib.ExitStack() as stack:
+            if os.environ.get("MAIL_RAY_LOGS") != "1":
+                stack.enter_context(_stderr_to(Path(os.devnull)))  # what is wrong is said once, in one line
+            stack.enter_context(environment(RAY_gcs_server_port_wait_time_s=JOIN_ATTEMPTS))
             ray.init(address, logging_level=logging.WARNING)
     except (AuthenticationError, ConnectionError, RuntimeError) as error:  # RuntimeError: of another version
         raise not_reached(error) from error

@@ -33,16 +33,24 @@ def await_answer(uri: str, variable: str) -> None:
         UserError: nobody answered within a minute.
     """
     shown = f"MLflow at {addresses.without_secrets(uri)}"
+    if not addresses.is_web(uri) and not addresses.is_remote_database(uri):
+        return
+    ask = _ask_server if addresses.is_web(uri) else _ask_database
     try:
-        if addresses.is_web(uri):
-            until_answered(functools.partial(_ask_server, uri), lambda error: isinstance(error, OSError), shown)
-        elif addresses.is_remote_database(uri):
-            from sqlalchemy.exc import OperationalError
-
-            until_answered(functools.partial(_ask_database, uri), lambda e: isinstance(e, OperationalError), shown)
+        until_answered(functools.partial(ask, uri), _is_away, shown)
     except Exception as error:
+        if not _is_away(error):  # its driver is missing, or refuses the address
+            raise UserError(f"{shown} cannot be used ({reason(error)}): mend {variable}") from error
         proxy = _proxy(uri) if addresses.is_web(uri) else ""
         raise UserError(f"{shown} does not answer ({reason(error)}): start it, or mend {variable}{proxy}") from error
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return True
+    from sqlalchemy.exc import OperationalError
+
+    return isinstance(error, OperationalError)
 
 
 def reason(error: BaseException) -> str:
