@@ -79,7 +79,7 @@ class ParquetReader:
             return files.persistently(read)
         except FileNotFoundError:
             raise UserError(f"{self.path} is missing, though it is listed: copy or make it again") from None
-        except (pa.ArrowException, OSError, AttributeError, UnicodeDecodeError, MemoryError) as error:
+        except (pa.ArrowException, OSError, AttributeError, UnicodeError, MemoryError) as error:
             if "AWS Error" in str(error):
                 raise
             what = "cannot be read" if isinstance(error, OSError) and error.errno else "is damaged"

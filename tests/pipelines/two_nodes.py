@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.pipelines.test_job_submit import RAY, comes_up, end, free_ports, session_of
+RAY = str(Path(sys.executable).with_name("ray"))
+START_SECONDS = 120
 
 
 @dataclass
@@ -166,3 +168,47 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def comes_up(process: subprocess.Popen, address: str, token: str) -> bool:
+    """Waits until the node is alive; False if it ends before (Ray gives its processes 30 s, whatever else runs)."""
+    request = urllib.request.Request(f"{address}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=20) as response:
+            if b"ALIVE" in response.read():
+                return True
+        time.sleep(1)
+    return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all are held open until all are found, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a head node and all of its session, and nothing else (`ray stop` would end every Ray there is)."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()  # `ray start --block` ends what it has started
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    for pid in [*session_of(process.pid), process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def session_of(leader: int) -> list[int]:
+    """Ids of the processes of a session (Linux; elsewhere none are found)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()  # after the name: state, parent, group, session, ...
+            if int(fields[3]) == leader:
+                found.append(int(stat.parent.name))
+    return found

@@ -21,7 +21,8 @@ from tests.mail.proposers.checkpoints import save_mask2former
 def test_a_mask2former_of_unknown_origin_is_leaky(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, store = save_mask2former(tmp_path / "checkpoint"), make_boxes(tmp_path / "boxes", images=8).store
     out = str(tmp_path / "p")
-    assert ImportProposer(weights=str(checkpoint), out=out).plan() == {"architecture": "mask2former", "leaky": True}
+    plan = ImportProposer(weights=str(checkpoint), out=out).plan()
+    assert plan == {"architecture": "mask2former", "fetched_from_pytorch": False, "leaky": True}
     proposer_id = ImportProposer(weights=str(checkpoint), out=out).run()
     assert f"wrote {out}: {proposer_id}, 3 categories" in capsys.readouterr().out
     assert load_proposer(out).proposer_id == proposer_id

@@ -331,10 +331,11 @@ def test_the_dry_run_tells_the_cost(train):
 
 
 def test_a_split_of_any_name_is_validated_on_if_it_is_named(train, tmp_path):
-    rows = [{"expr_id": str(n), "image": "a.jpg", "text": "box", "polygons": box(1, 1, 9, 9)} for n in range(9)]
-    lines = [json.dumps(row | {"split": "train" if n else "test"}) for n, row in enumerate(rows)]
-    Path("mine.jsonl").write_text("\n".join(lines))
-    Path("a.jpg").write_bytes(jpeg())
+    row = {"text": "box", "polygons": box(1, 1, 9, 9)}
+    rows = [row | {"expr_id": str(n), "image": f"{n}.jpg", "split": "train" if n else "test"} for n in range(9)]
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for number in range(9):
+        Path(f"{number}.jpg").write_bytes(jpeg(seed=number))
     write_store("mine.jsonl", tmp_path, "store", name="mine")
     own = {"data": "store", "masks": None, "proposals": "none"}
     plan = train(**own).plan()["training"]

@@ -24,7 +24,7 @@ from pipelines.stages.train import Train
 from pipelines.training.config import ModelOverrides
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.stages.test_train import MICRO, SAMPLES, pictures, weights
-from tests.pipelines.test_job_submit import end, free_ports
+from tests.pipelines.two_nodes import end, free_ports
 from tests.s3 import BUCKET, s3_server
 
 pytestmark = pytest.mark.cluster
