@@ -158,13 +158,13 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits; Pillow would clip at 255 instead of scaling
         values = np.asarray(image).astype(np.int64)
-        _check_range(values.max(initial=0))
+        _check_range(float(values.max(initial=0)))
         grey = (values.clip(0, 65535) >> 8).astype(np.uint8)
         grey[values == image.info.get("transparency", -1)] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.mode == "F":  # floating-point TIFF: 0..1 or, if anything lies above, 0..255, or 16 bits
         numbers = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
-        greatest = numbers.max(initial=0.0)
+        greatest = float(numbers.max(initial=0.0))
         _check_range(greatest)
         scale = 255.0 if greatest <= 1.0 else 1.0 if greatest <= 255.0 else 1 / 256
         return Image.fromarray(np.clip(numbers * scale, 0, 255).astype(np.uint8)).convert("RGB")
