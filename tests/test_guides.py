@@ -116,6 +116,9 @@ def test_every_other_command_is_there(guide: Path) -> None:
     for arguments in calls(guide, "python -m"):
         module = importlib.util.find_spec(arguments[0])
         assert module, arguments
+        if module.submodule_search_locations:  # a package
+            module = importlib.util.find_spec(f"{arguments[0]}.__main__")
+            assert module, arguments
         options = set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)", Path(str(module.origin)).read_text()))
         given = {word for word in arguments[1:] if word.startswith("--")}
         assert given <= options or arguments[0] == "pipelines", arguments
