@@ -105,7 +105,7 @@ def _start(token: Path, options: tuple[str, ...]) -> Head:
     # Ray gives a shell the path of its Python as it is: one with a space would be two words
     (folder / "venv").symlink_to(BIN.parent)
     executables = folder / "venv" / "bin"
-    port, dashboard, agent, client = _free_ports(4)
+    port, dashboard, agent, client = free_ports(4)
     command = [str(executables / "python"), "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
@@ -126,7 +126,7 @@ def _start(token: Path, options: tuple[str, ...]) -> Head:
     return Head(psutil.Process(process.pid), f"{local}:{dashboard}", f"{local}:{agent}", folder, token)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now; all are held open until all are found, so that they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -21,7 +21,6 @@ REGISTRY = "models:/"  # of MLflow: a model's name follows, which is no place
 UNDERSTOOD = "a local path, file:///PATH or s3://BUCKET/KEY"
 _REMOTE = "s3://"
 _SQLITE = "sqlite:///"
-# one slash: RFC 8089 allows it for files, and `pathlib` leaves one of the two of an s3:// address
 _WEB = ("http://", "https://")
 HIDDEN = "***"
 _SECRET_NAMES = (
@@ -34,6 +33,7 @@ _SECRETS = (
     re.compile(r"(?<![^\s'\"=(])[^\s:/@'\"=(]+:(?!//)[^\s/@]+(?=@[\w.\[\]-]+:\d)"),  # of an address without a scheme
     re.compile(rf"(?<=[?&;#])((?:{_SECRET_NAMES})=)[^&\s#'\"]+", re.IGNORECASE),
 )
+# one slash: RFC 8089 allows it for files, and `pathlib` leaves one of the two of an s3:// address
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(s3|file):(?=/)", re.IGNORECASE)
 
 Place = str | os.PathLike[str]

@@ -22,7 +22,7 @@ from mail import addresses, rle
 from mail.data import files
 from mail.data.json_arrays import Element, JsonArrays
 from mail.data.segmentation import checked_mask, polygons_of
-from mail.data.typed import flag, number, shown, text, whole_number
+from mail.data.typed import flag, given, number, shown, text, whole_number
 from mail.errors import UserError, first_few
 
 ARRAYS = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -92,7 +92,7 @@ class CocoInstances:
                 if key == "images":
                     self._add_image(value)
                 elif key == "categories":
-                    category_id, name = whole_number(_given(value, "id"), "id"), value.get("name")
+                    category_id, name = whole_number(given(value, "id"), "id"), value.get("name")
                     name = "" if name is None else text(name, "name").strip()
                     name = spellings.setdefault(name.casefold(), name)
                     if self.categories.setdefault(category_id, name) != name:
@@ -186,7 +186,7 @@ class CocoInstances:
         else:
             raise ValueError(f"bbox must be [x, y, width, height], not {shown(box)}")
         declared.append(nan if area is None else number(area, "area"))
-        ids = [whole_number(_given(value, key), key) for key in ("id", "image_id", "category_id")]
+        ids = [whole_number(given(value, key), key) for key in ("id", "image_id", "category_id")]
         crowd, segmentation = flag(value.get("iscrowd"), "iscrowd"), value.get("segmentation")
         if isinstance(segmentation, list) or not segmentation:
             try:
@@ -199,8 +199,8 @@ class CocoInstances:
         self._declared.extend(declared)
 
     def _add_image(self, value: dict[str, Any]) -> None:
-        image_id, height, width = (whole_number(_given(value, key), key) for key in ("id", "height", "width"))
-        image = CocoImage(image_id, text(_given(value, "file_name"), "file_name"), height, width)
+        image_id, height, width = (whole_number(given(value, key), key) for key in ("id", "height", "width"))
+        image = CocoImage(image_id, text(given(value, "file_name"), "file_name"), height, width)
         if image.id in self.images:
             raise ValueError(f"image id {image.id} comes twice")
         if image.height < 1 or image.width < 1:
@@ -235,10 +235,3 @@ class CocoInstances:
                 yield from JsonArrays(stream)
             except ValueError as error:
                 raise UserError(f"{self.path} is not valid JSON, or it is cut off: {error}") from None
-
-
-def _given(value: dict[str, Any], key: str) -> Any:
-    """A value that COCO's format demands; null is the same as absent."""
-    if (found := value.get(key)) is None:
-        raise ValueError(f"it lacks {key!r}")
-    return found

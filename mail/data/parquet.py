@@ -24,13 +24,12 @@ class ParquetReader:
 
     Args:
         path: inside `filesystem`.
-        columns: the file must have these.
 
     Raises:
         UserError: the file is missing, damaged or no Parquet file; also from every method.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, path: str | os.PathLike, columns: Sequence[str] = ()):
+    def __init__(self, filesystem: fs.FileSystem, path: str | os.PathLike):
         self.path = os.fspath(path)
         # nested columns are read in one go: few large reads on an object store
         open_file = functools.partial(
@@ -38,7 +37,6 @@ class ParquetReader:
         )
         self._file: pq.ParquetFile = self._told(open_file)
         self.schema: pa.Schema = self._told(lambda: self._file.schema_arrow)
-        self._check(columns)
 
     @property
     def metadata(self) -> pq.FileMetaData:

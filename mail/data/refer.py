@@ -25,7 +25,7 @@ from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import find_photos
 from mail.data.problems import Problems
 from mail.data.store import DataStore, DataStoreWriter
-from mail.data.typed import flag, json_value, text, whole_number
+from mail.data.typed import flag, given, json_value, text, whole_number
 from mail.errors import UserError
 
 SPLITS = ("train", "val", "test", "testA", "testB")
@@ -211,25 +211,19 @@ def write_store(
 def _ref(entry: Any) -> Ref:
     if not isinstance(entry, dict):
         raise ValueError(f"it is a {type(entry).__name__}")
-    given = _given(entry, "ann_id") if not flag(entry.get("no_target"), "no_target") else []
-    ann_ids = [whole_number(a, "ann_id") for a in (given if isinstance(given, list) else [given]) if a is not None]
+    named = given(entry, "ann_id") if not flag(entry.get("no_target"), "no_target") else []
+    ann_ids = [whole_number(a, "ann_id") for a in (named if isinstance(named, list) else [named]) if a is not None]
     sentences = []
-    spoken = _given(entry, "sentences")
+    spoken = given(entry, "sentences")
     if not isinstance(spoken, list | tuple) or not all(isinstance(sentence, dict) for sentence in spoken):
         raise ValueError("its sentences are not a list of sentences")
     for sentence in spoken:
-        sent_id = whole_number(_given(sentence, "sent_id"), "sent_id")
-        sent = sentence["raw"] if sentence.get("sent") is None and "raw" in sentence else _given(sentence, "sent")
+        sent_id = whole_number(given(sentence, "sent_id"), "sent_id")
+        sent = sentence["raw"] if sentence.get("sent") is None and "raw" in sentence else given(sentence, "sent")
         sentences.append((sent_id, text(sent, f"the text of sentence {sent_id}")))
-    ref_id, image_id = (whole_number(_given(entry, key), key) for key in ("ref_id", "image_id"))
-    split = text(_given(entry, "split"), "split")
+    ref_id, image_id = (whole_number(given(entry, key), key) for key in ("ref_id", "image_id"))
+    split = text(given(entry, "split"), "split")
     return Ref(ref_id, image_id, split, [a for a in ann_ids if a != -1], sentences)
-
-
-def _given(entry: dict[str, Any], key: str) -> Any:
-    if (value := entry.get(key)) is None:
-        raise ValueError(f"it lacks {key!r}")
-    return value
 
 
 def _checked(

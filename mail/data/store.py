@@ -87,7 +87,8 @@ class DataStore:
         """Per split the number of `images`, `refs` and `expressions`."""
         return self.manifest["splits"]
 
-    def path(self, file: DataFile) -> str:  # inside `self.filesystem`
+    def path(self, file: DataFile) -> str:
+        """Path of a data file inside `self.filesystem`."""
         return f"{self.root}/{file.path}"
 
     def check_split(self, split: str) -> str:
@@ -103,7 +104,7 @@ class DataStore:
         read = wanted if splits is None else list(dict.fromkeys([*wanted, "split"]))
         tables = [pa.schema([schema.EXPRESSIONS.field(c) for c in wanted]).empty_table()]
         for file in self.expression_files:
-            table = self._read(file, read)
+            table = self.open(file).read(read)
             if splits is not None:
                 table = table.filter(pc.is_in(table["split"], pa.array(list(splits), pa.string())))
             tables.append(table.select(wanted))
@@ -139,9 +140,6 @@ class DataStore:
         opened = map(self.open, self.image_files)
         tables = [file.read(file.present(columns)) for file in opened]
         return pa.concat_tables([empty, *tables], promote_options="default")
-
-    def _read(self, file: DataFile, columns: Sequence[str]) -> pa.Table:
-        return self.open(file).read(columns)
 
     def open(self, file: DataFile) -> ParquetReader:
         """Raises UserError if the file is missing or damaged."""

@@ -17,6 +17,13 @@ _LARGEST = 2**63 - 1  # of an id in Parquet and numpy
 _EXACT = 2**53  # whole numbers beyond this have no float of their own
 
 
+def given(entry: dict[str, Any], key: str) -> Any:
+    """A value that a format demands; ValueError where it is absent or null."""
+    if (value := entry.get(key)) is None:
+        raise ValueError(f"it lacks {key!r}")
+    return value
+
+
 def whole_number(value: Any, what: str) -> int:
     """An id, a size or a count: 7, "7" or 7.0; ValueError for 0.5, NaN, true, null and everything else."""
     if type(value) is not int:

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from cluster.local_head import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
 START_SECONDS = 120
@@ -180,15 +181,6 @@ def comes_up(process: subprocess.Popen, address: str, token: str) -> bool:
                 return True
         time.sleep(1)
     return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held open until all are found, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def end(process: subprocess.Popen) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.local_head import free_ports
 from mail.training.checkpoint import find_latest
 from mail.training.step import train_step
 from pipelines.registry import run_log
@@ -24,7 +25,7 @@ from pipelines.stages.train import Train
 from pipelines.training.config import ModelOverrides
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.stages.test_train import MICRO, SAMPLES, pictures, weights
-from tests.pipelines.two_nodes import end, free_ports
+from tests.pipelines.two_nodes import end
 from tests.s3 import BUCKET, s3_server
 
 pytestmark = pytest.mark.cluster
