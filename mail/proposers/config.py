@@ -34,6 +34,11 @@ class NetworkConfig:
         """What proposers of this network are called."""
         return f"maskrcnn-{self.architecture}"
 
+    @property
+    def classes(self) -> tuple[int, ...] | None:
+        """COCO category ids in the order of the network's classes; None: all instances are one class."""
+        return tuple(number for number, _ in self.categories) if len(self.categories) > 1 else None
+
     def sees(self, height: int, width: int) -> bool:
         """Whether an image has a pixel along its shorter side when its longer one is made to fit."""
         return min(height, width) * self.max_size > max(height, width)

@@ -80,8 +80,7 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
     if state:
         optimizer.load_state_dict(state["optimizer"])
-    classes = tuple(i for i, _ in job.network.categories) if len(job.network.categories) > 1 else None
-    images = InstanceImages(CocoInstances(job.instances), job.images, classes, job.exif_annotated)
+    images = InstanceImages(CocoInstances(job.instances), job.images, job.network.classes, job.exif_annotated)
     batches = training_batches(
         images,
         job.train,

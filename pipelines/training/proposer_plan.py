@@ -68,9 +68,7 @@ def plan_training(options: ProposerTrainingConfig) -> tuple[ProposerJob, Trainin
         max_held_out=options.max_held_out,
         seed=options.seed,
     )
-    one_class = options.class_agnostic or len(coco.categories) == 1
-    classes = None if one_class else tuple(coco.categories)
-    photos = InstanceImages(coco, options.images, classes, exif_annotated=options.exif_annotated)
+    photos = InstanceImages(coco, options.images, network.classes, exif_annotated=options.exif_annotated)
     used = [*chosen.train, *chosen.held_out]
     photos.check(used)
     photos.image(chosen.train[0])
