@@ -7,7 +7,7 @@ other, not even unclearly. Geometry is that of the objects' boxes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 LEVEL = 0.05  # of the image's side: nearer than this, one is not clearly left of (above) the other
@@ -165,11 +165,11 @@ def _beside(thing: Thing, anchor: Thing, along: float, across: float) -> Judgeme
 
 
 def _mirrored(thing: Thing) -> Thing:
-    return replace(thing, left=-thing.right, right=-thing.left)
+    return Thing(thing.ann_id, thing.category, -thing.right, thing.top, -thing.left, thing.bottom, thing.area)
 
 
 def _turned(thing: Thing) -> Thing:
-    return replace(thing, left=thing.top, top=thing.left, right=thing.bottom, bottom=thing.right)
+    return Thing(thing.ann_id, thing.category, thing.top, thing.left, thing.bottom, thing.right, thing.area)
 
 
 def _gap(a: Thing, b: Thing) -> float:

@@ -17,9 +17,11 @@ from PIL import Image
 
 from mail.data import schema
 
-SAMPLED = 64  # samples along the shorter side are enough for a hash of 8 x 8 frequencies
+REDUCED = 64  # pixels along the shorter side are enough for a hash of 8 x 8 frequencies
 FLAT = 8  # a picture with fewer of the 64 bits set has nothing in it to be recognised by
-ALIKE = 6  # bits: any two of 300 COCO photos differ in 14, one recompressed in 4, at 3/4 of its size mostly in 6
+ALIKE = (
+    6  # bits: any two of 300 COCO photos differ in 12; one recompressed, brighter or at half of its size in 6 at most
+)
 
 
 class ImageContent(NamedTuple):
@@ -27,7 +29,7 @@ class ImageContent(NamedTuple):
 
     Attributes:
         sha256: of the file's bytes.
-        pixels_sha256: of height, width and the RGB pixels as `decode_image` gives them.
+        pixels_sha256: of height, width and the RGB pixels, as `images.upright_rgb` gives them.
         perceptual_hash: 64 bits of its lowest frequencies; None for a picture that shows nothing (all of one colour).
     """
 
@@ -36,22 +38,21 @@ class ImageContent(NamedTuple):
     perceptual_hash: int | None = None
 
     @classmethod
-    def of(cls, data: bytes, pixels: np.ndarray | None = None) -> "ImageContent":
-        """Of a file's bytes and, where it can be decoded, its pixels uint8 (H, W, 3)."""
+    def of(cls, data: bytes, picture: Image.Image | None = None) -> "ImageContent":
+        """Of a file's bytes and, where it can be decoded, its picture as `upright_rgb` gives it."""
         sha256 = hashlib.sha256(data).hexdigest()
-        if pixels is None:
+        if picture is None:
             return cls(sha256)
-        content = hashlib.sha256(f"{pixels.shape[0]} {pixels.shape[1]} ".encode())
-        content.update(np.ascontiguousarray(pixels).data)
-        return cls(sha256, content.hexdigest(), perceptual_hash(pixels))
+        content = hashlib.sha256(f"{picture.height} {picture.width} ".encode())
+        content.update(picture.tobytes())
+        return cls(sha256, content.hexdigest(), perceptual_hash(picture))
 
 
-def perceptual_hash(pixels: np.ndarray) -> int | None:
-    """pHash of an image uint8 (H, W, 3); None if it shows nothing."""
+def perceptual_hash(picture: Image.Image) -> int | None:
+    """pHash of an RGB picture; None if it shows nothing."""
     import imagehash  # a machine that only trains does without
 
-    step = max(1, min(pixels.shape[:2]) // SAMPLED)
-    bits = imagehash.phash(Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))).hash
+    bits = imagehash.phash(picture.reduce(max(1, min(picture.size) // REDUCED))).hash
     value = int.from_bytes(np.packbits(bits).tobytes(), "big")
     return value if FLAT <= value.bit_count() <= 64 - FLAT else None
 

@@ -60,6 +60,11 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def picture_pixels(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The same of a picture that Pillow has opened or made: what its file's bytes would give."""
+    return np.array(upright_rgb(picture, max_pixels))
+
+
+def upright_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The same still as a picture of Pillow, which must not be written to: it may be the given one."""
     _check_pixels(picture, max_pixels)
     try:
         picture.load()
@@ -67,7 +72,7 @@ def picture_pixels(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> np.nda
         pixels = _to_rgb(picture)
         if orientation in _TURNS:
             pixels = pixels.transpose(_TURNS[orientation])
-        return np.array(pixels)
+        return pixels
     except Exception as error:  # whatever a codec raises on a broken file means the same: it cannot be decoded
         raise ImageError(schema.STATUS_DECODE_ERROR, _explain(error)) from error
 

@@ -20,7 +20,7 @@ from typing import Any
 from mail import rle
 from mail.data import files
 from mail.data.image_keys import ImageContent
-from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.images import ImageError, open_image, stored_size, turn_upright, upright_rgb
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
 from mail.data.problems import Problems
 from mail.data.segmentation import checked_mask
@@ -215,7 +215,7 @@ def _examine(path: Path) -> tuple[bytes, _Seen]:
     seen = _Seen(None, 1, None)
     try:
         seen.stored, seen.orientation = stored_size(data)
-        seen.content = ImageContent.of(data, decode_image(data))  # the pixels are dropped at once
+        seen.content = ImageContent.of(data, upright_rgb(open_image(data)))  # which is dropped at once
     except ImageError as error:
         seen.error = str(error)
     return data, seen

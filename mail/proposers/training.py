@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from pyarrow import fs
 from torch import nn
 
@@ -17,7 +18,7 @@ from mail import rle
 from mail.data import files
 from mail.data.coco import CocoInstance, CocoInstances
 from mail.data.image_keys import ImageContent
-from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.images import ImageError, open_image, stored_size, turn_upright, upright_rgb
 from mail.data.ingest import Progress
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, place
 from mail.data.photos import PhotoFolder
@@ -52,16 +53,16 @@ class InstanceImages:
 
     def image(self, image_id: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises UserError if the file is missing, broken, or of another size."""
-        return self.read(image_id)[1]
+        return np.array(self.read(image_id)[1])
 
-    def read(self, image_id: int) -> tuple[bytes, np.ndarray]:
-        """The file's bytes and `image`."""
+    def read(self, image_id: int) -> tuple[bytes, Image.Image]:
+        """The file's bytes and `image`, as a picture of Pillow."""
         name = self.coco.images[image_id].file_name
         try:
             data = self.photos.read(name)
             placed = self._place(image_id, *stored_size(data))
             self._turns[image_id] = placed.turn
-            return data, decode_image(data)
+            return data, upright_rgb(open_image(data))
         except FileNotFoundError:
             raise UserError(
                 f"{self.folder} has no file {self.photos.explain(name)}, which {self.coco.path} lists"

@@ -6,14 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail import rle
-from mail.data.segmentation import checked_mask, find_invalid
+from mail.data.segmentation import checked_mask, find_invalid, why_invalid
 
 
 def test_masks_that_pycocotools_wrote_are_valid():
     random = np.random.default_rng(0)
     sizes = [(1, 1), (480, 640), (3, 5000), (64, 64)]
     masks = [rle.encode(random.random(s) < p) for s in sizes for p in (0, 0.001, 0.5, 1)]
-    assert find_invalid([m["counts"] for m in masks], [m["size"][0] * m["size"][1] for m in masks]) == {}
+    counts, pixels = [m["counts"] for m in masks], [m["size"][0] * m["size"][1] for m in masks]
+    assert find_invalid(counts, pixels) == {}
+    assert not any(map(why_invalid, counts, pixels))
 
 
 @pytest.mark.parametrize(
@@ -35,13 +37,15 @@ def test_each_kind_of_damage_is_found(counts: bytes, reason: str):
     problems = find_invalid([good, counts, good], [100, 100, 100])
     assert list(problems) == [1]
     assert reason in problems[1]
+    assert why_invalid(counts, 100) == problems[1]
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.binary(max_size=12), max_size=6))
+@given(st.lists(st.binary(max_size=12) | st.text("0123?ABO_PQo", max_size=12).map(str.encode), max_size=6))
 def test_any_bytes_are_judged_and_never_raise(strings: list[bytes]):
     problems = find_invalid(strings, [12] * len(strings))
     for number, counts in enumerate(strings):
+        assert why_invalid(counts, 12) == problems.get(number)  # alone or among others
         if number not in problems:  # then it is a mask of 12 pixels for pycocotools as well
             assert 0 <= rle.area({"size": [3, 4], "counts": counts}) <= 12
 
