@@ -17,11 +17,9 @@ from PIL import Image
 
 from mail.data import schema
 
-REDUCED = 64  # pixels along the shorter side are enough for a hash of 8 x 8 frequencies
+REDUCED = 64  # pixels along the shorter side are enough for 8 x 8 comparisons
 FLAT = 8  # a picture with fewer of the 64 bits set has nothing in it to be recognised by
-ALIKE = (
-    6  # bits: any two of 300 COCO photos differ in 12; one recompressed, brighter or at half of its size in 6 at most
-)
+ALIKE = 6  # bits: of 520 COCO photos any two differ in 9 or more; one recompressed or at half of its size in 6 at most
 
 
 class ImageContent(NamedTuple):
@@ -30,7 +28,7 @@ class ImageContent(NamedTuple):
     Attributes:
         sha256: of the file's bytes.
         pixels_sha256: of height, width and the RGB pixels, as `images.upright_rgb` gives them.
-        perceptual_hash: 64 bits of its lowest frequencies; None for a picture that shows nothing (all of one colour).
+        perceptual_hash: 64 bits, whether it grows lighter from place to place; None if it shows nothing (one colour).
     """
 
     sha256: str
@@ -49,10 +47,13 @@ class ImageContent(NamedTuple):
 
 
 def perceptual_hash(picture: Image.Image) -> int | None:
-    """pHash of an RGB picture; None if it shows nothing."""
+    """dHash of an RGB picture; None if it shows nothing.
+
+    pHash tells photos apart a little better (the nearest of 520 by 12 bits instead of 9) at five times the time.
+    """
     import imagehash  # a machine that only trains does without
 
-    bits = imagehash.phash(picture.reduce(max(1, min(picture.size) // REDUCED))).hash
+    bits = imagehash.dhash(picture.reduce(max(1, min(picture.size) // REDUCED))).hash
     value = int.from_bytes(np.packbits(bits).tobytes(), "big")
     return value if FLAT <= value.bit_count() <= 64 - FLAT else None
 

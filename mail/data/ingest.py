@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from mail.data.segmentation import checked_mask
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError, first_few
 
+AHEAD, AHEAD_BYTES = 128, 2**26  # images that are read before they are asked for, while a file of the store is written
 LONG_EXPRESSION = 40  # words; ViLT's text input ends about there
 
 Progress = Callable[[int, int], None]
@@ -223,18 +223,22 @@ def _examine(path: Path) -> tuple[bytes, _Seen]:
 
 def _examined(images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, bytes, _Seen]]:
     """Reads ahead in a few threads (decoding releases the GIL), in the given order."""
-    workers = min(8, os.cpu_count() or 1)
-    pending: deque[tuple[SourceImage, Future]] = deque()
-    source = iter(images)
-    with ThreadPoolExecutor(workers) as pool:
+    pending: deque[tuple[SourceImage, int, Future]] = deque()
+    source, ahead = iter(images), 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            pending.extend((image, pool.submit(_examine, image.path)) for image in islice(source, 2 * workers))
-            while pending:
-                image, future = pending.popleft()
+            while True:
+                while len(pending) < AHEAD and ahead < AHEAD_BYTES and (image := next(source, None)) is not None:
+                    size = image.path.stat().st_size if image.path.is_file() else 0
+                    pending.append((image, size, pool.submit(_examine, image.path)))
+                    ahead += size
+                if not pending:
+                    return
+                image, size, future = pending.popleft()
+                ahead -= size
                 yield image, *future.result()
-                pending.extend((image, pool.submit(_examine, image.path)) for image in islice(source, 1))
         finally:
-            for _, future in pending:
+            for *_, future in pending:
                 future.cancel()
 
 

@@ -261,10 +261,9 @@ def _source_images(
     coco = masks.coco
     for image_id in sorted(usable, key=str):  # as strings, like the store's ids
         image = coco.images[image_id]
-        instances = {i.id: i for i in coco.instances_of(image_id)}
         referents = []
         for ref in usable[image_id]:
-            objects = [instances[annotation] for annotation in ref.ann_ids]
+            objects = [coco.instance(annotation) for annotation in ref.ann_ids]
             names = dict.fromkeys(filter(None, (coco.name_of(o.category_id) for o in objects)))
             referents.append(
                 Referent(

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -262,9 +263,9 @@ class DataStoreWriter:
     def _flush_images(self) -> None:
         if not self._images:
             return
-        table = pa.Table.from_pylist(self._images, schema.IMAGES)
+        rows = sorted(self._images, key=itemgetter("image_id"))  # by code point, as Parquet's statistics have it
+        table = pa.Table.from_pylist(rows, schema.IMAGES)
         self._images, self._image_bytes = [], 0
-        table = pa.concat_tables(table.slice(row, 1) for row in pc.sort_indices(table["image_id"]).to_pylist())
         self._image_files.append(self._write("images", len(self._image_files), table, IMAGES_PER_ROW_GROUP))
 
     def _flush_expressions(self) -> None:
