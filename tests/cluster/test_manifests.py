@@ -125,14 +125,20 @@ def test_ray_commands_in_the_manifests_are_understood() -> None:
         cli.commands[command].make_context(command, arguments)
 
 
-def test_the_servers_of_mlflow_are_started_as_it_wants() -> None:
+def test_the_servers_of_mlflow_are_started_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.cli import cli
 
-    compose = load(CLUSTER / "mlflow/compose.yaml")["services"]["mlflow"]["command"][2:]
+    service = load(CLUSTER / "mlflow/compose.yaml")["services"]["mlflow"]
     kubernetes = list(yaml.safe_load_all((CLUSTER / "mlflow/kubernetes.yaml").read_text()))
     deployment = next(d for d in kubernetes if d["kind"] == "Deployment")
-    in_pod = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
-    for arguments in (compose, in_pod):
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    for arguments, variables in (
+        (service["command"][2:], service["environment"]),
+        (container["args"], environment),
+    ):
+        assert "PASSWORD" not in " ".join(arguments)  # anybody may list processes
+        monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", variables["MLFLOW_BACKEND_STORE_URI"])
         context = cli.commands["server"].make_context("server", list(arguments))
         assert context.params["artifacts_destination"]
         assert context.params["backend_store_uri"].startswith("postgresql://")
