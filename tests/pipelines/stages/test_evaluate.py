@@ -74,6 +74,21 @@ def test_undecodable_images_are_counted_as_empty_and_recorded(stage):
     assert found["per_expression"]["boxes/0-0-0"] == 0
 
 
+def test_sentences_that_lose_their_end_are_counted_and_said(stage, boxes, model, tmp_path, capsys):
+    short = shutil.copytree(model, tmp_path / "short")
+    settings = json.loads((short / "processor_config.json").read_text())
+    (short / "processor_config.json").write_text(json.dumps(settings | {"max_text_length": 4}))
+    job = stage(model=str(short))
+    job.run()
+    texts = boxes.store.expressions(["train"], ["text"])["text"].to_pylist()
+    longer = sum(len(text.split()) == 3 for text in texts)  # "the red box", five pieces with its two ends
+    assert 0 < longer < len(texts)
+    assert figures(job.out)["texts"]["cut_sentences"] == longer
+    said = capsys.readouterr().err
+    assert f"{longer} of {len(texts)} sentences" in said
+    assert "lose their end (first: 'box')" in said
+
+
 def test_scoring_the_predictions_file_gives_the_same_figures(stage, boxes: Boxes, tmp_path: Path):
     from pipelines.stages.score import Score
 
