@@ -174,6 +174,7 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
                     os.fsync(file.fileno())
             if plain:
                 partial.replace(target)
+                flush(target.parent)
         except OSError as error:
             raise OSError(error.errno, error.strerror, path) from None  # a person knows nothing of the other name
         finally:
@@ -182,6 +183,15 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         return
     with filesystem.open_output_stream(path) as stream:
         stream.write(data)
+
+
+def flush(folder: str | os.PathLike) -> None:
+    """Puts the names in a local folder onto its disk: a file that was renamed may else be lost with the power."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _is_plain(path: str) -> bool:

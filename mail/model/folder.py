@@ -11,10 +11,13 @@ from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from mail import addresses, json_text
+from mail.data.inventory import FILE, check_inventory
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
 from mail.model.processing import MailProcessor
+
+INVENTORIES = (FILE, "checkpoint.json")  # a checkpoint is a MODEL too
 
 
 def check_model_folder(path: str | os.PathLike) -> Path:
@@ -36,6 +39,7 @@ def check_model_folder(path: str | os.PathLike) -> Path:
 
 def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcessor]:
     """Network and processor. Raises UserError where the folder is damaged, or its weights are another network's."""
+    check_inventory(folder, INVENTORIES)
     with _reading(folder):
         found: Any = MailForReferringSegmentation.from_pretrained(folder, output_loading_info=True)
         model, loaded = found  # with the info asked for, a pair
@@ -47,6 +51,7 @@ def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcesso
 
 def check_weights(folder: Path) -> MailProcessor:
     """Raises UserError where `load_model` would; loads no weights. Returns the processor."""
+    check_inventory(folder, INVENTORIES)
     with _reading(folder):
         config = MailConfig.from_pretrained(folder)
         with torch.device("meta"):

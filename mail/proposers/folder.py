@@ -13,6 +13,7 @@ import pyarrow as pa
 from mail import addresses, json_text
 from mail.data import files
 from mail.data.image_keys import entries_of, keys_of
+from mail.data.inventory import is_sealed, sealed
 from mail.errors import UserError
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork, Network, NetworkConfig, SelectionConfig
@@ -46,7 +47,8 @@ class ProposerFolder:
         filesystem, root = files.resolve(text)
         try:
             raw = json_text.parse_object(files.read_bytes(filesystem, f"{root}/proposer.json"))
-            images = json_text.parse(files.read_bytes(filesystem, f"{root}/images.json"))
+            found = files.read_bytes(filesystem, f"{root}/images.json")
+            images = json_text.parse(found)
         except (FileNotFoundError, NotADirectoryError) as error:
             name = os.path.basename(str(error.filename or "")) or "proposer.json"
             raise UserError(
@@ -55,6 +57,10 @@ class ProposerFolder:
             ) from None
         except ValueError as error:
             raise UserError(f"{text} is not a proposer: proposer.json or images.json is broken ({error})") from None
+        if not is_sealed(raw):
+            raise UserError(f"{text}/proposer.json is damaged: copy the proposer again, or make it again")
+        if raw.get("images_sha256", listed := _sha256(found)) != listed:
+            raise UserError(f"{text}/images.json is damaged: copy the proposer again, or make it again")
         if raw.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{text} has proposer format {raw.get('format_version')}, this program reads {FORMAT_VERSION}"
@@ -120,8 +126,11 @@ class ProposerFolder:
             data = files.read_bytes(filesystem, f"{root}/model.safetensors")
         except FileNotFoundError:
             raise UserError(f"{self.path} has no model.safetensors") from None
-        if hashlib.sha256(data).hexdigest() != self.weights_sha256:
-            raise UserError(f"{self.path}/model.safetensors is not the file that proposer.json describes")
+        if _sha256(data) != self.weights_sha256:
+            raise UserError(
+                f"{self.path}/model.safetensors is not the file that proposer.json describes: copy the proposer again, "
+                "or make it again"
+            )
         return data
 
 
@@ -140,19 +149,24 @@ def write_proposer(
         seen: keys, or ids alone, of the images that the weights saw; None if nobody knows.
     """
     filesystem, root = files.resolve(path)
-    images = None if seen is None else entries_of(keys_of(seen))
+    images = json.dumps(None if seen is None else entries_of(keys_of(seen))).encode()
     content = {
         "format_version": FORMAT_VERSION,
         "name": network.name,
         "network": asdict(network),
         "selection": asdict(selection),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": _sha256(weights),
+        "images_sha256": _sha256(images),
         "training": training,
     }
     files.write_bytes(filesystem, f"{root}/model.safetensors", weights)
-    files.write_bytes(filesystem, f"{root}/images.json", json.dumps(images).encode())
-    files.write_bytes(filesystem, f"{root}/proposer.json", json.dumps(content, indent=2).encode())
+    files.write_bytes(filesystem, f"{root}/images.json", images)
+    files.write_bytes(filesystem, f"{root}/proposer.json", json.dumps(sealed(content), indent=2).encode())
     return ProposerFolder.read(path)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def digest_of_ids(image_ids: Iterable[str]) -> str:

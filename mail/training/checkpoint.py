@@ -5,15 +5,16 @@
     run.json                                                          the resolved config of the run
     lineage.json                                                      where the model comes from
     curves.jsonl.gz                                                   all that was measured up to here
-    checkpoint.json                                                   step, validation, and the size of every other file
+    checkpoint.json                                                   step, validation, and the inventory of the files
 
 A checkpoint counts only if all files that `checkpoint.json` names are there in full, so one whose copying was cut
-short is passed over. There is no state of random generators: the order of the data and the randomness of a step are
-functions of (seed, step), see `mail.data.epoch_plan` and `mail.training.step`.
+short is passed over; training goes on only from one whose every file is what was written. There is no state of random
+generators: the order of the data and the randomness of a step are functions of (seed, step), see
+`mail.data.epoch_plan` and `mail.training.step`.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +25,13 @@ from torch import nn
 
 from mail import addresses, json_text
 from mail.data import files
+from mail.data.inventory import fault, sealed, take_inventory
 from mail.errors import UserError
 from mail.training.curves import Curves
 
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
+ASIDE = f"damaged-{MANIFEST}"
 
 
 class Saved(NamedTuple):
@@ -63,9 +66,9 @@ def save_checkpoint(
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     (folder / "run.json").write_text(json.dumps(config, indent=2))
     (curves or Curves()).save(folder)
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    manifest = {"format_version": FORMAT_VERSION, "step": step, "validation": scores, "files": sizes}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    inventory = take_inventory(folder)
+    manifest = sealed({"format_version": FORMAT_VERSION, "step": step, "validation": scores, "files": inventory})
+    files.write_bytes(fs.LocalFileSystem(), str(folder / MANIFEST), json.dumps(manifest, indent=2).encode())
 
 
 def save_model(folder: Path, model: Any, processor: Any, lineage: dict[str, Any]) -> None:
@@ -106,6 +109,30 @@ def list_checkpoints(uri: str) -> list[Saved]:
 def find_latest(uri: str) -> Saved | None:
     """The complete checkpoint with the most steps."""
     return next(iter(list_checkpoints(uri)), None)
+
+
+def find_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
+    """The newest checkpoint of which every file is what was written; reads them all.
+
+    A damaged one is put aside: its manifest has another name then, and it counts no longer.
+
+    Args:
+        tell: called with a line for each that is not whole.
+    """
+    filesystem, root = files.resolve(uri)
+    complete, incomplete = _scan(uri)
+    for saved, path in complete:
+        manifest = read_manifest(filesystem, path)
+        wrong = "it is gone" if manifest is None else fault(manifest, filesystem, path, contents=True)
+        if wrong is None:
+            for step, other in incomplete:
+                if step > saved.step and not files.exists(filesystem, f"{other}/{ASIDE}"):
+                    tell(f"{_address(uri, root, other)} is no whole checkpoint: passed over")
+            return saved
+        tell(f"checkpoint {saved.address} is damaged ({wrong}): put aside")
+        if manifest is not None:
+            filesystem.move(f"{path}/{MANIFEST}", f"{path}/{ASIDE}")
+    return None
 
 
 def find_best(uri: str) -> Saved | None:
@@ -166,11 +193,7 @@ def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | No
         manifest = json_text.parse_object(files.read_bytes(filesystem, f"{folder}/{MANIFEST}"))
     except (FileNotFoundError, ValueError):
         return None
-    infos = filesystem.get_file_info([f"{folder}/{name}" for name in manifest["files"]])
-    whole = all(
-        i.type == fs.FileType.File and i.size == s for i, s in zip(infos, manifest["files"].values(), strict=True)
-    )
-    return manifest if whole else None
+    return manifest if fault(manifest, filesystem, folder, contents=False) is None else None
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

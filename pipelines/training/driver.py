@@ -74,7 +74,7 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
         overlays = Overlays(state.overlays)
         overlays.log(log)  # what a driver that was killed did not get to log
         last, scores = _fit(config, run, state, _job(config, run, state, lineage), log, validated, overlays)
-        model_dir = state.export_model(lineage, config.proposer)
+        model_dir = state.export_model(run.settings.steps, lineage, config.proposer)
     except BaseException:
         if log is not None:
             log.close("FAILED", timeout=5)

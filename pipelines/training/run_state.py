@@ -10,9 +10,11 @@ from typing import Any
 
 from mail import addresses, json_text
 from mail.data import files
+from mail.data.inventory import write_inventory
 from mail.errors import UserError
-from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
+from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
 from mail.training.curves import FILE as CURVES
+from pipelines.terminal import say
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
 FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version")
@@ -84,7 +86,7 @@ class RunState:
         """
         if self.config is None:
             return None
-        found = find_latest(self.checkpoints)
+        found = find_whole(self.checkpoints, say) if resume else find_latest(self.checkpoints)
         step = found.step if found else 0
         if not resume and self.finished:
             raise UserError(
@@ -134,10 +136,18 @@ class RunState:
             self.run_id = run_id
             self._write()
 
-    def export_model(self, lineage: dict[str, Any], proposer: str | None) -> str:
-        """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it."""
-        found = find_latest(self.checkpoints)
-        assert found is not None, "a finished training has a checkpoint"
+    def export_model(self, steps: int, lineage: dict[str, Any], proposer: str | None) -> str:
+        """Copies the model of the checkpoint of the last step, without its optimizer, to `OUT/model`, and a proposer.
+
+        Raises:
+            UserError: that checkpoint is damaged.
+        """
+        found = find_whole(self.checkpoints, say)
+        if found is None or found.step < steps:
+            raise UserError(
+                f"{self.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "
+                f"{found.step if found else 0}"
+            )
         filesystem, target = files.resolve(self.model)
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / "model"
@@ -148,6 +158,7 @@ class RunState:
             for name in NOT_OF_THE_MODEL:
                 (local / name).unlink(missing_ok=True)
             (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
+            write_inventory(local)
             if files.exists(filesystem, target):
                 filesystem.delete_dir(target)
             files.copy_folder(local, filesystem, target)

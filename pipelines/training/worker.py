@@ -21,7 +21,7 @@ from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.vilt_weights import load_vilt
-from mail.training.checkpoint import find_latest, load_optimizer, save_checkpoint
+from mail.training.checkpoint import find_whole, load_optimizer, save_checkpoint
 from mail.training.curves import Curves
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
@@ -216,7 +216,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
 
     # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
     # driver. One rank looks, so that all go on from the same step.
-    newest = find_latest(job.checkpoints) if rank == 0 else None
+    newest = find_whole(job.checkpoints, say) if rank == 0 else None
     address = broadcast_from_rank_zero(newest.address if newest is not None else None)
     with files.local_folder(address) if address is not None else contextlib.nullcontext() as folder:
         place = Place(
@@ -250,7 +250,7 @@ def here(
         files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
         shutil.rmtree(folder)
 
-    newest = find_latest(job.checkpoints)
+    newest = find_whole(job.checkpoints, say)
     with files.local_folder(newest.address) if newest is not None else contextlib.nullcontext() as folder:
         place = Place(
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),

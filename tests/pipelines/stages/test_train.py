@@ -122,6 +122,39 @@ def test_a_run_killed_after_a_checkpoint_resumes_to_the_same_weights(train, tmp_
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(train, tmp_path, capsys):
+    whole = train(name="whole").run()
+    train(name="cut").run()
+    cut = tmp_path / "runs" / "cut"
+    shutil.rmtree(cut / "model")
+    state = json.loads((cut / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps(state | {"finished": False, "result": {}}))
+    newest = cut / "checkpoints" / "start-001" / "step-0000006"
+    damaged = newest / "model.safetensors"
+    content = damaged.read_bytes()
+    half = len(content) // 2
+    damaged.write_bytes(content[:half] + bytes(len(content) - half))  # as a power cut leaves it: the size is right
+
+    resumed = train(name="cut", resume=True).run()
+    said = capsys.readouterr().err
+    assert f"checkpoint {newest} is damaged (the content of model.safetensors is not what was written)" in said
+    assert f"going on from {newest.with_name('step-0000003')}" in said
+    assert weights(resumed["model"]) == weights(whole["model"])
+    assert (newest / "damaged-checkpoint.json").exists()
+
+
+def test_a_model_with_one_other_bit_is_refused_by_name(train):
+    result = train().run()
+    for name in ("model.safetensors", "lineage.json", "tokenizer.json"):
+        path = Path(result["model"], name)
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        with pytest.raises(UserError, match=f"model is damaged: the content of {name} is not what was written"):
+            Predictor.from_pretrained(result["model"])
+        path.write_bytes(content)
+    Predictor.from_pretrained(result["model"])
+
+
 def test_curves_go_by_steps_and_by_expressions_seen(train):
     run_id = train().run()["run_id"]
     client = connect()
@@ -274,6 +307,9 @@ def test_a_resumed_start_that_came_to_nothing_changes_nothing(train):
     shutil.copytree("runs/micro/checkpoints", "kept")
     weights = Path("runs/micro/checkpoints/start-001/step-0000006/model.safetensors")
     weights.write_bytes(bytes(weights.stat().st_size))
+    manifest = weights.with_name("checkpoint.json")
+    lengths = {p.name: p.stat().st_size for p in weights.parent.iterdir() if p != manifest}  # all that was once noted
+    manifest.write_text(json.dumps({"format_version": 1, "step": 6, "validation": None, "files": lengths}))
     with pytest.raises(Exception, match="header"):
         train(resume=True, steps=9).run()
     assert Path("runs/micro/run.json").read_bytes() == before
