@@ -17,7 +17,7 @@ MODULES = sorted([*(ROOT / "mail").rglob("*.py"), *(ROOT / "pipelines").rglob("*
 ORDER = (
     ("mail.errors", "mail.rle", "mail.waiting"),
     ("mail.addresses", "mail.json_text"),
-    ("mail.proposals",),
+    ("mail.proposals", "mail.inventory"),
     ("mail.data", "mail.model"),
     ("mail.metrics", "mail.proposers", "mail.report"),
     ("mail.leakage", "mail.lineage", "mail.inference"),

@@ -15,6 +15,7 @@ from pyarrow import fs
 from mail import addresses
 from mail.data import object_store
 from mail.errors import UserError
+from mail.inventory import flush
 from mail.waiting import until_answered
 
 T = TypeVar("T")
@@ -183,15 +184,6 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         return
     with filesystem.open_output_stream(path) as stream:
         stream.write(data)
-
-
-def flush(folder: str | os.PathLike) -> None:
-    """Puts the names in a local folder onto its disk: a file that was renamed may else be lost with the power."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _is_plain(path: str) -> bool:

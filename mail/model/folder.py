@@ -11,8 +11,8 @@ from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from mail import addresses, json_text
-from mail.data.inventory import FILE, check_inventory
 from mail.errors import UserError
+from mail.inventory import FILE, check_inventory
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
 from mail.model.processing import MailProcessor

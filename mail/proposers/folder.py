@@ -13,8 +13,8 @@ import pyarrow as pa
 from mail import addresses, json_text
 from mail.data import files
 from mail.data.image_keys import entries_of, keys_of
-from mail.data.inventory import is_sealed, sealed
 from mail.errors import UserError
+from mail.inventory import is_sealed, sealed
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork, Network, NetworkConfig, SelectionConfig
 from mail.proposers.paste import Detections, select

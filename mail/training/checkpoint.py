@@ -25,8 +25,8 @@ from torch import nn
 
 from mail import addresses, json_text
 from mail.data import files
-from mail.data.inventory import fault, sealed, take_inventory
 from mail.errors import UserError
+from mail.inventory import fault, sealed, take_inventory
 from mail.training.curves import Curves
 
 FORMAT_VERSION = 1

@@ -10,8 +10,8 @@ from typing import Any
 
 from mail import addresses, json_text
 from mail.data import files
-from mail.data.inventory import write_inventory
 from mail.errors import UserError
+from mail.inventory import write_inventory
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
 from mail.training.curves import FILE as CURVES
 from pipelines.terminal import say

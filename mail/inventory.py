@@ -16,7 +16,6 @@ from typing import Any
 from pyarrow import fs
 
 from mail import json_text
-from mail.data import files
 from mail.errors import UserError
 
 FILE = "inventory.json"
@@ -32,7 +31,7 @@ def take_inventory(folder: Path) -> Inventory:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing and flushing release the GIL
         digests = list(pool.map(_flushed, paths))
     for place in {folder, *(p.parent for p in paths)}:
-        files.flush(place)
+        flush(place)
     return {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests, strict=True)
@@ -40,10 +39,13 @@ def take_inventory(folder: Path) -> Inventory:
 
 
 def write_inventory(folder: Path) -> None:
-    """Completes a local folder: what has changed in it afterwards is refused."""
-    (folder / FILE).unlink(missing_ok=True)
+    """Completes a local folder that has none yet: what is changed in it afterwards is refused."""
     record = sealed({"format_version": 1, "files": take_inventory(folder)})
-    files.write_bytes(fs.LocalFileSystem(), str(folder / FILE), json.dumps(record, indent=2).encode())
+    with open(folder / FILE, "x") as file:
+        file.write(json.dumps(record, indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    flush(folder)
 
 
 def check_inventory(folder: Path, names: tuple[str, ...] = (FILE,)) -> None:
@@ -106,6 +108,15 @@ def is_sealed(record: Mapping[str, Any]) -> bool:
     return SEAL not in record or record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
 
 
+def flush(folder: str | os.PathLike) -> None:
+    """Puts the names in a local folder onto its disk: a file that was renamed may else be lost with the power."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def _seal(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
@@ -118,10 +129,8 @@ def _flushed(path: Path) -> str:
 
 
 def _digest(filesystem: fs.FileSystem, path: str) -> str:
-    if isinstance(filesystem, fs.LocalFileSystem):
-        return files.sha256_file(path)
     digest = hashlib.sha256()
-    with filesystem.open_input_stream(path) as stream:
+    with filesystem.open_input_stream(path, compression=None) as stream:  # as it is, .gz too
         while piece := stream.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()

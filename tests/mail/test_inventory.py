@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from mail.data.inventory import FILE, check_inventory, fault, is_sealed, sealed, write_inventory
 from mail.errors import UserError
+from mail.inventory import FILE, check_inventory, fault, is_sealed, sealed, write_inventory
 
 
 @pytest.fixture
