@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,12 @@ class RunState:
             self.run_id = run_id
             self._write()
 
-    def export_model(self, lineage: dict[str, Any], proposer: str | None) -> str:
-        """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it."""
+    def export_model(self, lineage: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]) -> str:
+        """Copies the newest checkpoint's model, without its optimizer, to `OUT/model`, and a proposer into it.
+
+        Args:
+            lineage: None for the checkpoint's. may: raises if the folder is another process's by now.
+        """
         found = find_latest(self.checkpoints)
         assert found is not None, "a finished training has a checkpoint"
         filesystem, target = files.resolve(self.model)
@@ -147,10 +152,9 @@ class RunState:
                         shutil.copytree(there, folder)
             for name in NOT_OF_THE_MODEL:
                 (local / name).unlink(missing_ok=True)
-            (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
-            if files.exists(filesystem, target):
-                filesystem.delete_dir(target)
-            files.copy_folder(local, filesystem, target)
+            if lineage is not None:
+                (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
+            files.replace_folder(local, filesystem, target, may)
         return self.model
 
     def best(self) -> dict[str, Any] | None:
