@@ -26,6 +26,7 @@ from pipelines.registry.run_log import RunLog, start_run
 from pipelines.registry.system_metrics import system_metrics
 from pipelines.terminal import done, say
 from pipelines.training.config import TrainConfig
+from pipelines.training.finished import asked, has_model, outcome
 from pipelines.training.input import Transport
 from pipelines.training.on_ray import fit
 from pipelines.training.overlays import Overlays, default_every
@@ -53,6 +54,8 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
         UserError: an option is wrong, the run cannot be begun or go on, or another process has it.
     """
     check_options(config)
+    if (before := outcome(config)) is not None:
+        return before
     with Claim(config.folder, f"run {config.name}", "another --name") as claim:
         return _train(config, claim, validated)
 
@@ -61,15 +64,15 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     begun = time.monotonic()
     say(f"reading {config.data}")
     run, state, start = prepare(config)
-    if state.finished and start is not None and start.step >= run.settings.steps:
-        _complete_record(config, state, start)
-        done(f"run {config.name} is finished: {start.step} steps, model in {state.model}")
-        return {"model": state.model, **state.result}
+    if state.is_over(config.steps, start):
+        return _finished(config, state, start, claim)
     for line in run.summary():
         say(line)
     if start is not None:
         say(f"going on from {start.address}")
-    state.begin(run.config)
+    elif state.starts:
+        say("no checkpoint of an earlier start is left: the training begins anew")
+    state.begin(run.config, asked(config))
     log: RunLog | None = None
     try:
         parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
@@ -120,6 +123,7 @@ def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
     read = {f"--{name}": place for name in ("data", "masks", "proposer") if (place := getattr(config, name))}
     files.check_apart({"the folder of the run": config.folder}, read)
     files.check_writable(config.folder)
+    state.is_over(config.steps, start)
     run = RunPlan.make(config)
     state.check_config(run.config)
     if start is None:
@@ -142,6 +146,18 @@ def check_options(config: TrainConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if config.proposer is not None:  # it is only needed when the model is written
         ProposerFolder.read(config.proposer)
+
+
+def _finished(config: TrainConfig, state: RunState, newest: Saved | None, claim: Ticket) -> dict[str, Any]:
+    """Makes complete what a finished run lacks by now, its model or MLflow's record."""
+    if not has_model(config.folder):
+        assert newest is not None, "otherwise it is refused"
+        state.export_model(None, config.proposer, claim.check)
+        say(f"the model of run {config.name} was gone: exported again from {newest.address}")
+    if newest is not None:
+        _complete_record(config, state, newest)
+    done(f"run {config.name} is finished: {state.earned} steps, model in {state.model}")
+    return {"model": state.model, **state.result}
 
 
 def _complete_record(config: TrainConfig, state: RunState, newest: Saved) -> None:
