@@ -225,6 +225,25 @@ def replace_folder(
     _delete_folder(filesystem, old)
 
 
+@contextlib.contextmanager
+def written_together(folder: Path, last: str, may: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A place for files that take theirs in a local folder once the block has ended and all of them are there.
+
+    Args:
+        last: of the files, the one that says that the others are there. may: as of `replace_folder`.
+    """
+    new = folder / ".new"
+    shutil.rmtree(new, ignore_errors=True)  # of one that was killed
+    new.mkdir(parents=True)
+    try:
+        yield new
+        may()
+        for file in sorted(new.iterdir(), key=lambda file: file.name == last):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def _delete_folder(filesystem: fs.FileSystem, path: str) -> None:
     if exists(filesystem, path):
         filesystem.delete_dir(path)

@@ -57,8 +57,7 @@ def evaluate(config: EvaluationConfig) -> MetricsReport:
     with Claim(config.out, f"the evaluation in {config.out}", "another --out") as claim:
         evaluation = Evaluation.prepare(config)
         evaluation.predict(may=claim.alive)
-        claim.check()
-        return evaluation.write()
+        return evaluation.write(claim.check)
 
 
 @dataclass
@@ -159,8 +158,12 @@ class Evaluation:
                 record.flush()
                 advance(len(self.answers))
 
-    def write(self) -> MetricsReport:
-        """Counts the answers, writes the files and prints the figures."""
+    def write(self, may: Callable[[], None] = lambda: None) -> MetricsReport:
+        """Counts the answers, writes the files and prints the figures.
+
+        Args:
+            may: is asked before those of an earlier evaluation are replaced; raises if they must not be.
+        """
         config, out = self.config, self.config.out
         predictions = {e: p for answer in self.answers.values() for e, p in answer.predictions.items()}
         wanted = self.plan.expressions["expr_id"].to_pylist()
@@ -177,20 +180,22 @@ class Evaluation:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
             extra["compared"] = {"with": str(config.compare), **{k: d._asdict() for k, d in differences.items()}}
         report = MetricsReport.build(accumulator, store=self.store, split=config.split, slices=slices, extra=extra)
-        write_predictions(out / "predictions.jsonl", predictions)
-        report.write_per_expression(out / "per_expression.jsonl")
-        if config.gallery:
-            write_evaluation_gallery(
-                out / "gallery.html",
-                model=config.model,
-                plan=self.plan,
-                snapshot=self.snapshot,
-                answers=self.answers,
-                report=report,
-                slices=slices,
-                compare=config.compare,
-            )
-        report.write_json(out / "metrics.json")
+        with files.written_together(out, "metrics.json", may) as new:
+            write_predictions(new / "predictions.jsonl", predictions)
+            report.write_per_expression(new / "per_expression.jsonl")
+            if config.gallery:
+                write_evaluation_gallery(
+                    new / "gallery.html",
+                    folder=out,
+                    model=config.model,
+                    plan=self.plan,
+                    snapshot=self.snapshot,
+                    answers=self.answers,
+                    report=report,
+                    slices=slices,
+                    compare=config.compare,
+                )
+            report.write_json(new / "metrics.json")
         self._record.unlink(missing_ok=True)
         self._note(report)
         print_report(report)

@@ -270,7 +270,7 @@ def test_a_finished_run_stays_finished_whatever_was_cleaned_up(train, capsys):
 
     shutil.rmtree(result["model"])
     for changes in (again, longer):
-        with pytest.raises(UserError, match="finished with 6 steps and no checkpoint .* its model is gone as well: "):
+        with pytest.raises(UserError, match=r"with 6 steps and no checkpoint .*; its model is gone as well: "):
             changes.run()
     assert Path(run.folder, "run.json").read_bytes() == record
 
@@ -279,13 +279,14 @@ def test_a_finished_run_is_told_without_loading_the_network(train):
     result = train().run()
     program = (
         "import sys; from pipelines.__main__ import main\n"
-        "code = main(sys.argv[1:]); print({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)); sys.exit(code)"
+        "code = main(sys.argv[1:]); print({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules))\n"
+        "sys.exit(code)"
     )
     model = [f"--model.{name.replace('_', '-')}={value}" for name, value in MICRO.items()]
-    given = {k: v for k, v in vars(train()).items() if isinstance(v, str | int) and not isinstance(v, bool)}
-    options = [
-        f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value != getattr(Train, name, "")
-    ]
+    changed = {
+        k: v for k, v in vars(train()).items() if v != getattr(Train, k, None) and k not in ("register", "model")
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
     command = [sys.executable, "-c", program, "train", *options, "--no-register", "--resume", *model]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert told == [f"run micro is finished: 6 steps, model in {result['model']}", "set()"]
