@@ -25,7 +25,7 @@ ORDER = (
     ("mail.evaluation",),
     ("pipelines.options",),
     ("pipelines.terminal", "pipelines.stage"),
-    ("pipelines.cluster_session", "pipelines.registry"),
+    ("pipelines.cluster_session", "pipelines.registry", "pipelines.claiming"),
     ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating"),
     ("pipelines.demonstrating",),
     ("pipelines.stages", "pipelines.refusals"),

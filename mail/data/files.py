@@ -197,6 +197,60 @@ def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str)
     fs.copy_files(os.fspath(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
+def replace_folder(
+    folder: str | os.PathLike, filesystem: fs.FileSystem, path: str, may: Callable[[], None] = lambda: None
+) -> None:
+    """Puts a copy of a local folder in the place of another one, which stays until the new one is complete beside it.
+
+    On a disk the two change places by their names, in an object store object by object. What an earlier call left that
+    was killed is cleared away; it has taken nothing away whose replacement was not there in full.
+
+    Args:
+        may: is asked before anything is replaced; raises if it must not be.
+    """
+    new, old = f"{path}.new", f"{path}.old"
+    _delete_folder(filesystem, new)
+    copy_folder(folder, filesystem, new)
+    may()
+    if isinstance(filesystem, fs.LocalFileSystem):
+        if exists(filesystem, path):
+            _delete_folder(filesystem, old)
+            os.replace(path, old)
+        os.replace(new, path)
+    else:
+        fs.copy_files(new, path, source_filesystem=filesystem, destination_filesystem=filesystem)
+        names = {i.path.removeprefix(new) for i in filesystem.get_file_info(fs.FileSelector(new, recursive=True))}
+        for info in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
+            if info.type == fs.FileType.File and info.path.removeprefix(path) not in names:
+                filesystem.delete_file(info.path)
+        _delete_folder(filesystem, new)
+    _delete_folder(filesystem, old)
+
+
+@contextlib.contextmanager
+def written_together(folder: Path, last: str, may: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A place for files that take theirs in a local folder once the block has ended and all of them are there.
+
+    Args:
+        last: of the files, the one that says that the others are there. may: as of `replace_folder`.
+    """
+    new = folder / ".new"
+    shutil.rmtree(new, ignore_errors=True)  # of one that was killed
+    new.mkdir(parents=True)
+    try:
+        yield new
+        may()
+        for file in sorted(new.iterdir(), key=lambda file: file.name == last):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _delete_folder(filesystem: fs.FileSystem, path: str) -> None:
+    if exists(filesystem, path):
+        filesystem.delete_dir(path)
+
+
 @contextlib.contextmanager
 def local_folder(uri: str | os.PathLike) -> Iterator[Path]:
     """A folder as a local one: itself, or a copy of an `s3://` one that lasts as long as the `with` block."""

@@ -46,15 +46,19 @@ def open_bucket(bucket: str) -> fs.S3FileSystem:
     Raises:
         UserError: nobody answers within a minute, or there is no such bucket.
     """
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    _check(bucket, endpoint(), region)
+    _check(bucket, endpoint(), region())
     # exponential back-off on 5xx, slow-down and cut connections: half a minute at most
-    return _connect(endpoint(), region, 7)
+    return _connect(endpoint(), region(), 7)
 
 
 def endpoint() -> str | None:
     """The server's address, None for Amazon's own."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def region() -> str | None:
+    """The region that the usual variables name."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
 
 def refusal(error: BaseException, address: str | None = None) -> str | None:

@@ -9,7 +9,7 @@ interrupted one stopped; it is used only if everything that determines the answe
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 from mail import lineage
 from mail.data import files
 from mail.data.mask_snapshot import MaskSnapshot
-from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
@@ -28,17 +27,18 @@ from mail.metrics import (
     MetricsReport,
     get_protocol,
     paired_bootstrap,
-    read_per_expression,
     slice_expressions,
     write_predictions,
 )
 from mail.metrics.protocols import Protocol
 from mail.metrics.scoring import accumulate
-from mail.model import MailConfig, TextCoverage
+from mail.model import TextCoverage
 from mail.model.folder import check_model_folder, check_weights
 from mail.report.gallery import thumbnail_side
+from pipelines.claiming.claim import Claim
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.gallery import write_evaluation_gallery
+from pipelines.evaluating.inputs import find_snapshot, read_other
 from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
 from pipelines.registry.evaluation_notes import log_evaluation
 from pipelines.registry.models import SCHEME, resolve_model
@@ -51,11 +51,13 @@ def evaluate(config: EvaluationConfig) -> MetricsReport:
     """Evaluates, or goes on with what was interrupted, and writes `metrics.json`, `predictions.jsonl`, the gallery.
 
     Raises:
-        UserError: an option is wrong, masks are missing, or the model or its masks leak and that is not allowed.
+        UserError: an option is wrong, masks are missing, the model or its masks leak and that is not allowed, or
+            another process has the folder.
     """
-    evaluation = Evaluation.prepare(config)
-    evaluation.predict()
-    return evaluation.write()
+    with Claim(config.out, f"the evaluation in {config.out}", "another --out") as claim:
+        evaluation = Evaluation.prepare(config)
+        evaluation.predict(may=claim.alive)
+        return evaluation.write(claim.check)
 
 
 @dataclass
@@ -89,13 +91,13 @@ class Evaluation:
         if config.no_proposals and config.masks:
             raise UserError("--masks and --no-proposals exclude each other: leave one out")
         files.check_writable(config.out)
-        other = None if config.compare is None else _other(config.compare, protocol)
+        other = None if config.compare is None else read_other(config.compare, protocol)
         folder = check_model_folder(resolve_model(config.model))
         processor = check_weights(folder)
         origin = lineage.read(folder) if (folder / lineage.FILE).exists() else None
         store = DataStore(config.data)
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
-        snapshot = _snapshot(config, folder, origin)
+        snapshot = find_snapshot(config, folder, origin)
         verdicts = [check_model(origin, store, config.split, config.allow_leaky, config.model)]
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
@@ -125,8 +127,12 @@ class Evaluation:
             "leaky": self.leaky,
         }
 
-    def predict(self, batches: Sequence[int] | None = None) -> None:
-        """Answers what is not answered yet, of some batches or all; an answer is on the disk before the next comes."""
+    def predict(self, batches: Sequence[int] | None = None, may: Callable[[], None] = lambda: None) -> None:
+        """Answers what is not answered yet, of some batches or all; an answer is on the disk before the next comes.
+
+        Args:
+            may: is asked before each is written; raises if the folder is another process's by now.
+        """
         self.config.out.mkdir(parents=True, exist_ok=True)
         total = len(self.plan.images)
         if self.answers:
@@ -146,13 +152,18 @@ class Evaluation:
             for answer in self._predict(pending):
                 if answer.image_id in self.answers:
                     continue  # of a batch that an interrupted run had answered in part
+                may()
                 self.answers[answer.image_id] = answer
                 record.write(answer.to_line() + "\n")
                 record.flush()
                 advance(len(self.answers))
 
-    def write(self) -> MetricsReport:
-        """Counts the answers, writes the files and prints the figures."""
+    def write(self, may: Callable[[], None] = lambda: None) -> MetricsReport:
+        """Counts the answers, writes the files and prints the figures.
+
+        Args:
+            may: is asked before those of an earlier evaluation are replaced; raises if they must not be.
+        """
         config, out = self.config, self.config.out
         predictions = {e: p for answer in self.answers.values() for e, p in answer.predictions.items()}
         wanted = self.plan.expressions["expr_id"].to_pylist()
@@ -169,20 +180,22 @@ class Evaluation:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
             extra["compared"] = {"with": str(config.compare), **{k: d._asdict() for k, d in differences.items()}}
         report = MetricsReport.build(accumulator, store=self.store, split=config.split, slices=slices, extra=extra)
-        write_predictions(out / "predictions.jsonl", predictions)
-        report.write_per_expression(out / "per_expression.jsonl")
-        if config.gallery:
-            write_evaluation_gallery(
-                out / "gallery.html",
-                model=config.model,
-                plan=self.plan,
-                snapshot=self.snapshot,
-                answers=self.answers,
-                report=report,
-                slices=slices,
-                compare=config.compare,
-            )
-        report.write_json(out / "metrics.json")
+        with files.written_together(out, "metrics.json", may) as new:
+            write_predictions(new / "predictions.jsonl", predictions)
+            report.write_per_expression(new / "per_expression.jsonl")
+            if config.gallery:
+                write_evaluation_gallery(
+                    new / "gallery.html",
+                    folder=out,
+                    model=config.model,
+                    plan=self.plan,
+                    snapshot=self.snapshot,
+                    answers=self.answers,
+                    report=report,
+                    slices=slices,
+                    compare=config.compare,
+                )
+            report.write_json(new / "metrics.json")
         self._record.unlink(missing_ok=True)
         self._note(report)
         print_report(report)
@@ -272,29 +285,3 @@ class Evaluation:
                 log_evaluation(self.config.model, report.to_dict(), folder=self.config.out)
             except UserError as error:
                 say(f"the figures are not noted on the version: {error}")
-
-
-def _other(folder: Path, protocol: Protocol) -> Accumulator:
-    theirs = read_per_expression(folder / "per_expression.jsonl")
-    if theirs.protocol != protocol:
-        raise UserError(f"{folder} was counted by protocol {theirs.protocol.name}, not {protocol.name}")
-    return theirs
-
-
-def _snapshot(config: EvaluationConfig, folder: Path, origin: dict[str, Any] | None) -> MaskSnapshot | None:
-    """The masks to read: those that the model was trained with, where nothing else is asked for."""
-    if config.no_proposals or not MailConfig.from_pretrained(folder).uses_instances:
-        if config.masks and not config.no_proposals:
-            say(f"{folder} is a network without instance masks: {config.masks} is not read")
-        return None
-    if config.masks is None:
-        raise UserError("this model reads instance masks: name the mask table with --masks, or say --no-proposals")
-    trained_with = ((origin or {}).get("mask_table") or {}).get("proposer_id")
-    table = MaskTable(config.masks)
-    proposer_id = config.proposer_id
-    if proposer_id is None and trained_with is not None:
-        proposer_id = trained_with if trained_with in table.head().proposer_ids else None
-    snapshot = table.snapshot(proposer_id)
-    if trained_with is not None and snapshot.proposer_id != trained_with:
-        say(f"the model was trained with masks of {trained_with}, these are of {snapshot.proposer_id}")
-    return snapshot

@@ -17,6 +17,7 @@ IMAGES_PER_READ = 256
 def write_evaluation_gallery(
     path: Path,
     *,
+    folder: Path,
     model: str,
     plan: SplitPlan,
     snapshot: MaskSnapshot | None,
@@ -28,7 +29,7 @@ def write_evaluation_gallery(
     """Writes the page of an evaluation, beside another one's if `compare` names its folder.
 
     Args:
-        model: its address. answers: by image id. slices: by name, each expression's value.
+        folder: of the evaluation. model: its address. answers: by image id. slices: by name, each expression's value.
     """
     counts = report.accumulator.counts
     others, other_counts = {}, {}
@@ -56,7 +57,7 @@ def write_evaluation_gallery(
                 row = rows[expr_id]
                 values = {name: by_id[expr_id] for name, by_id in slices.items()}
                 entries.append(GalleryEntry(expr_id, image.image_id, row["text"], row["target"], shown, values))
-    names = [_name(model, path.parent), *([_name(str(compare), compare)] if compare is not None else [])]
+    names = [_name(model, folder), *([_name(str(compare), compare)] if compare is not None else [])]
     figures = [["", *COLUMNS], [names[0], *row_of(report.measures)]]
     if compare is not None:
         figures.append([names[1], *row_of(measure(other_counts, report.protocol))])

@@ -100,7 +100,7 @@ class RunLog:
         self.run_id, self._say = run_id, say
         self._client = connect(wait=False)
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._ended = threading.Event()
+        self._ended, self._abandoned = threading.Event(), threading.Event()
         self._deadline = float("inf")
         self._logged: dict[str, int] = {}
         self._images: set[tuple[str, int]] | None = None  # key and step; None: to be looked up
@@ -136,10 +136,16 @@ class RunLog:
         self._thread.join(timeout + 30)
         return self._ended.is_set()
 
+    def abandon(self) -> None:
+        """Writes nothing more, not even how the run ended: it is another process's now."""
+        self._abandoned.set()
+        self._queue.put(None)
+        self._thread.join(5)
+
     def _work(self) -> None:
         away = False
         while (call := self._queue.get()) is not None:
-            while True:
+            while not self._abandoned.is_set():
                 try:
                     call()
                     if away:
@@ -156,7 +162,7 @@ class RunLog:
                         away = False
                         break
                     time.sleep(RETRY_SECONDS)
-        if time.monotonic() <= self._deadline:
+        if time.monotonic() <= self._deadline and not self._abandoned.is_set():
             self._ended.set()
 
     def _metrics(self, rows: list[tuple[int, int, Mapping[str, float]]], prefix: str) -> None:

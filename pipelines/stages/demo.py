@@ -26,6 +26,7 @@ from mail import addresses
 from mail.data import files
 from mail.data.store import DataStore
 from mail.errors import UserError
+from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
@@ -86,6 +87,10 @@ class Demo(Stage):
 
     def run(self) -> dict[str, Any]:
         """Runs what is not done yet and writes the report; returns what `report.json` holds."""
+        with Claim(self.out, f"the demo in {self.out}", "another --out") as claim:
+            return self._run(claim)
+
+    def _run(self, claim: Ticket) -> dict[str, Any]:
         begun = time.monotonic()
         record = self._record()
         if self.fresh:
@@ -103,6 +108,7 @@ class Demo(Stage):
                 if name != "prepare" and not connected:
                     stack.enter_context(connect())  # one Ray for all that follows
                     connected = True
+                claim.check()
                 record.run(name, step)
                 say(f"{heading}: {record.seconds[name]:.0f} s")
             facts = {
@@ -113,6 +119,7 @@ class Demo(Stage):
                 "model_version": record.results["train with masks"]["version"],
                 "prediction": record.results["predict"],
             }
+            claim.check()
             runs = {name: record.results[f"train {name.replace('-', ' ')}"]["run_id"] for name in NETWORKS}
             report = write_report(self.out, facts, runs, self.pictures)
         print_table(report)

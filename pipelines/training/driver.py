@@ -18,6 +18,7 @@ from mail.proposers.folder import ProposerFolder
 from mail.training.checkpoint import Saved, prune
 from mail.training.curves import Curves
 from mail.training.run_plan import RunPlan
+from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect
 from pipelines.registry.datasets import training_inputs
 from pipelines.registry.models import register_model
@@ -25,6 +26,7 @@ from pipelines.registry.run_log import RunLog, start_run
 from pipelines.registry.system_metrics import system_metrics
 from pipelines.terminal import done, say
 from pipelines.training.config import TrainConfig
+from pipelines.training.finished import asked, has_model, outcome
 from pipelines.training.input import Transport
 from pipelines.training.on_ray import fit
 from pipelines.training.overlays import Overlays, default_every
@@ -49,20 +51,28 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
         the last validation's scores.
 
     Raises:
-        UserError: an option is wrong, or the run cannot be begun or go on.
+        UserError: an option is wrong, the run cannot be begun or go on, or another process has it.
     """
+    check_options(config)
+    if (before := outcome(config)) is not None:
+        return before
+    with Claim(config.folder, f"run {config.name}", "another --name") as claim:
+        return _train(config, claim, validated)
+
+
+def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> dict[str, Any]:
     begun = time.monotonic()
     say(f"reading {config.data}")
     run, state, start = prepare(config)
-    if state.finished and start is not None and start.step >= run.settings.steps:
-        _complete_record(config, state, start)
-        done(f"run {config.name} is finished: {start.step} steps, model in {state.model}")
-        return {"model": state.model, **state.result}
+    if state.is_over(config.steps, start):
+        return _finished(config, state, start, claim)
     for line in run.summary():
         say(line)
     if start is not None:
         say(f"going on from {start.address}")
-    state.begin(run.config)
+    elif state.starts:
+        say("no checkpoint of an earlier start is left: the training begins anew")
+    state.begin(run.config, asked(config))
     log: RunLog | None = None
     try:
         parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
@@ -73,9 +83,15 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
         lineage = run.lineage(run_id)
         overlays = Overlays(state.overlays)
         overlays.log(log)  # what a driver that was killed did not get to log
-        last, scores = _fit(config, run, state, _job(config, run, state, lineage), log, validated, overlays)
-        model_dir = state.export_model(run.settings.steps, lineage, config.proposer)
+        job = _job(config, run, state, lineage, claim)
+        last, scores = _fit(config, run, state, job, log, validated, overlays)
+        model_dir = state.export_model(run.settings.steps, lineage, config.proposer, claim.check)
+        claim.check()
     except BaseException:
+        if claim.is_lost():  # whoever has it now says how it ends
+            if log is not None:
+                log.abandon()
+            raise
         if log is not None:
             log.close("FAILED", timeout=5)
         with contextlib.suppress(OSError):  # the store is away: then the next start wants --resume
@@ -85,6 +101,7 @@ def train(config: TrainConfig, validated: Validated | None = None) -> dict[str, 
     recorded = log.close(timeout=CLOSE_SECONDS)
     if not recorded:
         say("MLflow has not taken all of the run's record: give the same command with --resume once it is back")
+    claim.check()
     version = _register(model_dir, run_id) if config.register else None
     result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
     state.finish(result | {"best": state.best(), "recorded": recorded}, config.keep_checkpoints)
@@ -106,6 +123,7 @@ def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
     read = {f"--{name}": place for name in ("data", "masks", "proposer") if (place := getattr(config, name))}
     files.check_apart({"the folder of the run": config.folder}, read)
     files.check_writable(config.folder)
+    state.is_over(config.steps, start)
     run = RunPlan.make(config)
     state.check_config(run.config)
     if start is None:
@@ -128,6 +146,18 @@ def check_options(config: TrainConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if config.proposer is not None:  # it is only needed when the model is written
         ProposerFolder.read(config.proposer)
+
+
+def _finished(config: TrainConfig, state: RunState, newest: Saved | None, claim: Ticket) -> dict[str, Any]:
+    """Makes complete what a finished run lacks by now, its model or MLflow's record."""
+    if not has_model(config.folder):
+        assert newest is not None, "otherwise it is refused"
+        state.export_model(newest.step, None, config.proposer, claim.check)
+        say(f"the model of run {config.name} was gone: exported again from {newest.address}")
+    if newest is not None:
+        _complete_record(config, state, newest)
+    done(f"run {config.name} is finished: {state.earned} steps, model in {state.model}")
+    return {"model": state.model, **state.result}
 
 
 def _complete_record(config: TrainConfig, state: RunState, newest: Saved) -> None:
@@ -155,7 +185,7 @@ def _register(model_dir: str, run_id: str) -> int | None:
         return None
 
 
-def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, Any]) -> Job:
+def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, Any], claim: Ticket) -> Job:
     every = config.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10)))
     shown = default_every(run.settings.steps, every) if config.overlay_every is None else config.overlay_every
     return Job(
@@ -173,6 +203,7 @@ def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, 
         step_flops=3.0 * describe(run.network)["forward_flops_per_expression"],
         config=run.config,
         lineage=lineage,
+        claim=claim,
     )
 
 
@@ -186,16 +217,24 @@ def _fit(
     overlays: Overlays,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Trains; returns the last step's record and the last validation's scores."""
-    tidy = partial(prune, state.checkpoints, config.keep_checkpoints)
+
+    def tidy() -> None:
+        job.claim.check()
+        prune(state.checkpoints, config.keep_checkpoints)
+
+    def owned(take: Callable[[], list[tuple]]) -> list[tuple]:
+        job.claim.alive()  # of a run that is another process's now nothing is told
+        return take()
+
     told: Any = (log, run.settings.steps, tidy, validated, partial(overlays.log, log))
     if worker_range(config.workers) == (0, 0):
         mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
-        with system_metrics(log.run_id), Progress(mailbox.take, *told) as progress:
+        with system_metrics(log.run_id), Progress(partial(owned, mailbox.take), *told) as progress:
             here(job, run.source, run.epochs, Transport(), mailbox.put, target)
         return progress.last, progress.scores
     with connect():
         say(f"starting {config.workers} worker(s)")
         actor, take = start_mailbox()
-        with Progress(take, *told) as progress:
+        with Progress(partial(owned, take), *told) as progress:
             fit(config, run, state, job, actor)
         return progress.last, progress.scores

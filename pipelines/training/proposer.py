@@ -1,4 +1,4 @@
-"""The training of a proposer on Ray Train: claims the folder, starts the workers, follows them, writes the proposer.
+"""The training of a proposer on Ray Train: holds the folder, starts the workers, follows them, writes the proposer.
 
 What a worker computes is `mail.proposers.fit`'s.
 """
@@ -23,6 +23,7 @@ from mail.data.orientation import assumption
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
+from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
@@ -38,15 +39,20 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     """Trains, or goes on with an unfinished training; returns the held-out recall, the proposer's id and the seconds.
 
     Raises:
-        UserError: an option is wrong, or the folder holds something else.
+        UserError: an option is wrong, the folder holds something else, or another process has it.
     """
+    with Claim(config.out, f"proposer {config.out}", "another --out") as claim:
+        return _train_proposer(config, claim)
+
+
+def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, Any]:
     started = time.monotonic()
     job, chosen, remarks = plan_training(config)
     check_workers(config.workers, 1.0)
     files.check_writable(config.out)
     with progress_of("photos looked at") as progress:
         job, chosen, keys = look_at_photos(config, job, chosen, progress)
-    training, new = claim(config.out, job)
+    training, new = begin(config.out, job)
     for reason, count in chosen.excluded.items():
         say(f"excluded: {count} images of {reason}")
     if chosen.left_out < sum(chosen.excluded.values()):
@@ -65,9 +71,10 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     try:
         if new:
             check_weights(job)
-        weights, metrics = _train(job, training, config.workers)
+        weights, metrics = _train(job, training, config.workers, claim)
+        claim.check()
     except BaseException:
-        if new:
+        if new and not claim.is_lost():
             with contextlib.suppress(OSError):  # the store is away: the same command goes on there
                 _withdraw(training)
         raise
@@ -102,8 +109,8 @@ def _quality(metrics: dict[str, Any], class_agnostic: bool) -> str:
     )
 
 
-def claim(out: str, job: ProposerJob) -> tuple[str, bool]:
-    """The folder of the unfinished training, which is this job's alone, and whether it is new."""
+def begin(out: str, job: ProposerJob) -> tuple[str, bool]:
+    """The folder of the unfinished training, which is of this job alone, and whether it is new."""
     filesystem, root = files.resolve(out)
     if files.exists(filesystem, f"{root}/proposer.json"):
         raise UserError(f"{out} already holds a proposer: choose another --out or delete it first")
@@ -135,7 +142,7 @@ def _withdraw(training: str) -> None:
         filesystem.delete_dir(path)
 
 
-def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[str, Any]]:
+def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tuple[bytes, dict[str, Any]]:
     """Runs the job with Ray Train; the weights and the last metrics."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -163,7 +170,7 @@ def _train(job: ProposerJob, training: str, workers: int) -> tuple[bytes, dict[s
         )
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "local_folder": None if workers else folder},
+            train_loop_config={"job": job, "local_folder": None if workers else folder, "claim": claim},
             scaling_config=ScalingConfig(**_scaling(workers)),
             run_config=run_config if workers else None,
         )
@@ -189,6 +196,8 @@ def _worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
 
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
+        if context.get_world_rank() == 0:
+            config["claim"].check() if folder else config["claim"].alive()
         if local:
             with open(Path(local) / PROGRESS, "a") as file:
                 file.write(json.dumps(metrics) + "\n")

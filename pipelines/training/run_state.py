@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mail.inventory import write_inventory
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
 from mail.training.curves import FILE as CURVES
 from pipelines.terminal import say
+from pipelines.training.finished import has_model, is_longer
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
 FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version")
@@ -38,6 +40,7 @@ class RunState:
     starts: int = 0
     finished: bool = False
     result: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] | None = None
     _before: bytes | None = field(default=None, repr=False)
     _written: bytes | None = field(default=None, repr=False)
 
@@ -78,6 +81,11 @@ class RunState:
     def start_name(self) -> str:
         return f"start-{self.starts:03d}"
 
+    @property
+    def earned(self) -> int:
+        """Steps of the model that the run came to, 0 if it came to none yet."""
+        return int(self.result.get("steps", 0))
+
     def find_start(self, resume: bool) -> Saved | None:
         """Where to go on, None for the beginning.
 
@@ -90,7 +98,7 @@ class RunState:
         step = found.step if found else 0
         if not resume and self.finished:
             raise UserError(
-                f"run {self.name} is finished ({step} steps, {self.model}): train longer with --resume and more "
+                f"run {self.name} is finished ({self.earned} steps, {self.model}): train longer with --resume and more "
                 "--steps, or give another --name"
             )
         if not resume:
@@ -98,6 +106,33 @@ class RunState:
                 f"run {self.name} was begun before and has {step} steps: go on with --resume, or give another --name"
             )
         return found
+
+    def is_over(self, steps: int | None, start: Saved | None) -> bool:
+        """Whether nothing is left to train: the run is finished, and no more steps are asked for.
+
+        Args:
+            steps: that are asked for. start: the newest checkpoint.
+
+        Raises:
+            UserError: only training anew would give what is asked for, and that is not what a run is resumed for.
+        """
+        if not self.earned:
+            return False
+        there = has_model(self.folder)
+        if start is None and not (self.finished and there and not is_longer(steps, self.earned)):
+            model = f"its model is {self.model}" if there else "its model is gone as well"
+            raise UserError(
+                f"run {self.name} was finished with {self.earned} steps and no checkpoint is left to go on from; "
+                f"{model}: to train anew give another --name"
+            )
+        if not self.finished or is_longer(steps, self.earned):
+            return False
+        if not there and start is not None and start.step < self.earned:
+            raise UserError(
+                f"run {self.name} was finished with {self.earned} steps, but its model and its last checkpoints are "
+                f"gone: go on from {start.address} with more --steps than {self.earned}, or give another --name"
+            )
+        return True
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises UserError if the run was begun with another config."""
@@ -110,9 +145,9 @@ class RunState:
                 "another --name"
             )
 
-    def begin(self, config: dict[str, Any]) -> None:
-        """Notes a new start."""
-        self.config, self.starts, self.finished = config, self.starts + 1, False
+    def begin(self, config: dict[str, Any], asked: dict[str, Any] | None = None) -> None:
+        """Notes a new start. `asked`: the options that it was given."""
+        self.config, self.starts, self.finished, self.asked = config, self.starts + 1, False, asked
         self._write()
 
     def withdraw(self) -> None:
@@ -136,8 +171,13 @@ class RunState:
             self.run_id = run_id
             self._write()
 
-    def export_model(self, steps: int, lineage: dict[str, Any], proposer: str | None) -> str:
+    def export_model(
+        self, steps: int, lineage: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
+    ) -> str:
         """Copies the model of the checkpoint of the last step, without its optimizer, to `OUT/model`, and a proposer.
+
+        Args:
+            lineage: None for the checkpoint's. may: raises if the folder is another process's by now.
 
         Raises:
             UserError: that checkpoint is damaged.
@@ -157,11 +197,10 @@ class RunState:
                         shutil.copytree(there, folder)
             for name in NOT_OF_THE_MODEL:
                 (local / name).unlink(missing_ok=True)
-            (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
+            if lineage is not None:
+                (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
             write_inventory(local)
-            if files.exists(filesystem, target):
-                filesystem.delete_dir(target)
-            files.copy_folder(local, filesystem, target)
+            files.replace_folder(local, filesystem, target, may)
         return self.model
 
     def best(self) -> dict[str, Any] | None:

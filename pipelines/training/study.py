@@ -15,6 +15,7 @@ from typing import Any
 from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
+from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect
 from pipelines.registry.client import connect as mlflow_client
 from pipelines.registry.client import environment
@@ -35,8 +36,13 @@ def study(config: StudyConfig) -> dict[str, Any]:
         `run_id` of the study, `best` (trial, score, options, folder), `results` (of all trials, best first).
 
     Raises:
-        UserError: an option is wrong, or no trial has a score.
+        UserError: an option is wrong, no trial has a score, or another process has the study.
     """
+    with Claim(config.folder, f"study {config.name}", "another --name") as claim:
+        return _study(config, claim)
+
+
+def _study(config: StudyConfig, claim: Ticket) -> dict[str, Any]:
     ranges = read_space(config)
     address = config.folder
     filesystem, root = files.resolve(address)
@@ -60,6 +66,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
         say(f"{config.trials} trials of at most {steps} steps")
         grid = _fit(config, ranges, address, run_id, steps)
+    claim.check()
     return _conclude(config, grid, address, run_id, facts)
 
 

@@ -28,6 +28,7 @@ from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
+from pipelines.claiming.claim import Ticket
 from pipelines.terminal import say
 from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import TrainConfig
@@ -52,6 +53,7 @@ class Job:
             one set of them to the next, 0 for none. threads: torch threads of a worker without GPU.
         step_flops: of an expression, forward and backward.
         config, lineage: saved with every checkpoint.
+        claim: on the run's folder, without which nothing more is written.
     """
 
     options: TrainConfig
@@ -68,6 +70,7 @@ class Job:
     step_flops: float
     config: dict[str, Any]
     lineage: dict[str, Any]
+    claim: Ticket
 
 
 @dataclass(kw_only=True)
@@ -110,6 +113,8 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
     with contextlib.closing(place.batches(start)) as stream:
         for parts in clock.waits(by_step(stream)):
+            if rank == 0:
+                job.claim.alive()
             done = parts[0].plan.step + 1
             with memory_advice(model.config, parts, bf16):
                 results.append(
@@ -146,6 +151,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                         curves=curves,
                         scores=scores,
                     )
+                    job.claim.check()
                 place.report(done, folder)
                 if rank == 0:
                     place.tell("saved", done)
@@ -161,6 +167,7 @@ def _shows(job: Job, step: int) -> bool:
 def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: Place) -> None:
     assert job.validation is not None
     pictures = sample_overlays(model, source, job.validation, place.device)
+    job.claim.check()
     try:
         Overlays(job.overlays).save(step, pictures)
     except OSError as error:  # pictures are not worth a training

@@ -1,14 +1,17 @@
-"""Whether something can be written is known before it is computed, and asking leaves no trace."""
+"""Whether something can be written is known before it is computed; what is replaced stays until then."""
 
+import contextlib
 import os
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from mail.data import files
 from mail.errors import UserError
+from tests.s3 import BUCKET, s3_server
 
 
 def test_a_folder_that_is_not_there_yet_can_be_written_and_is_not_made(tmp_path: Path) -> None:
@@ -77,3 +80,45 @@ def test_what_cannot_be_written_leaves_what_was_there_and_nothing_else(tmp_path:
 def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path: Path) -> None:
     files.write_bytes(*files.resolve(tmp_path / ("n" * 255)), b"x")
     assert (tmp_path / ("n" * 255)).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_folder_stays_until_its_replacement_is_complete(remote: bool, tmp_path: Path) -> None:
+    def content() -> dict[str, str]:
+        with files.local_folder(target) as folder:
+            return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+    def killed() -> None:
+        assert content() == {"a": "old", "only in the old": ""}
+        raise KeyboardInterrupt
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, text in ((old, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / "a").write_text(text)
+    (old / "only in the old").touch()
+    (new / "b").mkdir()
+    (new / "b" / "c").write_text("new")
+    with s3_server() if remote else contextlib.nullcontext():
+        target = f"s3://{BUCKET}/runs/model" if remote else str(tmp_path / "runs" / "model")
+        where = files.resolve(target)
+        files.replace_folder(old, *where)
+        with pytest.raises(KeyboardInterrupt):
+            files.replace_folder(new, *where, killed)
+        assert content() == {"a": "old", "only in the old": ""}
+        files.replace_folder(new, *where)
+        assert content() == {"a": "new", "b/c": "new"}
+        above = where[0].get_file_info(fs.FileSelector(where[1].rpartition("/")[0]))
+        assert [info.base_name for info in above] == ["model"], "what was beside it is left"
+
+
+def test_files_come_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "figures").write_text("old")
+    with contextlib.suppress(KeyboardInterrupt), files.written_together(tmp_path, "figures") as new:
+        (new / "figures").write_text("new")
+        raise KeyboardInterrupt
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"figures": "old"}
+    with files.written_together(tmp_path, "figures") as new:
+        (new / "figures").write_text("new")
+        (new / "answers").write_text("new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"figures": "new", "answers": "new"}

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -279,6 +281,48 @@ def test_a_finished_run_is_not_trained_again(train, capsys):
     assert longer["last"]["step"] == 9
     kept = {p.name for p in Path(train().folder, "checkpoints").glob("*/step-*")}
     assert kept == {"step-0000006", "step-0000009", Path(longer["best"]["checkpoint"]).name}
+
+
+def test_a_finished_run_stays_finished_whatever_was_cleaned_up(train, capsys):
+    run, again, longer = train(), train(resume=True), train(resume=True, steps=9)
+    result = run.run()
+    learnt, record = weights(result["model"]), Path(run.folder, "run.json").read_bytes()
+    assert again.run() == {k: v for k, v in result.items() if k != "seconds"}
+
+    shutil.rmtree(result["model"])
+    again.run()
+    assert "was gone: exported again from" in capsys.readouterr().err
+    assert weights(result["model"]) == learnt
+    assert read(result, "lineage.json")["run_id"] == result["run_id"]
+
+    shutil.rmtree(f"{run.folder}/checkpoints")
+    again.run()
+    with pytest.raises(UserError, match=f"no checkpoint is left to go on from; its model is {result['model']}: "):
+        longer.run()
+    assert weights(result["model"]) == learnt
+
+    shutil.rmtree(result["model"])
+    for changes in (again, longer):
+        with pytest.raises(UserError, match=r"with 6 steps and no checkpoint .*; its model is gone as well: "):
+            changes.run()
+    assert Path(run.folder, "run.json").read_bytes() == record
+
+
+def test_a_finished_run_is_told_without_loading_the_network(train):
+    result = train().run()
+    program = (
+        "import sys; from pipelines.__main__ import main\n"
+        "code = main(sys.argv[1:]); print({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules))\n"
+        "sys.exit(code)"
+    )
+    model = [f"--model.{name.replace('_', '-')}={value}" for name, value in MICRO.items()]
+    changed = {
+        k: v for k, v in vars(train()).items() if v != getattr(Train, k, None) and k not in ("register", "model")
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+    command = [sys.executable, "-c", program, "train", *options, "--no-register", "--resume", *model]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told == [f"run micro is finished: 6 steps, model in {result['model']}", "set()"]
 
 
 def test_an_interrupted_run_wants_resume(train, tmp_path):

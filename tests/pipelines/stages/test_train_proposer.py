@@ -15,7 +15,7 @@ from mail.proposers.folder import ProposerFolder
 from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import evaluation_images
 from pipelines.stages.train_proposer import TrainProposer
-from pipelines.training.proposer import claim
+from pipelines.training.proposer import begin
 from pipelines.training.proposer_plan import plan_training
 from tests.mail.test_leakage import photos_store
 from tests.pipelines.killing import Run, wait_for
@@ -153,7 +153,7 @@ def test_what_no_held_out_image_can_measure_is_said_and_not_given_as_a_number(
 
 
 def test_another_training_in_the_same_folder_is_refused(root: Path, tmp_path: Path) -> None:
-    claim(str(tmp_path / "p"), plan_training(stage(root, tmp_path / "p", steps=8))[0])  # and then it was killed
+    begin(str(tmp_path / "p"), plan_training(stage(root, tmp_path / "p", steps=8))[0])  # and then it was killed
     with pytest.raises(UserError, match="unfinished training with other settings"):
         stage(root, tmp_path / "p").run()
 
