@@ -44,6 +44,7 @@ from pipelines.training.proposer_config import ProposerTrainingConfig
 STATE = "demo.json"
 FOLDERS = ("scenes", "store", "proposer", "masks", "runs", "evaluations", "promotions", "mlruns")
 MADE = (*FOLDERS, STATE, "report.html", "report.json", "mlflow.db", "prediction.png")
+EARLIER, MOVING = ".earlier", ".earlier.moving"  # a finished demo, until what --fresh began is finished as well
 FEWEST_IMAGES = 40  # with fewer, a split may be empty
 
 
@@ -55,7 +56,7 @@ class Demo(Stage):
     """Folder for everything that the demo makes."""
 
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Delete an earlier demo in --out first; otherwise it is continued."""
+    """Begin anew; an earlier demo in --out stays, in .earlier, until the new one is done. Otherwise it is continued."""
 
     images: int = 3000
     """Generated scenes, evaluation splits included."""
@@ -93,8 +94,9 @@ class Demo(Stage):
     def _run(self, claim: Ticket) -> dict[str, Any]:
         begun = time.monotonic()
         record = self._record()
-        if self.fresh:
-            self._clear()
+        if self.fresh or (self.out / MOVING).exists():
+            self.set_aside()
+            record = self._record()
         steps = self._steps(record)
         connected = False
         with contextlib.ExitStack() as stack:
@@ -122,6 +124,7 @@ class Demo(Stage):
             claim.check()
             runs = {name: record.results[f"train {name.replace('-', ' ')}"]["run_id"] for name in NETWORKS}
             report = write_report(self.out, facts, runs, self.pictures)
+        shutil.rmtree(self.out / EARLIER, ignore_errors=True)
         print_table(report)
         say(f"{time.monotonic() - begun:.0f} s in all; pictures are in {self.out / 'report.html'}")
         print(f"wrote {self.out / 'report.html'} and {self.out / 'report.json'}", flush=True)
@@ -131,16 +134,28 @@ class Demo(Stage):
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
         files.check_writable(self.out)
-        if not (self.out / STATE).exists() and (foreign := [n for n in MADE if (self.out / n).exists()]):
+        moving = (self.out / MOVING).exists()
+        if not (self.out / STATE).exists() and not moving and (foreign := [n for n in MADE if (self.out / n).exists()]):
             raise UserError(f"{self.out} holds {foreign[0]}, which no demo made: choose another --out")
         settings = {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
         return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
 
-    def _clear(self) -> None:
-        """Deletes what a demo makes, and nothing else that may lie in the folder."""
-        for name in MADE:
-            path = self.out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    def set_aside(self) -> None:
+        """Moves what a demo made, and nothing else that may lie in the folder; goes on where it was killed in that.
+
+        One that did not come to its end gives way to the finished one that it was to replace.
+        """
+        aside, moving = self.out / EARLIER, self.out / MOVING
+        made = [self.out / name for name in MADE if os.path.lexists(self.out / name)]
+        if aside.exists() and not moving.exists() and not (self.out / "report.json").exists():
+            for path in made:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif made or moving.exists():
+            moving.mkdir(exist_ok=True)
+            for path in made:
+                path.replace(moving / path.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            moving.replace(aside)
 
     def _steps(self, record: Record) -> list[tuple[str, Callable[[], Any]]]:
         return [

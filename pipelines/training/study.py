@@ -56,7 +56,14 @@ def _study(config: StudyConfig, claim: Ticket) -> dict[str, Any]:
             raise UserError(f"study {config.name} is in {config.folder}: go on with --resume, or give another --name")
         if changed := [k for k in facts if before[k] != facts[k]]:
             raise UserError(f"study {config.name} cannot go on with another {', '.join(changed)}: give another --name")
+        if "results" in before:
+            best = before["best"]
+            done(f"study {config.name} is finished; the best of {len(before['results'])} trials: {best['folder']}")
+            return {key: before[key] for key in ("run_id", "best", "results")}
         run_id = before["run_id"]
+        lost = not files.exists(filesystem, f"{root}/tune") and files.exists(filesystem, f"{root}/trials")
+        if lost:
+            say(f"what Ray Tune knew of the trials, {address}/tune, is gone: they begin anew, the earlier ones stay")
     run, _, _ = prepare(config)  # wrong options end the study here, not in each trial
     steps = run.settings.steps
     params, tags = {"study": facts, **run.config}, run.tags() | {"kind": "study"}
