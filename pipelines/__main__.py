@@ -9,11 +9,16 @@ import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
-from mail.addresses import without_secrets
+from pipelines.surroundings import give_a_home, in_the_way
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one stage; 0 only when it did what it says, 2 for wrong input, 130 when interrupted."""
+    if wrong := in_the_way():
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    give_a_home()
+    from mail.addresses import without_secrets
     from pipelines.cli import parse
     from pipelines.terminal import listen
 
@@ -54,6 +59,8 @@ def _quiet_when_nobody_reads() -> Iterator[None]:
 
 
 def _trace(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    from mail.addresses import without_secrets
+
     print(without_secrets("".join(traceback.format_exception(kind, error, at))), end="", file=sys.stderr)
 
 

@@ -19,6 +19,10 @@ from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.training.settings import TrainingSettings
 
+LOWER_RATE = (
+    "start with a lower --learning-rate, or, where the run has a checkpoint, go on from the last with --resume "
+    "--learning-rate X --because REASON"
+)
 LOSS_TERMS = ("mask_bce", "mask_dice", "selection", "no_target")
 
 
@@ -85,6 +89,13 @@ def train_step(
     return torch.cat([shares, norm.detach().float().reshape(1)])
 
 
+def check_finite(model: nn.Module, step: int) -> None:
+    """Before a checkpoint is saved: the last one must be good. Raises UserError where a weight is not finite."""
+    wrong = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if wrong:
+        raise UserError(f"weights are not finite after step {step} ({wrong[0]}, {len(wrong)} in all): {LOWER_RATE}")
+
+
 def records(first_step: int, results: Sequence[Tensor], settings: TrainingSettings, world: int) -> list[dict]:
     """What is logged of consecutive steps: loss, its terms, gradient norm and learning rate; waits for the device.
 
@@ -102,10 +113,7 @@ def records(first_step: int, results: Sequence[Tensor], settings: TrainingSettin
     for step, row in enumerate(table.tolist(), first_step):
         values = dict(zip(("loss", *LOSS_TERMS, "gradient_norm"), row, strict=True))
         if not np.isfinite(row).all():
-            raise UserError(
-                f"the loss or its gradient is not finite at step {step + 1} ({values}): "
-                "lower --learning-rate or --gradient-clip and resume"
-            )
+            raise UserError(f"the loss or its gradient is not finite at step {step + 1} ({values}): {LOWER_RATE}")
         seen = (step + 1) * settings.global_batch_size
         rate = settings.learning_rate_at(step)
         found.append({"step": step + 1, "expressions_seen": seen, **values, "learning_rate": rate})

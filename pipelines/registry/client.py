@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,7 +124,11 @@ def pause(attempt: int) -> None:
 
 
 def experiment(client: Any) -> str:
-    """Id of the experiment that holds all runs; made when it is needed first."""
+    """Id of the experiment that holds all runs; made when it is needed first.
+
+    Raises:
+        UserError: it was deleted, which only a person should undo.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(EXPERIMENT)
@@ -135,4 +140,11 @@ def experiment(client: Any) -> str:
             return client.create_experiment(EXPERIMENT, artifact_location=location)
         except MlflowException:  # another process made it in between
             found = client.get_experiment_by_name(EXPERIMENT)
+    if found.lifecycle_stage == "deleted":
+        uri = tracking_uri()
+        given = "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
+        raise UserError(
+            f"the experiment {EXPERIMENT} was deleted from MLflow at {shown(uri)}: restore it, with its runs, "
+            f"by `{given}mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
     return found.experiment_id

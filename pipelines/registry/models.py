@@ -90,14 +90,22 @@ def signature() -> Any:
 
 @contextlib.contextmanager
 def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
-    """An active run: the given one if this store has it, else a new one."""
+    """An active run: the given one if this store has it, else a new one. A given one ends as it was before."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     if run_id is not None and not known(client, run_id):
         run_id = None
     where = None if run_id else experiment(client)
-    with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
-        yield
+    before = client.get_run(run_id).info.status if run_id else None
+    try:
+        with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
+            yield
+    except BaseException:  # the training has not failed because its model is not registered
+        if run_id and before:
+            with contextlib.suppress(MlflowException):
+                client.set_terminated(run_id, before)
+        raise
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 Logging never holds up or ends a training: what the server does not take is tried again, as often as it takes. A metric
 keeps the time at which it was measured, so that what is sent twice is stored once; and steps that are computed, or told
-(`mail.training.curves`), once more after a resume are left out where the run has them.
+(`mail.training.curves`), once more after a resume are left out where the run has them. What MLflow refuses (the run was
+deleted) is not tried again: the log then says that it is not whole, and `pipelines.training.catching_up` mends it.
 """
 
 import os
@@ -18,6 +19,7 @@ import numpy as np
 
 from mail.addresses import without_secrets
 from pipelines.registry.client import answers, connect, experiment, first_line, surely
+from pipelines.registry.dead_runs import DRIVER_TAG, FOLDER_TAG, driver, end_dead_runs
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -37,44 +39,53 @@ def start_run(
     run_id: str | None = None,
     key: str | None = None,
     inputs: "Sequence[DatasetInput]" = (),
+    folder: str | None = None,
 ) -> str:
-    """Creates a run, or finds one that was interrupted, and returns its id.
+    """Creates a run, or finds one that was interrupted, and returns its id: another one where that was deleted.
 
     Args:
         params: nested config; logged flat (`model.num_hidden_layers`).
         tags: labels. inputs: what it reads (`pipelines.registry.datasets`).
         run_id: of the interrupted one. key: a unique word for it, where its id may have been lost.
+        folder: of the run's files; runs of the same name and folder whose processes were killed are ended.
+
+    Raises:
+        UserError: MLflow cannot be reached, or the experiment was deleted.
     """
     from mlflow.entities import Param
 
     with answers():
         client = connect()
         if run_id is not None and known(client, run_id):
+            if folder is not None:
+                client.set_tag(run_id, DRIVER_TAG, driver())
             return run_id
         where = experiment(client)
         found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
         if found:
             run_id = found[0].info.run_id
         else:
-            tags = {k: without_secrets(v) for k, v in ({**tags, KEY_TAG: key} if key else tags).items()}
+            own = {KEY_TAG: key, FOLDER_TAG: folder, DRIVER_TAG: driver() if folder else None}
+            tags = {k: without_secrets(v) for k, v in ({**tags, **own}).items() if v is not None}
             run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
         flat = [Param(k, without_secrets(str(v))[:6000]) for k, v in flatten(params).items()]
         for start in range(0, len(flat), 100):
             client.log_batch(run_id, params=flat[start : start + 100])
         if inputs:
             surely(client.log_inputs, run_id, list(inputs))  # another run may note the same data set at this moment
+        if folder is not None:
+            end_dead_runs(client, where, name, without_secrets(folder), run_id)
     return run_id
 
 
 def known(client: Any, run_id: str) -> bool:
-    """Whether this tracking store has the run (it may have been begun in another one); believed while it is away."""
+    """Whether this tracking store has the run, not deleted (it may be another store's); believed while it is away."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.get_run(run_id)
+        return client.get_run(run_id).info.lifecycle_stage != "deleted"
     except MlflowException as error:
         return error.error_code != "RESOURCE_DOES_NOT_EXIST"
-    return True
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -100,7 +111,11 @@ class RunLog:
         self.run_id, self._say = run_id, say
         self._client = connect(wait=False)
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._ended, self._abandoned = threading.Event(), threading.Event()
+        self._ended = threading.Event()
+        # the run refuses to be written, or is another process's now: no later step may be there without those before
+        self._gone = False
+        self._aside: list[Callable[[], Any]] = []  # files that were not taken, to be tried once more at the end
+        self._whole = True
         self._deadline = float("inf")
         self._logged: dict[str, int] = {}
         self._images: set[tuple[str, int]] | None = None  # key and step; None: to be looked up
@@ -123,13 +138,14 @@ class RunLog:
 
     def image(self, read: Callable[[], np.ndarray], key: str, step: int) -> None:
         """An RGB image (H, W, 3) uint8 of a step, read once it is its turn; left out if the run has it already."""
-        self._queue.put(lambda: self._image(read, key, step))
+        self._queue.put(lambda: self._file(lambda: self._image(read, key, step)))
 
     def text(self, text: str, path: str) -> None:
-        self._queue.put(lambda: self._client.log_text(self.run_id, text, path))
+        self._queue.put(lambda: self._file(lambda: self._client.log_text(self.run_id, text, path)))
 
     def close(self, status: str = "FINISHED", timeout: float = 60.0) -> bool:
         """Ends the run once everything is written, or gives up after `timeout` seconds; whether all was written."""
+        self._queue.put(self._files_again)
         self._queue.put(lambda: self._client.set_terminated(self.run_id, status))
         self._deadline = time.monotonic() + timeout
         self._queue.put(None)
@@ -138,14 +154,14 @@ class RunLog:
 
     def abandon(self) -> None:
         """Writes nothing more, not even how the run ended: it is another process's now."""
-        self._abandoned.set()
+        self._gone, self._whole = True, False
         self._queue.put(None)
         self._thread.join(5)
 
     def _work(self) -> None:
         away = False
         while (call := self._queue.get()) is not None:
-            while not self._abandoned.is_set():
+            while not self._gone:
                 try:
                     call()
                     if away:
@@ -153,17 +169,43 @@ class RunLog:
                     away = False
                     break
                 except Exception as error:
+                    if _is_refusal(error):
+                        self._gone, self._whole = True, False
+                        self._say(f"MLflow refuses the run's record ({first_line(error)[:160]}); the training goes on")
+                        break
                     if not away:
                         self._say(
                             f"MLflow does not answer ({first_line(error)[:160]}); the training goes on, I try again"
                         )
                     away = True
-                    if time.monotonic() > self._deadline or _is_refusal(error):
-                        away = False
+                    if time.monotonic() > self._deadline:
+                        self._whole = False
                         break
                     time.sleep(RETRY_SECONDS)
-        if time.monotonic() <= self._deadline and not self._abandoned.is_set():
+        if self._whole:
             self._ended.set()
+
+    def _file(self, write: Callable[[], Any]) -> None:
+        """Files go another way than figures, and never hold those up."""
+        try:
+            write()
+        except FileNotFoundError:
+            pass  # a picture that was deleted
+        except Exception as error:
+            if not self._aside:
+                self._say(f"MLflow does not take a file ({first_line(error)[:160]}); I try again at the end")
+            self._aside.append(write)
+
+    def _files_again(self) -> None:
+        again, self._aside = self._aside, []
+        for number, write in enumerate(again):
+            try:
+                write()
+            except Exception as error:
+                left = len(again) - number
+                self._say(f"MLflow does not have {left} file(s) of the run ({first_line(error)[:160]})")
+                self._whole = False
+                return
 
     def _metrics(self, rows: list[tuple[int, int, Mapping[str, float]]], prefix: str) -> None:
         from mlflow.entities import Metric
@@ -193,7 +235,7 @@ class RunLog:
 
     def _reopen(self) -> None:
         """Marks the run as running, and looks up the last step of each curve that an interrupted run has already."""
-        self._client.update_run(self.run_id, status="RUNNING")
+        self._client.update_run(self.run_id, status="RUNNING")  # also if somebody ended it from outside
         for key in self._client.get_run(self.run_id).data.metrics:
             if key.startswith("system/"):
                 continue  # of `pipelines.registry.system_metrics`

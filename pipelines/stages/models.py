@@ -1,4 +1,4 @@
-"""`mail-ris models list | show | promote | rollback`: the registered models, and which one is the champion.
+"""`mail-ris models list | show | register | promote | rollback`: the registered models, and which one is the champion.
 
 The champion is the version with the alias `champion`; `predict --model models:/mail-ris@champion` uses it. Earlier
 champions are remembered in order (`pipelines.registry.champions`), so that `rollback` may be called again and again.
@@ -111,6 +111,27 @@ class ShowModel(Stage):
 
 
 @dataclass(kw_only=True)
+class Register(Stage):
+    """Registers the model of a finished run, or a model folder, and gives MLflow what it lacks of the run's record."""
+
+    folder: Annotated[Address, tyro.conf.Positional]
+    """Folder of a finished run, or a MODEL folder (local path or s3://)."""
+
+    name: str = MODEL_NAME
+    """The registered model."""
+
+    def plan(self) -> dict[str, Any]:
+        return {"folder": self.folder, "registry_uri": without_secrets(registry_uri())}
+
+    def run(self) -> int:
+        from pipelines.training.catching_up import register_folder
+
+        version = register_folder(self.folder, self.name)
+        done(f"{self.folder} is registered as {self.name} version {version}")
+        return version
+
+
+@dataclass(kw_only=True)
 class Promote(Stage):
     """Makes a version the champion, if it passes the gates: whole lineage, clean label, not worse than the champion on
     the same expressions, and a fresh process can use it. The decision is recorded on the version either way."""
@@ -220,4 +241,10 @@ class Rollback(Stage):
         return after
 
 
-MODELS: dict[str, type[Stage]] = {"list": ListModels, "show": ShowModel, "promote": Promote, "rollback": Rollback}
+MODELS: dict[str, type[Stage]] = {
+    "list": ListModels,
+    "show": ShowModel,
+    "register": Register,
+    "promote": Promote,
+    "rollback": Rollback,
+}

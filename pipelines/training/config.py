@@ -120,6 +120,9 @@ class TrainConfig(Options):
     learning_rate: float | None = None
     """Peak learning rate (default: the preset's)."""
 
+    because: str | None = None
+    """Why --resume goes on with another --learning-rate; recorded in the model's lineage."""
+
     decay: Literal["cosine", "poly", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
 

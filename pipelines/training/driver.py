@@ -16,15 +16,14 @@ from mail.errors import UserError
 from mail.model import describe
 from mail.proposers.folder import ProposerFolder
 from mail.training.checkpoint import Saved, prune
-from mail.training.curves import Curves
 from mail.training.run_plan import RunPlan
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect
 from pipelines.registry.datasets import training_inputs
-from pipelines.registry.models import register_model
 from pipelines.registry.run_log import RunLog, start_run
 from pipelines.registry.system_metrics import system_metrics
 from pipelines.terminal import done, say
+from pipelines.training.catching_up import CLOSE_SECONDS, LATER, complete, register
 from pipelines.training.config import TrainConfig
 from pipelines.training.finished import asked, has_model, outcome
 from pipelines.training.input import Transport
@@ -34,8 +33,6 @@ from pipelines.training.progress import Mailbox, Progress, start_mailbox
 from pipelines.training.run_state import RunState
 from pipelines.training.shares import check_workers, worker_range
 from pipelines.training.worker import Job, here
-
-CLOSE_SECONDS = 300.0  # how long MLflow may be away at the end
 
 Validated = Callable[[dict[str, float]], None]
 
@@ -65,7 +62,7 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     say(f"reading {config.data}")
     run, state, start = prepare(config)
     if state.is_over(config.steps, start):
-        return _finished(config, state, start, claim)
+        return _finished(config, run, state, start, claim)
     for line in run.summary():
         say(line)
     if start is not None:
@@ -77,8 +74,10 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     try:
         parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
         inputs = training_inputs(run.store, run.snapshot)
-        run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key, inputs)
+        run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key, inputs, state.folder)
         log = RunLog(run_id, say)
+        if state.run_id not in (None, run_id):
+            say(f"MLflow's run {state.run_id} is deleted: the record is written to a new one, {run_id}")
         state.recorded_as(run_id)
         lineage = run.lineage(run_id)
         overlays = Overlays(state.overlays)
@@ -100,11 +99,12 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     log.tags({"model": model_dir})
     recorded = log.close(timeout=CLOSE_SECONDS)
     if not recorded:
-        say("MLflow has not taken all of the run's record: give the same command with --resume once it is back")
+        say(f"MLflow does not have all of the run's record: {LATER.format(state.folder)}")
     claim.check()
-    version = _register(model_dir, run_id) if config.register else None
+    version = register(model_dir, run_id) if config.register else None
     result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
-    state.finish(result | {"best": state.best(), "recorded": recorded}, config.keep_checkpoints)
+    noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent}
+    state.finish(result | noted, config.keep_checkpoints)
     seconds = time.monotonic() - begun
     named = f", registered as mail-ris version {version}" if version else ""
     done(f"trained {run.settings.steps} steps in {seconds:.0f} s: {model_dir}{named}")
@@ -125,7 +125,7 @@ def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
     files.check_writable(config.folder)
     state.is_over(config.steps, start)
     run = RunPlan.make(config)
-    state.check_config(run.config)
+    state.check_config(run.config, config.because, start.step if start else 0)
     if start is None:
         run.check_pretrained()
     # generously: weights are written with AdamW's two moments; there are the best checkpoint and
@@ -148,41 +148,17 @@ def check_options(config: TrainConfig) -> None:
         ProposerFolder.read(config.proposer)
 
 
-def _finished(config: TrainConfig, state: RunState, newest: Saved | None, claim: Ticket) -> dict[str, Any]:
-    """Makes complete what a finished run lacks by now, its model or MLflow's record."""
+def _finished(
+    config: TrainConfig, run: RunPlan, state: RunState, newest: Saved | None, claim: Ticket
+) -> dict[str, Any]:
+    """Makes complete what a finished run lacks by now: its model, MLflow's record, its place in the registry."""
     if not has_model(config.folder):
         assert newest is not None, "otherwise it is refused"
         state.export_model(newest.step, None, config.proposer, claim.check)
         say(f"the model of run {config.name} was gone: exported again from {newest.address}")
-    if newest is not None:
-        _complete_record(config, state, newest)
+    complete(state, newest, config.keep_checkpoints, config.register, training_inputs(run.store, run.snapshot))
     done(f"run {config.name} is finished: {state.earned} steps, model in {state.model}")
     return {"model": state.model, **state.result}
-
-
-def _complete_record(config: TrainConfig, state: RunState, newest: Saved) -> None:
-    """Gives MLflow the curves of a finished run that it was away for."""
-    if state.result.get("recorded", True) or state.run_id is None:
-        return
-    log = RunLog(state.run_id, say)
-    with files.local_folder(newest.address) as folder:
-        for kind, records in Curves.load(folder).by_kind():
-            log.metrics(records, f"{kind}/")
-    Overlays(state.overlays).log(log)
-    log.tags({"model": state.model})
-    if log.close(timeout=CLOSE_SECONDS):
-        state.finish(state.result | {"recorded": True}, config.keep_checkpoints)
-        say("MLflow has the whole record now")
-
-
-def _register(model_dir: str, run_id: str) -> int | None:
-    say("registering the model")
-    try:
-        with files.local_folder(model_dir) as folder:
-            return register_model(folder, run_id)
-    except UserError as error:  # the training is done and must not be lost for that
-        say(f"the model is not registered: {error}")
-        return None
 
 
 def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, Any], claim: Ticket) -> Job:

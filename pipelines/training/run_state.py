@@ -16,10 +16,11 @@ from mail.inventory import write_inventory
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
 from mail.training.curves import FILE as CURVES
 from pipelines.terminal import say
+from pipelines.training import changes
 from pipelines.training.finished import has_model, is_longer
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
-FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version")
+FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version", "changes")
 NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json", CURVES)
 
 
@@ -134,12 +135,18 @@ class RunState:
             )
         return True
 
-    def check_config(self, config: dict[str, Any]) -> None:
-        """Raises UserError if the run was begun with another config."""
+    def check_config(self, config: dict[str, Any], because: str | None = None, step: int = 0) -> None:
+        """Raises UserError if the run was begun with another config, apart from what may change for a stated reason.
+
+        Args:
+            config: what is given now; its `changes` become those of the run, with the new ones.
+            because: the reason. step: from which the run goes on.
+        """
         weights = (self.config or {}).get("pretrained")
         if config.get("pretrained") and addresses.absolute(config["pretrained"]) == weights:
             config["pretrained"] = weights  # a folder that is gone since, and that only the first start needs
-        if changed := differences(self.config or config, config):
+        changed = changes.apply(self.config or config, config, because, step)
+        if changed := changed or differences(self.config or config, config):
             raise UserError(
                 f"run {self.name} cannot go on with another config: {'; '.join(changed[:4])}. Give it as before, or "
                 "another --name"

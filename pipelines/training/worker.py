@@ -26,7 +26,7 @@ from mail.training.curves import Curves
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
-from mail.training.step import TrainingBatch, by_step, records, train_step
+from mail.training.step import TrainingBatch, by_step, check_finite, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
 from pipelines.claiming.claim import Ticket
 from pipelines.terminal import say
@@ -134,6 +134,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 if not warned and not ends and place.leaving():  # a checkpoint before the machine goes
                     warned = saves = True
             if saves:
+                check_finite(model, done)
                 scores = None
                 if job.validation is not None:
                     scores = validate(model, source, job.validation, rank, world, device)

@@ -1,12 +1,16 @@
 """The record of a run on a real SQLite store: nothing twice, nothing lost, nobody held up."""
 
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from mail import addresses
+from mail.errors import UserError
 from pipelines.registry import client, run_log
+from pipelines.registry.dead_runs import DRIVER_TAG, driver
 from pipelines.registry.run_log import RunLog, flatten, start_run
 
 
@@ -89,3 +93,59 @@ def test_a_store_that_is_away_loses_nothing_and_holds_nobody_up(mlflow_here, mon
 
 def test_nested_config_is_flat():
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+def test_a_deleted_run_is_not_recorded_and_goes_on_in_a_new_one(mlflow_here):
+    found, said = client.connect(), []
+    run_id = start_run("deleted", {"a": 1}, {}, key="d0")
+    log = RunLog(run_id, said.append)
+    found.delete_run(run_id)
+    log.metrics([{"step": 1, "loss": 0.5}])
+    assert not log.close()
+    assert "refuses the run's record" in said[0]
+    assert len(said) == 1
+    again = start_run("deleted", {"a": 1}, {}, run_id, key="d0")
+    assert again != run_id
+    assert found.get_run(again).data.params == {"a": "1"}
+    found.restore_run(run_id)
+    assert start_run("deleted", {}, {}, run_id, key="d0") == run_id
+
+
+def test_files_that_are_not_taken_hold_up_no_figures(mlflow_here, monkeypatch):
+    run_id, said = start_run("files", {}, {}), []
+    artifacts = Path(addresses.local_path(client.connect().get_run(run_id).info.artifact_uri))
+    artifacts.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_text("a file where a folder should be")
+    log = RunLog(run_id, said.append)
+    log.text("words", "words.txt")
+    log.metrics([{"step": 1, "loss": 0.5}])
+    assert not log.close()
+    assert [m.step for m in client.connect().get_metric_history(run_id, "train/loss")] == [1]
+    assert client.connect().get_run(run_id).info.status == "FINISHED"
+    assert "does not have 1 file" in said[-1]
+
+
+def test_a_run_of_a_killed_process_is_ended_by_the_next_of_its_name_and_folder(mlflow_here):
+    found, dead = client.connect(), subprocess.Popen(["sleep", "60"])
+    written = driver(dead.pid)
+    runs = {place: start_run("killed", {}, {}, folder=place) for place in ("/here", "/there")}
+    living = start_run("killed", {}, {}, folder="/alive")
+    for run_id in runs.values():
+        found.set_tag(run_id, DRIVER_TAG, written)
+    start_run("killed", {}, {}, folder="/here")
+    assert found.get_run(runs["/here"]).info.status == "RUNNING"  # its process lives
+    dead.kill()
+    dead.wait()
+    start_run("killed", {}, {}, folder="/here")
+    start_run("killed", {}, {}, folder="/alive")
+    assert [found.get_run(r).info.status for r in (*runs.values(), living)] == ["KILLED", "RUNNING", "RUNNING"]
+
+
+def test_a_deleted_experiment_is_restored_by_the_command_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_id, found = start_run("before", {}, {}), client.connect()
+    found.delete_experiment(client.experiment(found))
+    with pytest.raises(UserError, match="mlflow experiments restore") as refused:
+        start_run("after", {}, {})
+    found.restore_experiment(str(refused.value).rstrip("`").split("--experiment-id ")[1])  # what the command does
+    assert start_run("before", {}, {}, run_id) == run_id
