@@ -10,7 +10,7 @@ from pipelines.cli import STAGES, load
 
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*(?:\.[a-z-]+)?)")
 # of MLflow's, Git's and Ray's own commands, and of the command line itself
-OTHERS = {"experiment-id", "short", "porcelain", "untracked-files", "help", "version"}
+OTHERS = {"experiment-id", "short", "porcelain", "untracked-files", "help", "version", "address"}
 # whose options the messages of a room may name: the first that fits
 ROOMS = {
     "pipelines/training/proposer": ("train-proposer",),

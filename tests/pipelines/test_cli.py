@@ -207,7 +207,17 @@ def places(stage: type[Stage]) -> dict[str, Place]:
 
 PLACES = [(words, name) for words, stage in all_stages().items() for name in places(stage)]
 # text that is no place, of all the options that take any text
-OTHER_TEXT = {"against_split", "exclude_eval_of", "metric", "name", "namespace", "parent_run", "preset", "proposer_id"}
+OTHER_TEXT = {
+    "against_split",
+    "because",
+    "exclude_eval_of",
+    "metric",
+    "name",
+    "namespace",
+    "parent_run",
+    "preset",
+    "proposer_id",
+}
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
 OTHER_TEXT |= {"validation_split"}
 
