@@ -81,6 +81,7 @@ train-proposer --instances FILE --images DIR --out PROPOSER
 train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
 import-proposer --weights COCO_V1 --out PROPOSER
 precompute --data STORE --proposer PROPOSER --masks TABLE --dry-run
+data verify STORE --json FILE
 masks status --masks TABLE --data STORE --json FILE
 masks verify --masks TABLE --data STORE --json FILE
 train --preset tiny --data STORE --masks TABLE --name RUN --workers 2 --resume --out DIR
