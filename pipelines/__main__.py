@@ -24,13 +24,14 @@ def main(argv: list[str] | None = None) -> int:
 
     sys.excepthook = _trace
     listen()
+    given = sys.argv[1:] if argv is None else argv
     try:
         with _quiet_when_nobody_reads():
-            parse(sys.argv[1:] if argv is None else argv).execute()
+            parse(given).execute()
     except Exception as error:
         from pipelines.refusals import explained
 
-        line = explained(error)
+        line = explained(error, given[0] if given else "")
         if line is None:
             raise
         print(f"error: {without_secrets(line)}", file=sys.stderr)
