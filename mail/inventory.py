@@ -78,7 +78,8 @@ def fault(record: Mapping[str, Any], filesystem: fs.FileSystem, root: str, *, co
         contents: read and compare every file, not only its length.
     """
     listed = record.get("files")
-    if not isinstance(listed, dict) or not is_sealed(record):
+    unsealed = SEAL not in record and isinstance(listed, dict) and any(isinstance(e, dict) for e in listed.values())
+    if not isinstance(listed, dict) or unsealed or not is_sealed(record):
         return "the list of its files is not what was written"
     infos = filesystem.get_file_info([f"{root}/{name}" for name in listed])
     for info, (name, entry) in zip(infos, listed.items(), strict=True):
@@ -108,8 +109,16 @@ def is_sealed(record: Mapping[str, Any]) -> bool:
     return SEAL not in record or record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
 
 
+def flush_all(folder: Path) -> None:
+    """Puts a local folder with all that is in it onto its disk, whoever wrote it."""
+    paths = sorted(folder.rglob("*"))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(flush, paths))
+    flush(folder)
+
+
 def flush(folder: str | os.PathLike) -> None:
-    """Puts the names in a local folder onto its disk: a file that was renamed may else be lost with the power."""
+    """Puts a file, or the names in a local folder, onto its disk: what was renamed may else be lost with the power."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -148,6 +148,17 @@ def test_a_command_for_one_figure_selects_one_test() -> None:
         assert (mark, soak, functions.count(name), "mark.soak" in source) == ("-m", "soak", 1, True), name
 
 
+def test_every_fault_has_a_test_that_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
+    there = {
+        n
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for n in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert named
+    assert named <= there, named - there
+
+
 def test_sizes_stand_in_the_guides() -> None:
     text = "".join((ROOT / name).read_text() for name in ("README.md", "cluster/README.md"))
     for size in SIZES:

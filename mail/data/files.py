@@ -15,7 +15,7 @@ from pyarrow import fs
 from mail import addresses
 from mail.data import object_store
 from mail.errors import UserError
-from mail.inventory import flush
+from mail.inventory import flush, flush_all
 from mail.waiting import until_answered
 
 T = TypeVar("T")
@@ -192,9 +192,11 @@ def _is_plain(path: str) -> bool:
 
 
 def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str) -> None:
-    """Copies a local folder into another file system (or the same)."""
+    """Copies a local folder into another file system (or the same); on a disk it is there in full afterwards."""
     filesystem.create_dir(path, recursive=True)
     fs.copy_files(os.fspath(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        flush_all(Path(path))
 
 
 def replace_folder(
@@ -217,6 +219,7 @@ def replace_folder(
             _delete_folder(filesystem, old)
             os.replace(path, old)
         os.replace(new, path)
+        flush(os.path.dirname(path))
     else:
         fs.copy_files(new, path, source_filesystem=filesystem, destination_filesystem=filesystem)
         names = {i.path.removeprefix(new) for i in filesystem.get_file_info(fs.FileSelector(new, recursive=True))}

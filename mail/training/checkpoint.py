@@ -26,7 +26,7 @@ from torch import nn
 from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
-from mail.inventory import fault, sealed, take_inventory
+from mail.inventory import fault, flush_all, sealed, take_inventory
 from mail.training.curves import Curves
 
 FORMAT_VERSION = 1
@@ -148,7 +148,8 @@ def prune(uri: str, keep: int) -> list[str]:
     """Deletes all complete checkpoints but the newest `keep` (at least one) and the best on validation.
 
     What is incomplete may be on its way here, and goes only where `keep` newer ones are complete. A checkpoint's
-    manifest goes first: what is left of it, if the deletion is cut short, is no checkpoint.
+    manifest goes first: what is left of it, if the deletion is cut short, is no checkpoint. Those that stay are on
+    their disk before anything goes, for whoever copied them here need not have asked for that.
 
     Returns:
         The addresses that were deleted.
@@ -159,6 +160,9 @@ def prune(uri: str, keep: int) -> list[str]:
     gone = [path for saved, path in complete[max(keep, 1) :] if saved != best]
     if len(complete) >= max(keep, 1):
         gone += [path for step, path in incomplete if step < complete[max(keep, 1) - 1][0].step]
+    if gone and isinstance(filesystem, fs.LocalFileSystem):
+        for _, path in complete[: max(keep, 1)]:
+            flush_all(Path(path))
     for path in gone:
         if files.exists(filesystem, f"{path}/{MANIFEST}"):
             filesystem.delete_file(f"{path}/{MANIFEST}")

@@ -122,3 +122,23 @@ def test_files_come_together_or_not_at_all(tmp_path: Path) -> None:
         (new / "figures").write_text("new")
         (new / "answers").write_text("new")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"figures": "new", "answers": "new"}
+
+
+def test_a_folder_is_on_its_disk_before_it_takes_the_place_of_another(tmp_path: Path, monkeypatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder, text in ((source, "new"), (target, "old")):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "file").write_text(text)
+    fsync, replace, flushed = os.fsync, os.replace, []
+    monkeypatch.setattr(os, "fsync", lambda number: (flushed.append(os.fstat(number).st_ino), fsync(number))[1])
+
+    def replaced(old, new) -> None:
+        if Path(new) == target:
+            there = [Path(old), Path(old, "deep"), Path(old, "deep", "file")]
+            assert {p.stat().st_ino for p in there} <= set(flushed)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    files.replace_folder(source, fs.LocalFileSystem(), str(target))
+    assert (target / "deep" / "file").read_text() == "new"
+    assert flushed[-1] == tmp_path.stat().st_ino

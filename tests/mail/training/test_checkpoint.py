@@ -1,6 +1,7 @@
 """Which checkpoints stay, and what they remember; `test_step.py` shows that they resume exactly."""
 
 import json
+import os
 from pathlib import Path
 
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, list_checkpoints, prune
@@ -29,6 +30,15 @@ def test_the_newest_and_the_best_stay(tmp_path):
     prune(str(tmp_path), 2)
     assert steps(tmp_path) == [5, 4, 2]
     assert find_best(str(tmp_path)) == best == Saved(str(tmp_path / "start-001" / "step-0000002"), 2, 0.9)
+
+
+def test_what_stays_is_on_its_disk_before_anything_goes(tmp_path, monkeypatch):
+    old, new = make(tmp_path, 1), make(tmp_path, 2)
+    fsync, flushed = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda n: (flushed.append((os.fstat(n).st_ino, old.exists())), fsync(n))[1])
+    prune(str(tmp_path), 1)
+    assert not old.exists()
+    assert {(path.stat().st_ino, True) for path in (new, *new.iterdir())} <= set(flushed)
 
 
 def test_of_equals_the_later_one_is_the_best(tmp_path):

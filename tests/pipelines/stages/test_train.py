@@ -26,7 +26,9 @@ from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
 from pipelines.registry.client import connect, experiment
+from pipelines.registry.models import MODEL_NAME, find_version
 from pipelines.stages.train import Train
+from pipelines.training.catching_up import register_folder
 from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import ModelOverrides
 from pipelines.training.overlays import default_every
@@ -323,6 +325,20 @@ def test_a_finished_run_is_told_without_loading_the_network(train):
     command = [sys.executable, "-c", program, "train", *options, "--no-register", "--resume", *model]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert told == [f"run micro is finished: 6 steps, model in {result['model']}", "set()"]
+
+
+def test_what_mlflow_lost_is_given_to_it_again_from_the_folder(train, tmp_path):
+    result = train().run()
+    connect().delete_run(result["run_id"])
+    version = register_folder(str(tmp_path / "runs" / "micro"))
+    found = find_version(f"{MODEL_NAME}/{version}")
+    assert found.run_id != result["run_id"]
+    history = connect().get_metric_history(found.run_id, "train/loss")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+    assert connect().get_run(found.run_id).data.params["recipe.steps"] == "6"
+    state = json.loads((tmp_path / "runs/micro/run.json").read_text())
+    assert (state["run_id"], state["result"]["recorded"], state["result"]["version"]) == (found.run_id, True, version)
+    assert register_folder(str(tmp_path / "runs" / "micro" / "model")) == version  # and nothing is made twice
 
 
 def test_an_interrupted_run_wants_resume(train, tmp_path):
