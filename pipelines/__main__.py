@@ -13,20 +13,29 @@ from pipelines.surroundings import give_a_home, in_the_way
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one stage; 0 only when it did what it says, 2 for wrong input, 130 when interrupted."""
+    """Runs one stage; 0 only when it did what it says, 2 for wrong input, 130, 143 or 129 when asked to end."""
     if wrong := in_the_way():
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     give_a_home()
     from mail.addresses import without_secrets
+    from pipelines import ending
     from pipelines.cli import parse
     from pipelines.terminal import listen
 
     sys.excepthook = _trace
     listen()
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        with _quiet_when_nobody_reads():
-            parse(sys.argv[1:] if argv is None else argv).execute()
+        with ending.owned(), _quiet_when_nobody_reads():
+            try:
+                parse(arguments).execute()
+            except ending.EndRequested as end:
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    print(without_secrets(end.advice(arguments)), file=sys.stderr, flush=True)
+                if argv is None:  # this process is the stage's own
+                    ending.leave(128 + end.signal)
+                return 128 + end.signal
     except Exception as error:
         from pipelines.refusals import explained
 

@@ -23,7 +23,7 @@ ORDER = (
     ("mail.leakage", "mail.lineage", "mail.inference"),
     ("mail.training",),
     ("mail.evaluation",),
-    ("pipelines.options",),
+    ("pipelines.options", "pipelines.ending"),
     ("pipelines.terminal", "pipelines.stage"),
     ("pipelines.cluster_session", "pipelines.registry", "pipelines.claiming"),
     ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating"),

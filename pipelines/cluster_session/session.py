@@ -15,12 +15,14 @@ import logging
 import os
 import secrets
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mail.errors import UserError
+from pipelines import ending
 from pipelines.cluster_session.address import named, not_reached, to_join
 from pipelines.cluster_session.private_folder import PrivateFolder
 
@@ -65,16 +67,22 @@ def connect(num_cpus: int | None = None, metrics: bool = True) -> Iterator[None]
         yield
     else:
         folder = _start_local(num_cpus, metrics)
-        unexpected = False
+        unexpected = ended = False
         try:
             yield
+        except ending.EndRequested:
+            # `ending.leave` ends Ray's processes; to shut Ray down while a thread waits for it takes long, or fails
+            ended = True
+            ending.remove_at_end(folder.path)
+            raise
         except BaseException as error:
             if unexpected := not isinstance(error, UserError | KeyboardInterrupt | SystemExit):
                 print(f"Ray's logs are in {folder.path} (MAIL_RAY_LOGS=1 shows and keeps more)", file=sys.stderr)
             raise
         finally:
-            atexit.unregister(_end_local)
-            _end_local(folder, keep_logs=unexpected)
+            if not ended:
+                atexit.unregister(_end_local)
+                _end_local(folder, keep_logs=unexpected)
 
 
 def _join(address: str) -> None:
@@ -87,6 +95,7 @@ def _join(address: str) -> None:
                 stack.enter_context(_stderr_to(Path(os.devnull)))  # what is wrong is said once, in one line
             stack.enter_context(environment(RAY_gcs_server_port_wait_time_s=JOIN_ATTEMPTS))
             ray.init(address, logging_level=logging.WARNING)
+        ending.take_again()
     except (AuthenticationError, ConnectionError, RuntimeError) as error:  # RuntimeError: of another version
         raise not_reached(error) from error
     _quiet_data()
@@ -150,7 +159,13 @@ def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
         stack.enter_context(environment(RAY_TMPDIR=str(folder)))
         if not metrics and METRICS not in os.environ:
             stack.enter_context(environment(**{METRICS: "0"}))
-        ray.init(**settings)
+        try:
+            # its processes inherit what is blocked: a terminal that goes asks this process to end, not them
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            ray.init(**settings)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            ending.take_again()  # Ray has a handler of its own for SIGTERM
     if not verbose:
         _quiet_data()
 
@@ -212,6 +227,7 @@ def _use_private_token() -> None:
     if not any(name.startswith("RAY_AUTH_") for name in os.environ):  # else whoever set it has arranged for a token
         folder = PrivateFolder()
         atexit.register(folder.close)
+        ending.remove_at_end(folder.path)
         token = folder.path / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))

@@ -16,6 +16,7 @@ from typing import Any
 from mail import addresses
 from mail.addresses import without_secrets as shown
 from mail.errors import UserError
+from pipelines.registry import sqlite
 from pipelines.registry.waiting import await_answer
 
 EXPERIMENT = "mail-ris"
@@ -68,6 +69,8 @@ def connect(wait: bool = True) -> Any:
     for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.utils.environment"):
         logging.getLogger(chatter).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracking_uri())
+    for uri in {tracking_uri(), registry_uri()}:
+        sqlite.prepare(uri)
     return mlflow.MlflowClient()
 
 

@@ -14,6 +14,7 @@ happened. Lost workers and nodes are replaced without that.
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines import ending
 from pipelines.stage import Stage
 from pipelines.training.config import TrainConfig
 
@@ -22,6 +23,9 @@ from pipelines.training.config import TrainConfig
 class Train(TrainConfig, Stage):
     """Trains the network and registers it."""
 
+    grace: float = 30.0
+    """Seconds for a checkpoint when the run is asked to end (Ctrl-C, SIGTERM, SIGHUP); a second Ctrl-C ends at once."""
+
     def plan(self) -> dict[str, Any]:
         from pipelines.training.driver import prepare
 
@@ -29,10 +33,17 @@ class Train(TrainConfig, Stage):
 
     def run(self) -> dict[str, Any]:
         """Trains to the end; what comes back is `pipelines.training.driver.train`'s."""
+        ending.allow(self.grace)
         from pipelines.training.finished import outcome
 
         if (before := outcome(self)) is not None:  # without loading what a training needs
             return before
-        from pipelines.training.driver import train
+        try:
+            from pipelines.training.driver import train
 
-        return train(self)
+            return train(self)
+        except ending.EndRequested as end:
+            from pipelines.training.kept import tell_kept
+
+            tell_kept(end, self)
+            raise

@@ -17,6 +17,7 @@ from mail.model import describe
 from mail.proposers.folder import ProposerFolder
 from mail.training.checkpoint import Saved, prune
 from mail.training.run_plan import RunPlan
+from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect
 from pipelines.registry.datasets import training_inputs
@@ -74,11 +75,13 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     try:
         parent = {"mlflow.parentRunId": config.parent_run} if config.parent_run else {}
         inputs = training_inputs(run.store, run.snapshot)
-        run_id = start_run(config.name, run.config, run.tags() | parent, state.run_id, state.key, inputs, state.folder)
-        log = RunLog(run_id, say)
-        if state.run_id not in (None, run_id):
-            say(f"MLflow's run {state.run_id} is deleted: the record is written to a new one, {run_id}")
-        state.recorded_as(run_id)
+        with ending.postponed():  # or MLflow would have a run that nobody ends
+            tags = run.tags() | parent
+            run_id = start_run(config.name, run.config, tags, state.run_id, state.key, inputs, state.folder)
+            log = RunLog(run_id, say)
+            if state.run_id not in (None, run_id):
+                say(f"MLflow's run {state.run_id} is deleted: the record is written to a new one, {run_id}")
+            state.recorded_as(run_id)
         lineage = run.lineage(run_id)
         overlays = Overlays(state.overlays)
         overlays.log(log)  # what a driver that was killed did not get to log
@@ -86,13 +89,13 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
         last, scores = _fit(config, run, state, job, log, validated, overlays)
         model_dir = state.export_model(run.settings.steps, lineage, config.proposer, claim.check)
         claim.check()
-    except BaseException:
+    except BaseException as error:
         if claim.is_lost():  # whoever has it now says how it ends
             if log is not None:
                 log.abandon()
             raise
         if log is not None:
-            log.close("FAILED", timeout=5)
+            log.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", timeout=5)
         with contextlib.suppress(OSError):  # the store is away: then the next start wants --resume
             state.withdraw()
         raise
@@ -101,10 +104,11 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     if not recorded:
         say(f"MLflow does not have all of the run's record: {LATER.format(state.folder)}")
     claim.check()
-    version = register(model_dir, run_id) if config.register else None
-    result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
-    noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent}
-    state.finish(result | noted, config.keep_checkpoints)
+    with ending.postponed():  # what is registered is noted, or it would be registered once more
+        version = register(model_dir, run_id) if config.register else None
+        result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
+        noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent}
+        state.finish(result | noted, config.keep_checkpoints)
     seconds = time.monotonic() - begun
     named = f", registered as mail-ris version {version}" if version else ""
     done(f"trained {run.settings.steps} steps in {seconds:.0f} s: {model_dir}{named}")
@@ -205,12 +209,13 @@ def _fit(
     told: Any = (log, run.settings.steps, tidy, validated, partial(overlays.log, log))
     if worker_range(config.workers) == (0, 0):
         mailbox, target = Mailbox(), f"{state.checkpoints}/{state.start_name}"
-        with system_metrics(log.run_id), Progress(partial(owned, mailbox.take), *told) as progress:
+        told_to = Progress(partial(owned, mailbox.take), *told)
+        with ending.postponed(), system_metrics(log.run_id), told_to as progress:
             here(job, run.source, run.epochs, Transport(), mailbox.put, target)
         return progress.last, progress.scores
     with connect():
         say(f"starting {config.workers} worker(s)")
         actor, take = start_mailbox()
-        with Progress(partial(owned, take), *told) as progress:
-            fit(config, run, state, job, actor)
+        with ending.postponed(), Progress(partial(owned, take), *told) as progress:
+            ending.in_thread(partial(fit, config, run, state, job, actor), actor.end.remote, lambda: not progress.moved)
         return progress.last, progress.scores

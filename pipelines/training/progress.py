@@ -15,12 +15,15 @@ from pipelines.registry.run_log import RunLog
 from pipelines.terminal import Advance, duration, say
 from pipelines.training.prometheus import Gauges
 
+ASK_SECONDS = 0.5
+
 
 class Mailbox:
     """Holds events until the driver takes them; an actor, or an object where there is no Ray."""
 
     def __init__(self) -> None:
         self._events: deque[tuple] = deque()
+        self._ending = False
 
     def put(self, kind: str, *values: Any) -> None:
         """An event; `Progress` has a method for each kind."""
@@ -28,6 +31,13 @@ class Mailbox:
 
     def take(self) -> list[tuple]:
         return [self._events.popleft() for _ in range(len(self._events))]
+
+    def end(self) -> None:
+        """Asks the workers to save a checkpoint and to stop."""
+        self._ending = True
+
+    def is_ending(self) -> bool:
+        return self._ending
 
 
 def remote_put(actor: Any, run: str) -> Callable[..., None]:
@@ -40,6 +50,21 @@ def remote_put(actor: Any, run: str) -> Callable[..., None]:
             getattr(gauges, kind)(*values)
 
     return put
+
+
+def remote_ending(actor: Any) -> Callable[[], bool]:
+    """Whether the driver asked the workers to stop, as far as is known without waiting for its mailbox."""
+    import ray
+
+    known, asked, at = False, actor.is_ending.remote(), time.monotonic()
+
+    def ending() -> bool:
+        nonlocal known, asked, at
+        if not known and time.monotonic() - at > ASK_SECONDS and ray.wait([asked], timeout=0)[0]:
+            known, asked, at = ray.get(asked), actor.is_ending.remote(), time.monotonic()
+        return known
+
+    return ending
 
 
 def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
@@ -61,7 +86,7 @@ class Progress:
             pictures, in the thread of the progress.
 
     Attributes:
-        last: the newest step's record. scores: the newest validation's.
+        last: the newest step's record. scores: the newest validation's. moved: whether a step was taken since.
     """
 
     def __init__(
@@ -77,6 +102,7 @@ class Progress:
         self._saved, self._validated, self._on_overlays = saved, validated, drawn
         self.last: Record = {}
         self.scores: Record = {}
+        self.moved = False
         self._advance = Advance("steps", steps)
         self._fresh = True  # the first step after a start is told at once
         self._begun: tuple[float, float] | None = None
@@ -129,7 +155,7 @@ class Progress:
     def _on_steps(self, records: list[Record], lap: Record) -> None:
         self._log.metrics(records, "train/")
         self._log.metrics([lap], "speed/")
-        self.last = figures(records[-1], "time")
+        self.last, self.moved = figures(records[-1], "time"), True
         now, step = time.monotonic(), self.last["step"]
         if self._begun is None or step <= self._begun[1]:
             self._begun = (now, step)

@@ -29,12 +29,13 @@ from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, check_finite, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
 from pipelines.claiming.claim import Ticket
+from pipelines.ending import requested
 from pipelines.terminal import say
 from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import TrainConfig
 from pipelines.training.input import Transport, ahead, ray_batches
 from pipelines.training.overlays import Overlays
-from pipelines.training.progress import remote_put
+from pipelines.training.progress import remote_ending, remote_put
 
 Batches = Generator[TrainingBatch, None, None]
 
@@ -83,6 +84,7 @@ class Place:
         batches: the worker's input from a step on.
         report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
         leaving: whether a machine of the run has been told that it goes soon, the same on all ranks; they meet.
+        ending: whether the run is asked to end here, the same on all ranks; they meet.
         tell: takes an event to be said and logged, its kind and its values; does not keep its caller waiting.
     """
 
@@ -94,11 +96,12 @@ class Place:
     batches: Callable[[int], Batches]
     report: Callable[[int, Path | None], None]
     leaving: Callable[[], bool] = lambda: False
+    ending: Callable[[], bool] = lambda: False
     tell: Callable[..., None]
 
 
 def train(job: Job, source: TrainingInput, place: Place) -> None:
-    """Trains to the last step of the recipe."""
+    """Trains to the last step of the recipe, or to a checkpoint where the run is asked to end."""
     disable_progress_bar()  # of loading and saving weights
     settings, rank, world, device = job.settings, place.rank, place.world, place.device
     if device.type == "cpu":
@@ -123,7 +126,9 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
             clock.count(parts)
             ends = done == settings.steps
             saves = done % job.checkpoint_every == 0 or ends
-            if saves or done % job.options.log_every == 0 or done == start + 1:
+            laps = saves or done % job.options.log_every == 0 or done == start + 1
+            halts = not ends and (laps or world == 1) and place.ending()
+            if laps or halts:
                 found = records(done - len(results), results, settings, world)
                 results = []
                 lap = {"step": done, "time": time.time(), **clock.lap(device, world)}
@@ -133,10 +138,10 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     place.tell("steps", [{**r, "time": lap["time"]} for r in found], lap)
                 if not warned and not ends and place.leaving():  # a checkpoint before the machine goes
                     warned = saves = True
-            if saves:
+            if saves or halts:
                 check_finite(model, done)
                 scores = None
-                if job.validation is not None:
+                if saves and job.validation is not None:
                     scores = validate(model, source, job.validation, rank, world, device)
                     record = {"step": done, "time": time.time(), **scores}
                     curves.add("validation", [record])
@@ -156,6 +161,8 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 place.report(done, folder)
                 if rank == 0:
                     place.tell("saved", done)
+                if halts:
+                    return
                 clock.skip()
 
 
@@ -222,6 +229,14 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             delete_local_checkpoint_after_upload=True,
         )
 
+    asked = remote_ending(mailbox) if rank == 0 else lambda: False
+
+    def ending() -> bool:
+        answer = torch.tensor(float(asked()), device=get_device())
+        if world > 1:
+            torch.distributed.broadcast(answer, 0)
+        return bool(answer)
+
     # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
     # driver. One rank looks, so that all go on from the same step.
     newest = find_whole(job.checkpoints, say) if rank == 0 else None
@@ -237,6 +252,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             batches=input_from,
             report=report,
             leaving=lambda: ray.train.get_preemption_info() is not None,
+            ending=ending,
             tell=remote_put(mailbox, job.options.name),
         )
         train(job, source, place)
@@ -266,6 +282,7 @@ def here(
             wrap=lambda model: model,
             batches=input_from,
             report=report,
+            ending=requested,
             tell=tell,
         )
         train(job, source, place)

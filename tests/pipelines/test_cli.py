@@ -94,6 +94,7 @@ models promote 3 --split testA testB --data STORE --masks TABLE --evaluations DI
 models promote models:/mail-ris/3 --split testA --allow-leaky REASON
 models rollback
 models register RUN --name NAME
+train --preset tiny --data STORE --masks TABLE --name RUN --grace 60
 train --preset tiny --data STORE --masks TABLE --name RUN --resume --learning-rate 1e-4 --because REASON
 """
 
