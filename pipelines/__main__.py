@@ -25,21 +25,21 @@ def main(argv: list[str] | None = None) -> int:
 
     sys.excepthook = _trace
     listen()
-    arguments = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
     try:
         with ending.owned(), _quiet_when_nobody_reads():
             try:
-                parse(arguments).execute()
+                parse(given).execute()
             except ending.EndRequested as end:
                 with contextlib.suppress(OSError):  # the terminal may be gone
-                    print(without_secrets(end.advice(arguments)), file=sys.stderr, flush=True)
+                    print(without_secrets(end.advice(given)), file=sys.stderr, flush=True)
                 if argv is None:  # this process is the stage's own
                     ending.leave(128 + end.signal)
                 return 128 + end.signal
     except Exception as error:
         from pipelines.refusals import explained
 
-        line = explained(error)
+        line = explained(error, given[0] if given else "")
         if line is None:
             raise
         print(f"error: {without_secrets(line)}", file=sys.stderr)

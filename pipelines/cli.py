@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 STAGES = {
     "demo": Entry("Demo", "The whole chain on a generated data set, in minutes, on a CPU."),
     "prepare": Entry("PREPARE", "A published data set's own files -> a data store."),
+    "data": Entry("DATA", "Looks after data stores."),
     "train-proposer": Entry("TrainProposer", "COCO-format instances -> a Mask R-CNN that proposes masks."),
     "import-proposer": Entry("ImportProposer", "Published Mask R-CNN or Mask2Former weights -> a proposer."),
     "precompute": Entry("Precompute", "Data store + proposer -> rows in the mask table."),

@@ -33,7 +33,14 @@ UNUSABLE = (
     errno.EHOSTUNREACH,
     errno.ENETUNREACH,
 )
-OUT_OF_MEMORY = "give it more, or less at once (a smaller batch, fewer workers)"
+OUT_OF_MEMORY = "give it more, or less at once"
+LOWER = {  # what needs the memory of a stage, by its name on the command line
+    "train": "--micro-batch-size, --workers or --input-cpus",
+    "tune": "--micro-batch-size, --concurrent or --workers",
+    "train-proposer": "--batch-size or --workers",
+    "precompute": "--batch-size",
+    "evaluate": "--batch-images or --workers",
+}
 RAY = {
     "AuthenticationError": "Ray asks for the cluster's token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH",
     "OutOfMemoryError": f"a node of Ray ran out of memory: {OUT_OF_MEMORY}",
@@ -41,11 +48,17 @@ RAY = {
 }
 
 
-def explained(error: BaseException) -> str | None:
-    """The person's line; None if the error is none that a person can cause."""
+def explained(error: BaseException, stage: str = "") -> str | None:
+    """The person's line; None if the error is none that a person can cause.
+
+    Args:
+        stage: its name, for what to lower where memory is short.
+    """
     if wrong := user_error(error):
         return str(wrong)
-    return next(filter(None, map(_line, _chain(error))), None)
+    line = next(filter(None, map(_line, _chain(error))), None)
+    lower = f"{stage}: lower {LOWER[stage]}" if stage in LOWER else ""
+    return f"{line} ({lower})" if line and line.endswith(OUT_OF_MEMORY) and lower else line
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -68,8 +81,9 @@ def _line(error: BaseException) -> str | None:
     if library == "torch" and kind in ("OutOfMemoryError", "AcceleratorError"):
         text = str(error).partition("\n")[0]
         return f"the device gave up ({text})" + (f": {OUT_OF_MEMORY}" if kind == "OutOfMemoryError" else "")
-    if isinstance(error, MemoryError):
-        return f"out of memory: {OUT_OF_MEMORY}"
+    # torch's allocator of the host says so in a RuntimeError of no other kind
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
+        return f"this machine is out of memory: {OUT_OF_MEMORY}"
     if isinstance(error, OSError):
         return object_store.refusal(error) or _of_file(error)
     return None

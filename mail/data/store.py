@@ -25,6 +25,7 @@ from mail.data import files, schema
 from mail.data.image_keys import ImageContent
 from mail.data.parquet import WRITING, ParquetReader
 from mail.errors import UserError
+from mail.inventory import is_sealed, sealed
 
 FORMAT_VERSION = 1
 IMAGES_PER_ROW_GROUP = 8
@@ -62,13 +63,17 @@ class DataStore:
                 f"{self.uri} is not a data store: it has no store.json (run `mail-ris prepare ... --out {self.uri}`)"
             ) from None
         try:
-            self.manifest: dict[str, Any] = json_text.parse(raw)
+            self.manifest: dict[str, Any] = json_text.parse_object(raw)
+            if not is_sealed(self.manifest):
+                raise ValueError
             version = self.manifest["format_version"]
             if version == FORMAT_VERSION:
                 self.image_files = [DataFile(**f) for f in self.manifest["images"]]
                 self.expression_files = [DataFile(**f) for f in self.manifest["expressions"]]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.uri}/store.json is not a data store's manifest: prepare it again") from None
+            raise UserError(
+                f"{self.uri}/store.json is damaged, or no data store's manifest: prepare it again"
+            ) from None
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{self.uri} has data-store format {version}, this program reads {FORMAT_VERSION}: prepare it again"
@@ -237,7 +242,7 @@ class DataStoreWriter:
             "sources": list(sources),
             "prepared_with": prepared_with or {},
         }
-        files.write_bytes(self.filesystem, f"{self.root}/store.json", json.dumps(manifest, indent=2).encode())
+        files.write_bytes(self.filesystem, f"{self.root}/store.json", json.dumps(sealed(manifest), indent=2).encode())
         return DataStore(self.uri)
 
     def _check(self, table: pa.Table) -> None:
@@ -289,11 +294,5 @@ def _count_splits(table: pa.Table) -> dict[str, dict[str, int]]:
     counts = table.group_by("split").aggregate(
         [("image_id", "count_distinct"), ("ref_id", "count_distinct"), ("expr_id", "count")]
     )
-    return {
-        row["split"]: {
-            "images": row["image_id_count_distinct"],
-            "refs": row["ref_id_count_distinct"],
-            "expressions": row["expr_id_count"],
-        }
-        for row in counts.sort_by("split").to_pylist()
-    }
+    names = {"images": "image_id_count_distinct", "refs": "ref_id_count_distinct", "expressions": "expr_id_count"}
+    return {row["split"]: {k: row[v] for k, v in names.items()} for row in counts.sort_by("split").to_pylist()}

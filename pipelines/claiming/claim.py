@@ -36,7 +36,7 @@ from mail.data import files
 from mail.data.object_store import PASSING
 from mail.errors import UserError
 from mail.waiting import until_answered
-from pipelines.claiming.marks import Marks
+from pipelines.claiming.marks import FOLDER, Marks
 from pipelines.terminal import say
 
 PATIENCE = "MAIL_CLAIM_SECONDS"
@@ -49,13 +49,12 @@ class Ticket:
     """Of a claim that was taken, for every process that writes in its name; can be pickled.
 
     Attributes:
-        folder: address. what: names what is in it. other: the way out for a second one (`another --name`).
+        folder: address. what: names what is in it.
         number, token: of the mark. patience: seconds of silence after which another one may take it.
     """
 
     folder: str
     what: str
-    other: str
     number: int
     token: str
     patience: float
@@ -69,9 +68,14 @@ class Ticket:
             self._looked = now
             return
         later = _read(self._marks, numbers[-1])[0] if numbers and numbers[-1] > self.number else {}
-        found = f"is gone on with by {_whose(later)}" if later else "is no longer this process's"
+        if later:
+            raise UserError(
+                f"{self.what} is gone on with by {_whose(later)}, as nothing was heard of this process for a while: it "
+                "ends and writes nothing more"
+            )
         raise UserError(
-            f"{self.what} {found}, as nothing was heard of this one for a while: it has ended and wrote nothing more"
+            f"{self.what} is no longer this process's, as its mark in {self.folder}/{FOLDER} is gone: another process "
+            "took it over, or somebody deleted it; it ends and writes nothing more"
         )
 
     def alive(self) -> None:
@@ -101,7 +105,7 @@ class Ticket:
         return _read(self._marks, self.number)[0], self._marks.numbers()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "_marks"}  # a client of a store stays where it is
+        return {k: v for k, v in vars(self).items() if k not in ("_marks", "_looked")}  # both are of this machine
 
 
 class Claim:
@@ -123,7 +127,7 @@ class Claim:
         self._marks = Marks.of(self._address)
         token = uuid.uuid4().hex
         self._content = json.dumps(_this_process() | {"token": token, "seconds": self._patience}).encode()
-        self.ticket = Ticket(self._address, what, other, self._take(), token, self._patience)
+        self.ticket = Ticket(self._address, what, self._take(), token, self._patience)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="claim", daemon=True)
         self._thread.start()
@@ -176,8 +180,8 @@ class Claim:
             alive, owner, before = (True if beat and beat != before else None), now or owner, beat
         if alive:
             raise UserError(
-                f"{self._what} is being made by {_whose(owner)}, in {self._address}: wait until it has ended, end it, "
-                f"or give {self._other}"
+                f"{self._what} is being worked on by {_whose(owner)}, in {self._address}: wait until it has ended, end "
+                f"it, or give {self._other}"
             )
         if before:
             say(f"going on in the place of {_whose(owner)}, which is gone")

@@ -23,7 +23,7 @@ def apply(before: dict[str, Any], config: dict[str, Any], because: str | None, s
     if because is not None and not because.strip():
         raise UserError("--because needs the reason, which is recorded in the model's lineage")
     noted = list(before.get("changes", []))
-    was, now = before["recipe"]["learning_rate"], config["recipe"]["learning_rate"]
+    was, now = (c.get("recipe", {}).get("learning_rate") for c in (before, config))
     if was != now:
         if because is None:
             return [f"recipe.learning_rate was {was}, is {now} (--because REASON allows it)"]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.cli import STAGES, load
+from pipelines.refusals import LOWER
 
-FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*(?:\.[a-z-]+)?)")
+FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9](?:\.[a-z-]+)?)(?![\w-])")
 # of MLflow's, Git's and Ray's own commands, and of the command line itself
-OTHERS = {"experiment-id", "short", "porcelain", "untracked-files", "help", "version"}
+OTHERS = {"experiment-id", "short", "porcelain", "untracked-files", "help", "version", "address"}
 # whose options the messages of a room may name: the first that fits
 ROOMS = {
     "pipelines/training/proposer": ("train-proposer",),
@@ -57,3 +58,8 @@ def test_every_flag_in_a_message_exists_in_a_stage_that_says_it(repository: Path
             f"{path}:{n}: --{flag}" for n, text in _texts(file) for flag in FLAG.findall(text) if flag not in known
         ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_to_lower_where_memory_is_short_is_an_option_of_that_stage() -> None:
+    for name, text in LOWER.items():
+        assert set(FLAG.findall(text)) <= {f for kind in _classes(name) for f in _flags(kind)}, name

@@ -81,6 +81,7 @@ train-proposer --instances FILE --images DIR --out PROPOSER
 train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
 import-proposer --weights COCO_V1 --out PROPOSER
 precompute --data STORE --proposer PROPOSER --masks TABLE --dry-run
+data verify STORE --json FILE
 masks status --masks TABLE --data STORE --json FILE
 masks verify --masks TABLE --data STORE --json FILE
 train --preset tiny --data STORE --masks TABLE --name RUN --workers 2 --resume --out DIR
@@ -208,7 +209,17 @@ def places(stage: type[Stage]) -> dict[str, Place]:
 
 PLACES = [(words, name) for words, stage in all_stages().items() for name in places(stage)]
 # text that is no place, of all the options that take any text
-OTHER_TEXT = {"against_split", "exclude_eval_of", "metric", "name", "namespace", "parent_run", "preset", "proposer_id"}
+OTHER_TEXT = {
+    "against_split",
+    "because",
+    "exclude_eval_of",
+    "metric",
+    "name",
+    "namespace",
+    "parent_run",
+    "preset",
+    "proposer_id",
+}
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
 OTHER_TEXT |= {"validation_split"}
 

@@ -30,11 +30,17 @@ def caused_by(error: Exception) -> RuntimeError:
         (PermissionError(13, "Permission denied", "/out"), "/out: Permission denied"),
         (OSError(28, "No space left on device", "/out"), "/out: No space left on device"),
         (FileNotFoundError(2, "No usable temporary directory found"), "[Errno 2] No usable temporary directory found"),
-        (MemoryError(), "out of memory: give it more, or less at once (a smaller batch, fewer workers)"),
+        (MemoryError(), "this machine is out of memory: give it more, or less at once"),
     ],
 )
 def test_what_a_person_can_cause_is_a_line(error: Exception, line: str) -> None:
     assert explained(error) == line
+
+
+def test_short_memory_names_what_to_lower_in_that_stage() -> None:
+    torchs = RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
+    for error in (MemoryError(), torchs, caused_by(torchs)):
+        assert str(explained(error, "evaluate")).endswith("(evaluate: lower --batch-images or --workers)")
 
 
 @pytest.mark.parametrize(

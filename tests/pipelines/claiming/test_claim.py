@@ -57,7 +57,8 @@ def test_of_several_that_start_at_once_one_has_it_and_the_others_are_told_who(fo
     several = [start(folder) for _ in range(4)]
     said = [told.get(timeout=60) for _, told, _ in several]
     owner = said.index("held")
-    named = rf"^run a is being made by process {several[owner][0].pid} on .*, since .* UTC, in .*or give another --name"
+    pid = several[owner][0].pid
+    named = rf"^run a is being worked on by process {pid} on .*, since .* UTC, in .*or give another --name"
     assert [i for i, text in enumerate(said) if text == "held"] == [owner]
     for text in said[:owner] + said[owner + 1 :]:
         with pytest.raises(UserError, match=named):
@@ -120,7 +121,10 @@ def test_a_ticket_is_good_elsewhere_and_no_longer_than_the_claim(folder: str) ->
         elsewhere = pickle.loads(pickle.dumps(ticket))
         elsewhere.check()
         assert not elsewhere.is_lost()
+        elsewhere = pickle.loads(pickle.dumps(elsewhere))
     assert elsewhere.is_lost()
+    with pytest.raises(UserError, match=f"its mark in {folder}/{FOLDER} is gone"):
+        elsewhere.alive()  # at once: when it was last looked at was another machine's time
 
 
 def test_a_mark_that_was_cut_short_is_a_dead_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_a_driver_that_was_stopped_has_lost_its_run_when_it_wakes(out: str, work
         wait_for(lambda: find_latest(f"{out}/checkpoints") is not None, first)
         refused = Run(*command)
         assert refused.wait() == 2
-        assert f"error: run run is being made by process {first.process.pid} on " in refused.said[-1]
+        assert f"error: run run is being worked on by process {first.process.pid} on " in refused.said[-1]
 
         os.kill(first.process.pid, signal.SIGSTOP)
         second = Run(*command)
