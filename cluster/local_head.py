@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from pipelines import ending
+
 START_ATTEMPTS = 5
 START_SECONDS = 120
 BIN = Path(sys.executable).parent
@@ -52,7 +54,7 @@ class Head:
         request.add_header("Authorization", f"Bearer {self.token.read_text()}")
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + START_SECONDS
-        while self.process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        while self.process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline and not ending.requested():
             # the node is alive a while before its agent is, which starts jobs
             with contextlib.suppress(OSError), direct.open(request, timeout=20) as nodes:
                 if b"ALIVE" in nodes.read():
@@ -96,6 +98,7 @@ def start(token: Path, *options: str) -> Head:
             raise
         said = (head.folder / "log").read_text().split("\n")
         head.end()
+        ending.check()
     reason = next((line for line in reversed(said) if line.strip()), "nothing")
     raise RuntimeError(f"Ray did not start in {START_ATTEMPTS} tries, and said at last: {reason}")
 
@@ -159,11 +162,16 @@ def up() -> None:
     record, script = settings / "ray-head.json", settings / "ray.env"
     head = _running(record)
     if head is None:
-        head = start(settings / "ray-token")
-        known = {"pid": head.process.pid, "created": head.process.create_time(), "address": head.address}
-        known |= {"agent": head.agent, "folder": str(head.folder), "token": str(head.token)}
-        record.write_text(json.dumps(known))
-        script.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in head.variables.items()))
+        try:
+            with ending.postponed():  # a head that is started is ended again, or recorded
+                head = start(settings / "ray-token")
+                known = {"pid": head.process.pid, "created": head.process.create_time(), "address": head.address}
+                known |= {"agent": head.agent, "folder": str(head.folder), "token": str(head.token)}
+                record.write_text(json.dumps(known))
+                script.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in head.variables.items()))
+        except ending.EndRequested:
+            _end(record)
+            raise
     print(f"Ray takes jobs at {head.address} (its logs: {head.folder}/ray/session_latest/logs)")
     print(f"this shell can submit them after:  . {shlex.quote(str(script))}")
     print("its end:                           make ray-down")
@@ -171,28 +179,35 @@ def up() -> None:
 
 def down() -> None:
     """Ends the head of `up`."""
-    record = _settings() / "ray-head.json"
-    if (head := _running(record)) is None:
+    if (head := _end(_settings() / "ray-head.json")) is None:
         print("no Ray of `make ray-up` is running")
-        return
-    head.end()
-    record.unlink()
-    record.with_name("ray.env").unlink(missing_ok=True)
-    print(f"ended the Ray at {head.address}")
+    else:
+        print(f"ended the Ray at {head.address}")
+
+
+def _end(record: Path) -> Head | None:
+    """Ends the recorded head, if it runs; returns it."""
+    if (head := _running(record)) is not None:
+        head.end()
+        record.unlink()
+        record.with_name("ray.env").unlink(missing_ok=True)
+    return head
 
 
 def main(arguments: list[str]) -> int:
-    """0 if it did what it says, 2 after a line about why not, 130 when interrupted."""
+    """0 if it did what it says, 2 after a line about why not, 130, 143 or 129 when asked to end."""
     if arguments not in (["up"], ["down"]):
         print("usage: python cluster/local_head.py up|down", file=sys.stderr)
         return 2
     try:
-        up() if arguments == ["up"] else down()
+        with ending.owned():
+            up() if arguments == ["up"] else down()
     except (OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except ending.EndRequested as end:
+        print(f"ended by {end.signal.name}: nothing of it is left running", file=sys.stderr)
+        return 128 + end.signal
     return 0
 
 

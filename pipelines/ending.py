@@ -169,6 +169,12 @@ def postponed() -> Iterator[None]:
             raise end from error
 
 
+def check() -> None:
+    """Raises what was asked for, within a `postponed` block where it is a good moment."""
+    if is_owned() and requested():
+        _requests.end()
+
+
 def in_thread(work: Callable[[], None], ask: Callable[[], None], pointless: Callable[[], bool]) -> None:
     """Does work that would take the signals over in the main thread, in another one.
 

@@ -36,6 +36,7 @@ from mail.model import TextCoverage
 from mail.model.folder import check_model_folder, check_weights
 from mail.report.gallery import thumbnail_side
 from pipelines.claiming.claim import Claim
+from pipelines.ending import EndRequested
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.gallery import write_evaluation_gallery
 from pipelines.evaluating.inputs import find_snapshot, read_other
@@ -149,14 +150,18 @@ class Evaluation:
         ):
             if not self.answers:
                 record.write(json.dumps({"fingerprint": self.fingerprint}) + "\n")
-            for answer in self._predict(pending):
-                if answer.image_id in self.answers:
-                    continue  # of a batch that an interrupted run had answered in part
-                may()
-                self.answers[answer.image_id] = answer
-                record.write(answer.to_line() + "\n")
-                record.flush()
-                advance(len(self.answers))
+            try:
+                for answer in self._predict(pending):
+                    if answer.image_id in self.answers:
+                        continue  # of a batch that an interrupted run had answered in part
+                    may()
+                    self.answers[answer.image_id] = answer
+                    record.write(answer.to_line() + "\n")
+                    record.flush()
+                    advance(len(self.answers))
+            except EndRequested as end:
+                end.kept = f"the answers for {len(self.answers)} of {total} images are kept"
+                raise
 
     def write(self, may: Callable[[], None] = lambda: None) -> MetricsReport:
         """Counts the answers, writes the files and prints the figures.

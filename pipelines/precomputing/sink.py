@@ -5,12 +5,14 @@ import ctypes
 import os
 import time
 from collections import Counter
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 
 from mail.data.mask_log import MaskFile, MaskState
 from mail.data.mask_table import MaskTable
+from pipelines.ending import EndRequested, postponed
 from pipelines.terminal import Advance
 
 FILE_BYTES = 8 * 2**20  # a data file is written no later than at this size; `masks compact` makes larger ones
@@ -61,8 +63,11 @@ class MaskSink:
         self._advance.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._advance.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._advance.__exit__(kind, error, at)
+        if isinstance(error, EndRequested):
+            self.flush()
+            error.kept = f"the masks of {self.rows} of {self.images} pending images are committed"
 
     @property
     def images_per_second(self) -> float:
@@ -74,6 +79,10 @@ class MaskSink:
 
     def add(self, rows: pa.Table) -> None:
         """Takes rows; writes and commits when it is time."""
+        with postponed():  # rows must be either waiting or written
+            self._add(rows)
+
+    def _add(self, rows: pa.Table) -> None:
         now = self._last_at = time.monotonic()
         if self.rows == 0:
             self._first_at = self._committed_at = self._noted_at = now

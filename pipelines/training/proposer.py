@@ -23,6 +23,7 @@ from mail.data.orientation import assumption
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
+from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
@@ -175,7 +176,10 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
             run_config=run_config if workers else None,
         )
         with _following(progress, job.steps), plain_errors():
-            result = trainer.fit()
+            results: list[Any] = []
+            # Ray would take Ctrl-C for itself in the main thread
+            ending.in_thread(lambda: results.append(trainer.fit()), ask=lambda: None, pointless=lambda: True)
+            result = results[0]
         assert result.checkpoint is not None
         assert result.metrics is not None
         with result.checkpoint.as_directory() as checkpoint:

@@ -15,6 +15,7 @@ from typing import Any
 from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
+from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect
 from pipelines.registry.client import connect as mlflow_client
@@ -69,10 +70,21 @@ def _study(config: StudyConfig, claim: Ticket) -> dict[str, Any]:
     params, tags = {"study": facts, **run.config}, run.tags() | {"kind": "study"}
     inputs = training_inputs(run.store, run.snapshot)
     with connect():
-        run_id = start_run(config.name, params, tags, run_id, inputs=inputs)
-        files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
+        with ending.postponed():  # or MLflow would have a run that nobody ends
+            run_id = start_run(config.name, params, tags, run_id, inputs=inputs)
+            files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
         say(f"{config.trials} trials of at most {steps} steps")
-        grid = _fit(config, ranges, address, run_id, steps)
+        grids: list[Any] = []
+        try:
+            # Ray Tune would take Ctrl-C for itself in the main thread
+            ending.in_thread(
+                lambda: grids.append(_fit(config, ranges, address, run_id, steps)), lambda: None, lambda: True
+            )
+        except ending.EndRequested as end:
+            _kill_runs(run_id)
+            end.kept, end.flags = f"the trials of study {config.name} so far are kept in {address}", ("--resume",)
+            raise
+        grid = grids[0]
     claim.check()
     return _conclude(config, grid, address, run_id, facts)
 
@@ -199,6 +211,16 @@ def _trial(
         return
     # a trial that was finished, but whose end Ray Tune did not hear of, has nothing to train and nothing to validate
     tell({"step": result["steps"], **result["validation"]})
+
+
+def _kill_runs(run_id: str) -> None:
+    """Marks the study and its trials as killed, for their processes have no time left to say so."""
+    client = mlflow_client()
+    experiment = client.get_run(run_id).info.experiment_id
+    for child in client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'", max_results=1000):
+        if child.info.status == "RUNNING":
+            client.set_terminated(child.info.run_id, "KILLED")
+    client.set_terminated(run_id, "KILLED")
 
 
 def _end_children(run_id: str, names: set[str]) -> None:
