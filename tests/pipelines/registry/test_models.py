@@ -90,7 +90,7 @@ def test_a_model_registered_in_a_folder_of_any_name_is_found_again(form, tmp_pat
     found = resolve_model("models:/odd/1")
     assert (found / "model.safetensors").read_bytes() == (folder / "model/model.safetensors").read_bytes()
     assert found.is_relative_to(folder / "mlruns")
-    assert sorted(p.name for p in folder.iterdir()) == ["mlflow.db", "mlruns", "model"]
+    assert sorted(p.name for p in folder.iterdir()) == ["mlflow.db", "mlflow.db.lock", "mlruns", "model"]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri())
     monkeypatch.chdir(tmp_path / "elsewhere")
