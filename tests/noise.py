@@ -2,6 +2,7 @@
 everywhere. For the tests of precompute, which care about rows and not about what is in them."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ def make_proposer(path: str | Path) -> ProposerFolder:
     weights = safetensors.torch.save(build_network(network).state_dict())
     selection = SelectionConfig(score_threshold=0.0, max_instances=3)
     return write_proposer(path, network=network, selection=selection, weights=weights, seen=["coco/7"], training={})
+
+
+def set_seen(folder: str | Path, seen: list | None) -> None:
+    """Gives a proposer another list of what it saw, as one of an earlier version, whose list had no digest."""
+    record = json.loads(Path(folder, "proposer.json").read_text())
+    kept = {key: value for key, value in record.items() if key not in ("images_sha256", "sha256")}
+    Path(folder, "proposer.json").write_text(json.dumps(kept))
+    Path(folder, "images.json").write_text(json.dumps(seen))
 
 
 def write_store(folder: str | Path, numbers: range, split: str = "val") -> DataStore:

@@ -68,7 +68,13 @@ except ending.EndRequested as end:
 
 def begin(moment: str, *before: str) -> subprocess.Popen[str]:
     command = [*before, sys.executable, "-c", PROGRAM, moment]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # whoever tests under `nohup` has it ignored, and so would these
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, heard)
 
 
 def until_ready(process: subprocess.Popen[str]) -> list[str]:

@@ -18,7 +18,7 @@ from pipelines.training.config import ModelOverrides
 from tests.mail.test_inference import make_model
 from tests.mail.test_leakage import photos_store, picture, saved
 from tests.mask_rows import mask_rows
-from tests.noise import make_proposer
+from tests.noise import make_proposer, set_seen
 from tests.pipelines.stages.test_train import MICRO
 from tests.published_lists import SPLITS, refcoco_lists, write_lists
 
@@ -63,7 +63,7 @@ def table(folder: Path, store: DataStore, seen: list | None) -> str:
 
 def precompute(tmp_path: Path, store: DataStore, seen: list, **options: bool) -> Precompute:
     folder = make_proposer(tmp_path / "proposer")
-    (Path(folder.path) / "images.json").write_text(json.dumps(seen))
+    set_seen(folder.path, seen)
     return Precompute(data=store.uri, proposer=folder.path, masks=str(tmp_path / "masks"), **options)
 
 

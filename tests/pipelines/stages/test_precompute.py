@@ -16,7 +16,7 @@ from pipelines.precomputing.proposals import Pool, proposals_of
 from pipelines.stages.masks import MasksGc, MasksRetry, MasksStatus, MasksVerify
 from pipelines.stages.precompute import Precompute
 from tests.mask_rows import ids, mask_rows
-from tests.noise import TRUNCATED, make_proposer, write_store
+from tests.noise import TRUNCATED, make_proposer, set_seen, write_store
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +131,10 @@ def test_leaky_proposers_are_refused_before_anything_starts(tmp_path: Path, prop
     folder.mkdir()
     for path in Path(proposer).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "images.json").write_text('["coco/0001"]')
+    set_seen(folder, ["coco/0001"])
     with pytest.raises(UserError, match="1 of 2 of val"):
         Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m")).run()
-    (folder / "images.json").write_text("null")
+    set_seen(folder, None)
     with pytest.raises(UserError, match="nobody knows"):
         Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m")).plan()
     allowed = Precompute(data=store.uri, proposer=str(folder), masks=str(tmp_path / "m"), allow_leaky=True)
