@@ -97,13 +97,13 @@ def test_a_training_keeps_the_step_that_it_was_asked_at(begin: Callable[..., Run
 def test_an_ended_training_goes_on_as_if_nothing_had_happened(
     begin: Callable[..., Run], boxes: Boxes, workers: str
 ) -> None:
-    more = ("--steps", "300", "--checkpoint-every", "100", "--no-register", "--workers")
+    more = ("--steps", "120", "--checkpoint-every", "60", "--no-register", "--workers")
     assert begin(*training(boxes, *more, "0", "--out", "whole")).wait() == 0
     command = training(boxes, *more, workers)
-    ask(begin(*command), "step 1/300", signal.SIGINT)
+    ask(begin(*command), "step 1/120", signal.SIGINT)
     newest = find_latest("runs/run/checkpoints")
     assert newest is not None
-    assert 0 < newest.step < 300
+    assert 0 < newest.step < 120
     assert begin(*command, "--resume").wait() == 0
     torch.testing.assert_close(weights("runs/run/model"), weights("whole/model"), rtol=1e-3, atol=1e-4)
 
