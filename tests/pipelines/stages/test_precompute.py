@@ -153,6 +153,10 @@ def test_weights_that_are_not_the_proposers_are_found_before_ray_starts(
     description = json.loads((damaged / "proposer.json").read_text())
     description["network"]["depth"] = 3
     (damaged / "proposer.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"proposer\.json is damaged"):
+        Precompute(data=store.uri, proposer=str(damaged), masks=str(tmp_path / "m")).run()
+    del description["sha256"]  # whole, but another program's
+    (damaged / "proposer.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match=r"proposer\.json is not one of this program's: .*depth"):
         Precompute(data=store.uri, proposer=str(damaged), masks=str(tmp_path / "m")).run()
     with pytest.raises(UserError, match=r"store\.json is a file, not a folder"):
