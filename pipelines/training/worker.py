@@ -232,9 +232,10 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     asked = remote_ending(mailbox) if rank == 0 else lambda: False
 
     def ending() -> bool:
+        if world == 1:
+            return asked()  # every step: a tensor would make the processor wait for the GPU
         answer = torch.tensor(float(asked()), device=get_device())
-        if world > 1:
-            torch.distributed.broadcast(answer, 0)
+        torch.distributed.broadcast(answer, 0)
         return bool(answer)
 
     # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
