@@ -10,6 +10,7 @@ annotation its numbers and where its text begins. Polygons are read from the fil
 import json
 import os
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan, nan
@@ -148,7 +149,7 @@ class CocoInstances:
 
     def rows_of(self, image_id: int) -> np.ndarray:
         """Positions of an image's annotations in the arrays (int64), in the file's order."""
-        low, high = (np.searchsorted(self._sorted_images, image_id, side) for side in ("left", "right"))
+        low, high = (find(self._sorted_images, image_id) for find in (bisect_left, bisect_right))
         return self._by_image[low:high]
 
     def mask(self, instance: CocoInstance) -> rle.RLE:
@@ -208,7 +209,8 @@ class CocoInstances:
         self.images[image.id] = image
 
     def _row(self, annotation_id: int) -> int | None:
-        at = int(np.searchsorted(self._sorted_ids, annotation_id))
+        # not NumPy's: that gives up the GIL, and threads that decode photos have it for a while then
+        at = bisect_left(self._sorted_ids, annotation_id)
         return int(self._by_id[at]) if at < len(self) and self._sorted_ids[at] == annotation_id else None
 
     def _read(self, row: int) -> CocoInstance:
