@@ -93,6 +93,10 @@ class Options:
             (outputs if place.written else inputs).update(named)
         files.check_apart(outputs, inputs)
 
+    def targets(self) -> list[str]:
+        """The places that it writes, of those that are given."""
+        return [str(getattr(self, name)) for name, place in self._places() if place.written]
+
     def check_stores(self) -> None:
         """Asks the object stores that options name whether they are there, before anything heavy is loaded.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mail import lineage
 from mail.data import files
+from mail.data.filling import naming
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -145,6 +146,7 @@ class Evaluation:
         if not pending:
             return
         with (
+            naming(self._record),
             open(self._record, "a" if self.answers else "w") as record,
             Advance("images evaluated", total, len(self.answers)) as advance,
         ):

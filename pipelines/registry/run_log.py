@@ -43,11 +43,13 @@ def start_run(
 ) -> str:
     """Creates a run, or finds one that was interrupted, and returns its id: another one where that was deleted.
 
+    Runs whose processes were killed are ended.
+
     Args:
         params: nested config; logged flat (`model.num_hidden_layers`).
         tags: labels. inputs: what it reads (`pipelines.registry.datasets`).
         run_id: of the interrupted one. key: a unique word for it, where its id may have been lost.
-        folder: of the run's files; runs of the same name and folder whose processes were killed are ended.
+        folder: of the run's files, a label.
 
     Raises:
         UserError: MLflow cannot be reached, or the experiment was deleted.
@@ -57,15 +59,15 @@ def start_run(
     with answers():
         client = connect()
         if run_id is not None and known(client, run_id):
-            if folder is not None:
-                client.set_tag(run_id, DRIVER_TAG, driver())
+            client.set_tag(run_id, DRIVER_TAG, driver())
+            end_dead_runs(client, client.get_run(run_id).info.experiment_id, run_id)
             return run_id
         where = experiment(client)
         found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
         if found:
             run_id = found[0].info.run_id
         else:
-            own = {KEY_TAG: key, FOLDER_TAG: folder, DRIVER_TAG: driver() if folder else None}
+            own = {KEY_TAG: key, FOLDER_TAG: folder, DRIVER_TAG: driver()}
             tags = {k: without_secrets(v) for k, v in ({**tags, **own}).items() if v is not None}
             run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
         flat = [Param(k, without_secrets(str(v))[:6000]) for k, v in flatten(params).items()]
@@ -73,8 +75,7 @@ def start_run(
             client.log_batch(run_id, params=flat[start : start + 100])
         if inputs:
             surely(client.log_inputs, run_id, list(inputs))  # another run may note the same data set at this moment
-        if folder is not None:
-            end_dead_runs(client, where, name, without_secrets(folder), run_id)
+        end_dead_runs(client, where, run_id)
     return run_id
 
 

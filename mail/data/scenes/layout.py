@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from mail.data.filling import naming
 from mail.data.scenes.meaning import SceneObject
 from mail.data.scenes.scene import SceneConfig, generate_scene
 from mail.data.scenes.shapes import KINDS
@@ -49,7 +50,11 @@ def write_published_layout(
     instances, refs = annotations / "instances.json", annotations / "refs(synthetic).p"
     entries: list[str] = []  # of images; their part of the file comes after the annotations
     annotation_ids, ref_ids, sentence_ids = count(1), count(1), count(1)
-    with open(f"{instances}.partial", "w", encoding="utf-8") as text, open(f"{refs}.partial", "wb") as pickled:
+    with (
+        naming(root),
+        open(f"{instances}.partial", "w", encoding="utf-8") as text,
+        open(f"{refs}.partial", "wb") as pickled,
+    ):
         info = {"description": _DESCRIPTION, "version": "1", "seed": seed}
         categories = [{"supercategory": "shape", "id": number, "name": kind} for kind, number in CATEGORY_IDS.items()]
         text.write(f'{{"info": {json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
