@@ -24,6 +24,7 @@ from mail.inventory import check_inventory
 from mail.model.tokenization import SPECIAL
 from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder, write_proposer
+from mail.training.checkpoint import find_latest
 from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
 from pipelines.registry.client import connect, experiment
@@ -384,6 +385,24 @@ def test_a_start_that_came_to_nothing_leaves_the_name_free(train, tmp_path, monk
     assert train().run()["steps"] == 6
     runs = connect().search_runs([experiment(connect())])
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+
+
+def test_a_loss_that_is_no_number_is_gone_on_from_as_its_message_says(train, tmp_path):
+    rising = {"resume": True, "steps": 20, "learning_rate": 1e30, "because": "to see it break"}
+    train().run()
+    with pytest.raises(UserError, match="--resume --learning-rate X --because REASON") as broken:
+        train(**rising).run()
+    assert "not finite" in str(broken.value)
+    kept = find_latest("runs/micro/checkpoints")
+    assert kept is not None
+    assert kept.step == 6
+    mended = train(resume=True, steps=20, learning_rate=1e-4, because="the loss became nan").run()
+    assert mended["steps"] == 20
+    assert all(np.isfinite(value).all() for value in load_file(f"{mended['model']}/model.safetensors").values())
+    was = json.loads((tmp_path / "runs/micro/run.json").read_text())["config"]
+    assert was == read(mended, "lineage.json")["config"]
+    (change,) = was["changes"]
+    assert (change["step"], change["learning_rate"][1], change["because"]) == (6, 1e-4, "the loss became nan")
 
 
 def test_a_resumed_start_that_came_to_nothing_changes_nothing(train):
