@@ -116,7 +116,7 @@ class RunLog:
         # the run refuses to be written, or is another process's now: no later step may be there without those before
         self._gone = False
         self._aside: list[Callable[[], Any]] = []  # files that were not taken, to be tried once more at the end
-        self._whole = True
+        self._whole, self._away = True, False
         self._deadline = float("inf")
         self._logged: dict[str, int] = {}
         self._images: set[tuple[str, int]] | None = None  # key and step; None: to be looked up
@@ -146,6 +146,8 @@ class RunLog:
 
     def close(self, status: str = "FINISHED", timeout: float = 60.0) -> bool:
         """Ends the run once everything is written, or gives up after `timeout` seconds; whether all was written."""
+        if self._away:
+            self._say(f"waiting for MLflow, {timeout:.0f} s at most")
         self._queue.put(self._files_again)
         self._queue.put(lambda: self._client.set_terminated(self.run_id, status))
         self._deadline = time.monotonic() + timeout
@@ -160,25 +162,24 @@ class RunLog:
         self._thread.join(5)
 
     def _work(self) -> None:
-        away = False
         while (call := self._queue.get()) is not None:
             while not self._gone:
                 try:
                     call()
-                    if away:
+                    if self._away:
                         self._say("MLflow is back: the run's record is complete again")
-                    away = False
+                    self._away = False
                     break
                 except Exception as error:
                     if _is_refusal(error):
                         self._gone, self._whole = True, False
                         self._say(f"MLflow refuses the run's record ({first_line(error)[:160]}); the training goes on")
                         break
-                    if not away:
+                    if not self._away:
                         self._say(
                             f"MLflow does not answer ({first_line(error)[:160]}); the training goes on, I try again"
                         )
-                    away = True
+                    self._away = True
                     if time.monotonic() > self._deadline:
                         self._whole = False
                         break
