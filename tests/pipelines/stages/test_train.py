@@ -388,7 +388,7 @@ def test_a_start_that_came_to_nothing_leaves_the_name_free(train, tmp_path, monk
 
 
 def test_a_loss_that_is_no_number_is_gone_on_from_as_its_message_says(train, tmp_path):
-    rising = {"resume": True, "steps": 20, "learning_rate": 1e30, "because": "to see it break"}
+    rising = {"resume": True, "steps": 9, "learning_rate": 1e30, "because": "to see it break"}
     train().run()
     with pytest.raises(UserError, match="--resume --learning-rate X --because REASON") as broken:
         train(**rising).run()
@@ -396,9 +396,9 @@ def test_a_loss_that_is_no_number_is_gone_on_from_as_its_message_says(train, tmp
     kept = find_latest("runs/micro/checkpoints")
     assert kept is not None
     assert kept.step == 6
-    mended = train(resume=True, steps=20, learning_rate=1e-4, because="the loss became nan").run()
-    assert mended["steps"] == 20
-    assert all(np.isfinite(value).all() for value in load_file(f"{mended['model']}/model.safetensors").values())
+    mended = train(resume=True, steps=9, learning_rate=1e-4, because="the loss became nan").run()
+    assert mended["steps"] == 9
+    assert all(torch.isfinite(value).all() for value in load_file(f"{mended['model']}/model.safetensors").values())
     was = json.loads((tmp_path / "runs/micro/run.json").read_text())["config"]
     assert was == read(mended, "lineage.json")["config"]
     (change,) = was["changes"]
