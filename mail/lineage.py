@@ -8,6 +8,7 @@ A chain is whole if every link was recorded (`gaps`) and what the links name is 
 (`broken_links`).
 """
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -17,10 +18,12 @@ from typing import Any
 
 import mail
 from mail import json_text
+from mail.data import files
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.errors import UserError
+from mail.inventory import FILE as INVENTORY
 from mail.proposers.folder import ProposerFolder, digest_of_ids
 
 FILE = "lineage.json"
@@ -79,6 +82,14 @@ def of_training(
         found["mask_table"] = snapshot.lineage | {"uri": snapshot.uri}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}
     return found
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 over a MODEL's files that determine the network's output (not its proposer, nor what is told of it)."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in (FILE, INVENTORY, "README.md")):
+        total.update(f"{path.name}\0{files.sha256_file(path)}\n".encode())
+    return total.hexdigest()
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:

@@ -5,6 +5,7 @@ address in it absolute, and a wrong one is refused with the option's name.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,15 @@ class Options:
             named = {option if len(found) == 1 else f"{option} {one}": one for one in found if place.is_place(one)}
             (outputs if place.written else inputs).update(named)
         files.check_apart(outputs, inputs)
+
+    def asked(self, *without: str) -> dict[str, Any]:
+        """What was asked for, as JSON has it: all options but those by which nothing else is made."""
+        given = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("dry_run", *without)}
+        return dict(json.loads(json.dumps(given, default=str)))
+
+    def targets(self) -> list[str]:
+        """The places that it writes, of those that are given."""
+        return [str(getattr(self, name)) for name, place in self._places() if place.written]
 
     def check_stores(self) -> None:
         """Asks the object stores that options name whether they are there, before anything heavy is loaded.

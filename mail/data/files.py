@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from mail import addresses
 from mail.data import object_store
+from mail.data.filling import begun, naming
 from mail.errors import UserError
 from mail.inventory import flush, flush_all
 from mail.waiting import until_answered
@@ -193,10 +194,12 @@ def _is_plain(path: str) -> bool:
 
 def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str) -> None:
     """Copies a local folder into another file system (or the same); on a disk it is there in full afterwards."""
-    filesystem.create_dir(path, recursive=True)
-    fs.copy_files(os.fspath(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        flush_all(Path(path))
+    with begun(path) if isinstance(filesystem, fs.LocalFileSystem) else contextlib.nullcontext():
+        filesystem.create_dir(path, recursive=True)
+        local = fs.LocalFileSystem()
+        fs.copy_files(os.fspath(folder), path, source_filesystem=local, destination_filesystem=filesystem)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            flush_all(Path(path))
 
 
 def replace_folder(
@@ -241,7 +244,8 @@ def written_together(folder: Path, last: str, may: Callable[[], None] = lambda: 
     shutil.rmtree(new, ignore_errors=True)  # of one that was killed
     new.mkdir(parents=True)
     try:
-        yield new
+        with naming(folder):
+            yield new
         may()
         for file in sorted(new.iterdir(), key=lambda file: file.name == last):
             file.replace(folder / file.name)
@@ -261,7 +265,7 @@ def local_folder(uri: str | os.PathLike) -> Iterator[Path]:
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
         return
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, naming(temporary):
         fs.copy_files(path, temporary, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
         yield Path(temporary)
 

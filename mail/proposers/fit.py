@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from mail.data.coco import CocoInstances
+from mail.data.filling import naming
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
@@ -137,6 +138,7 @@ def evaluate(
 
 def _save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
     state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
-    safetensors.torch.save_file(state, folder / WEIGHTS)
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, folder / STATE)
+    with naming(folder):
+        safetensors.torch.save_file(state, folder / WEIGHTS)
+        torch.save({"step": step, "optimizer": optimizer.state_dict()}, folder / STATE)
     return folder

@@ -15,7 +15,6 @@ from typing import Any
 from mail import lineage
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import model_digest
 from mail.metrics import get_protocol, paired_bootstrap
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.evaluation import evaluate
@@ -89,7 +88,7 @@ class EvaluationComparer:
     def _found(self, version: Version, split: str) -> list[Evaluation]:
         """Evaluations of this very model, the newest first."""
         local = download(version)
-        model, proposer = model_digest(local), _proposer(lineage.read(local))
+        model, proposer = lineage.model_digest(local), _proposer(lineage.read(local))
         wanted = (model, proposer, split, self.protocol, self.digest)
 
         def known(evaluation: Evaluation) -> tuple[str | None, ...]:

@@ -16,10 +16,11 @@ from typing import Any
 
 from mail import lineage
 from mail.data import files
+from mail.data.filling import naming
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks
 from mail.inference import Predictor
 from mail.leakage import check_leakage, check_model
 from mail.metrics import (
@@ -38,6 +39,7 @@ from mail.report.gallery import thumbnail_side
 from pipelines.claiming.claim import Claim
 from pipelines.ending import EndRequested
 from pipelines.evaluating.config import EvaluationConfig
+from pipelines.evaluating.finished import note
 from pipelines.evaluating.gallery import write_evaluation_gallery
 from pipelines.evaluating.inputs import find_snapshot, read_other
 from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
@@ -107,7 +109,7 @@ class Evaluation:
         for line in [remark for verdict in verdicts for remark in verdict.remarks]:
             say(line)
         leaky = any(verdict.leaky for verdict in verdicts)
-        model: dict[str, Any] = {"address": config.model, "digest": model_digest(folder)}
+        model: dict[str, Any] = {"address": config.model, "digest": lineage.model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
         coverage = processor.coverage(plan.expressions["text"].to_pylist())
         found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, leaky, {}, other)
@@ -145,6 +147,7 @@ class Evaluation:
         if not pending:
             return
         with (
+            naming(self._record),
             open(self._record, "a" if self.answers else "w") as record,
             Advance("images evaluated", total, len(self.answers)) as advance,
         ):
@@ -201,6 +204,9 @@ class Evaluation:
                     compare=config.compare,
                 )
             report.write_json(new / "metrics.json")
+            names = "metrics.json, predictions.jsonl" + (", gallery.html" if config.gallery else "")
+            told = f"{summary(report)}{', LEAKY' if self.leaky else ''} -> {out}: {names}"
+            note(new, config, self.folder, self.snapshot.proposer_id if self.snapshot is not None else None, told)
         self._record.unlink(missing_ok=True)
         self._note(report)
         print_report(report)
@@ -208,8 +214,7 @@ class Evaluation:
             print_differences(differences, str(config.compare), of_what(report))
         for text in self._warnings():
             say(text)
-        names = "metrics.json, predictions.jsonl" + (", gallery.html" if config.gallery else "")
-        done(f"{summary(report)}{', LEAKY' if self.leaky else ''} -> {out}: {names}")
+        done(told)
         return report
 
     @property

@@ -19,7 +19,9 @@ import mail
 from mail import addresses, lineage
 from mail.addresses import without_secrets as shown
 from mail.errors import UserError
-from pipelines.registry.client import answers, connect, experiment, first_line, registry_uri, tracking_uri
+from pipelines.registry.client import answers, connect, experiment, first_line, registry_uri, surely, tracking_uri
+from pipelines.registry.datasets import recorded_inputs
+from pipelines.registry.dead_runs import DRIVER_TAG, driver, end_dead_runs
 from pipelines.registry.run_log import known
 from pipelines.registry.smoke_test import example
 
@@ -51,7 +53,7 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
         client = connect()
         source = Path(temporary) / "mail"
         shutil.copytree(Path(mail.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        with _run(client, run_id, folder.parent.name), _quiet("mlflow"):
+        with _run(client, run_id, folder.parent.name, origin), _quiet("mlflow"):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -89,17 +91,25 @@ def signature() -> Any:
 
 
 @contextlib.contextmanager
-def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
-    """An active run: the given one if this store has it, else a new one. A given one ends as it was before."""
+def _run(client: Any, run_id: str | None, name: str, origin: Mapping[str, Any]) -> Iterator[None]:
+    """An active run: the given one if this store has it, else a new one with the inputs that a lineage names.
+
+    A given one ends as it was before.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     if run_id is not None and not known(client, run_id):
         run_id = None
     where = None if run_id else experiment(client)
+    if where:
+        end_dead_runs(client, where)
     before = client.get_run(run_id).info.status if run_id else None
     try:
-        with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
+        tags = None if run_id else {DRIVER_TAG: driver()}
+        with mlflow.start_run(run_id, experiment_id=where, run_name=name, tags=tags, log_system_metrics=False) as run:
+            if run_id is None and (inputs := recorded_inputs(origin)):
+                surely(client.log_inputs, run.info.run_id, inputs)
             yield
     except BaseException:  # the training has not failed because its model is not registered
         if run_id and before:

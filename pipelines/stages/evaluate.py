@@ -23,6 +23,12 @@ class Evaluate(EvaluationConfig, Stage):
 
         return Evaluation.prepare(self).describe()
 
+    def execute(self) -> None:
+        from pipelines.evaluating.finished import tell
+
+        if self.dry_run or not tell(self):
+            super().execute()
+
     def run(self) -> Any:
         from pipelines.evaluating.evaluation import evaluate
 

@@ -13,6 +13,7 @@ from mail.errors import UserError
 from mail.proposers.config import Network, SelectionConfig
 from mail.proposers.folder import write_proposer
 from mail.proposers.training_images import read_images
+from pipelines.claiming.claim import Claim
 from pipelines.options import Address, Place, Target, as_typed
 from pipelines.stage import Stage
 from pipelines.terminal import done, say
@@ -63,15 +64,17 @@ class ImportProposer(Stage):
 
         self._check_out()
         seen = None if self.images_seen is None else read_images(self.images_seen, "coco")
-        network, weights = self._read()
-        folder = write_proposer(
-            self.out,
-            network=network,
-            selection=self._selection(),
-            weights=weights,
-            seen=seen,
-            training={"imported_from": self.weights},
-        )
+        with Claim(self.out, f"proposer {self.out}", "another --out") as claim:
+            network, weights = self._read()
+            claim.check()
+            folder = write_proposer(
+                self.out,
+                network=network,
+                selection=self._selection(),
+                weights=weights,
+                seen=seen,
+                training={"imported_from": self.weights},
+            )
         load_proposer(self.out)  # what cannot be run shall not be found out by a job
         if seen is None:
             say(f"nobody knows which images {self.weights} saw: this proposer counts as leaky (see --images-seen)")

@@ -18,7 +18,7 @@ from mail import lineage
 from mail.addresses import without_secrets
 from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
-from pipelines.options import Address, LocalPath, ModelAddress
+from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress
 from pipelines.registry.client import registry_uri
 from pipelines.registry.evaluation_notes import evaluation_lines, noted, scores_line
 from pipelines.registry.models import (
@@ -152,7 +152,7 @@ class Promote(Stage):
     """Folders that `mail-ris evaluate` wrote, or folders of them, to use instead of evaluating again. Those that were
     made of registered versions are found by themselves."""
 
-    out: LocalPath = Path("runs/promotions")
+    out: LocalTarget = Path("runs/promotions")
     """Folder for new evaluations; an interrupted promotion continues there."""
 
     protocol: str = "original"

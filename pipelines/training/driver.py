@@ -23,6 +23,7 @@ from pipelines.cluster_session.session import connect
 from pipelines.registry.datasets import training_inputs
 from pipelines.registry.run_log import RunLog, start_run
 from pipelines.registry.system_metrics import system_metrics
+from pipelines.registry.witness import seen
 from pipelines.terminal import done, say
 from pipelines.training.catching_up import CLOSE_SECONDS, LATER, complete, register
 from pipelines.training.config import TrainConfig
@@ -107,7 +108,7 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     with ending.postponed():  # what is registered is noted, or it would be registered once more
         version = register(model_dir, run_id) if config.register else None
         result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
-        noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent}
+        noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent, "seen": seen()}
         state.finish(result | noted, config.keep_checkpoints)
     seconds = time.monotonic() - begun
     named = f", registered as mail-ris version {version}" if version else ""
@@ -160,7 +161,8 @@ def _finished(
         assert newest is not None, "otherwise it is refused"
         state.export_model(newest.step, None, config.proposer, claim.check)
         say(f"the model of run {config.name} was gone: exported again from {newest.address}")
-    complete(state, newest, config.keep_checkpoints, config.register, training_inputs(run.store, run.snapshot))
+    inputs = training_inputs(run.store, run.snapshot)
+    complete(state, newest, config.keep_checkpoints, config.register, inputs, claim.check)
     done(f"run {config.name} is finished: {state.earned} steps, model in {state.model}")
     return {"model": state.model, **state.result}
 

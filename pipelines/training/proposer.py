@@ -22,7 +22,7 @@ from mail.data import files
 from mail.data.orientation import assumption
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
-from mail.proposers.folder import write_proposer
+from mail.proposers.folder import ProposerFolder, write_proposer
 from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
@@ -42,8 +42,28 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     Raises:
         UserError: an option is wrong, the folder holds something else, or another process has it.
     """
+    if (before := outcome(config)) is not None:
+        return before
     with Claim(config.out, f"proposer {config.out}", "another --out") as claim:
         return _train_proposer(config, claim)
+
+
+def outcome(config: ProposerTrainingConfig) -> dict[str, Any] | None:
+    """Tells what a finished training of this very command gave; None if there is anything to do, or to refuse.
+
+    Raises:
+        UserError: the proposer is damaged.
+    """
+    filesystem, root = files.resolve(config.out)
+    if not files.exists(filesystem, f"{root}/proposer.json"):
+        return None
+    found = ProposerFolder.read(config.out)
+    if found.training.get("asked") != config.asked("workers"):
+        return None
+    found.weights()
+    quality = found.training["held_out"]
+    done(f"{config.out} is finished: {found.proposer_id}, {_quality(quality, config.class_agnostic)}")
+    return {"proposer_id": found.proposer_id, "seconds": 0.0, **quality}
 
 
 def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, Any]:
@@ -88,7 +108,7 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
         selection=job.selection,
         weights=weights,
         seen=seen,
-        training={**job.recipe(), "held_out": metrics, "images": len(job.train)},
+        training={**job.recipe(), "held_out": metrics, "images": len(job.train), "asked": config.asked("workers")},
     )
     filesystem, path = files.resolve(training)
     filesystem.delete_dir(path)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mail import addresses, json_text
+from mail import addresses, json_text, lineage
 from mail.data import files
+from mail.data.filling import naming
 from mail.errors import UserError
-from mail.inventory import write_inventory
+from mail.inventory import FILE, check_inventory, write_inventory
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
 from mail.training.curves import FILE as CURVES
 from pipelines.terminal import say
@@ -179,12 +180,12 @@ class RunState:
             self._write()
 
     def export_model(
-        self, steps: int, lineage: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
+        self, steps: int, origin: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
     ) -> str:
         """Copies the model of the checkpoint of the last step, without its optimizer, to `OUT/model`, and a proposer.
 
         Args:
-            lineage: None for the checkpoint's. may: raises if the folder is another process's by now.
+            origin: the lineage, None for the checkpoint's. may: raises if the folder is another process's by now.
 
         Raises:
             UserError: that checkpoint is damaged.
@@ -196,7 +197,7 @@ class RunState:
                 f"{found.step if found else 0}"
             )
         filesystem, target = files.resolve(self.model)
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary, naming(temporary):
             local = Path(temporary) / "model"
             for source, folder in ((found.address, local), (proposer, local / "proposer")):
                 if source is not None:
@@ -204,11 +205,31 @@ class RunState:
                         shutil.copytree(there, folder)
             for name in NOT_OF_THE_MODEL:
                 (local / name).unlink(missing_ok=True)
-            if lineage is not None:
-                (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
+            if origin is not None:
+                (local / lineage.FILE).write_text(json.dumps(origin, indent=2))
             write_inventory(local)
             files.replace_folder(local, filesystem, target, may)
         return self.model
+
+    def name_run_in_model(self, may: Callable[[], None]) -> None:
+        """Has the model's lineage name the MLflow run that has the run's record now, if it names another one.
+
+        Args:
+            may: as of `export_model`.
+
+        Raises:
+            UserError: the model is damaged, and must not be called whole anew.
+        """
+        filesystem, target = files.resolve(self.model)
+        with tempfile.TemporaryDirectory() as temporary, files.local_folder(self.model) as there:
+            origin = lineage.read(there)
+            if origin.get("run_id") == self.run_id:
+                return
+            check_inventory(there)
+            local = shutil.copytree(there, Path(temporary) / "model", ignore=shutil.ignore_patterns(FILE))
+            (local / lineage.FILE).write_text(json.dumps({**origin, "run_id": self.run_id}, indent=2))
+            write_inventory(local)
+            files.replace_folder(local, filesystem, target, may)
 
     def best(self) -> dict[str, Any] | None:
         """`checkpoint`, `step` and `oIoU` of the best of the checkpoints on validation."""

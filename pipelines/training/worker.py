@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mail.data import files
 from mail.data.epoch_plan import EpochPlan
+from mail.data.filling import begun
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.vilt_weights import load_vilt
 from mail.training.checkpoint import find_whole, load_optimizer, save_checkpoint
@@ -152,12 +153,13 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 folder = None
                 if rank == 0:
                     folder = Path(tempfile.mkdtemp(prefix="mail-checkpoint-"))
-                    save_checkpoint(
-                        *(folder, done, model, source.processor, optimizer, job.config, job.lineage),
-                        curves=curves,
-                        scores=scores,
-                    )
-                    job.claim.check()
+                    with begun(folder):
+                        save_checkpoint(
+                            *(folder, done, model, source.processor, optimizer, job.config, job.lineage),
+                            curves=curves,
+                            scores=scores,
+                        )
+                        job.claim.check()
                 place.report(done, folder)
                 if rank == 0:
                     place.tell("saved", done)
@@ -272,8 +274,10 @@ def here(
 
     def report(step: int, folder: Path | None) -> None:
         assert folder is not None
-        files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
-        shutil.rmtree(folder)
+        try:
+            files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
+        finally:
+            shutil.rmtree(folder)
 
     newest = find_whole(job.checkpoints, say)
     with files.local_folder(newest.address) if newest is not None else contextlib.nullcontext() as folder:

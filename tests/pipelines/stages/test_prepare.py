@@ -9,6 +9,7 @@ import pytest
 
 from mail.data.store import DataStore
 from pipelines.__main__ import main
+from pipelines.claiming.claim import Claim
 from tests.published import Published
 
 MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
@@ -73,6 +74,14 @@ def test_finished_store_is_not_overwritten(tmp_path, capsys):
     assert "already holds a data store" in capsys.readouterr().err
 
 
+def test_a_store_that_another_process_writes_is_left_alone(tmp_path, capsys):
+    Published(tmp_path).write()
+    with Claim(tmp_path / "store", "the store", "another --out"):
+        assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store") == 2
+    assert "is being worked on by process" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
 def test_malicious_pickle_runs_nothing_and_says_so(tmp_path, capsys):
     class Command:
         def __reduce__(self):
@@ -126,7 +135,9 @@ def test_synthetic_is_deterministic_and_grows(tmp_path, capsys):
     first = digest("a", "--images", 6)
     assert digest("b", "--images", 6, "--root", tmp_path / "kept").digest == first.digest
     assert (tmp_path / "kept/synthetic/refs(synthetic).p").exists()
-    more = digest("c", "--images", 8)
+    more = digest("c", "--images", 8, "--root", tmp_path / "kept")
+    assert prepare("synthetic", "--out", tmp_path / "d", "--seed", 4, "--root", tmp_path / "kept") == 2
+    assert "is of scenes with another seed: choose another --root" in capsys.readouterr().err
     shared = zip(first.image_index.to_pylist(), more.image_index.to_pylist(), strict=False)
     assert all(a == b for a, b in shared)
     assert first.image_index["image_id"][0].as_py() == "synthetic/3/1"

@@ -62,8 +62,11 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
         "proposer.json",
     ]
     assert f"wrote {tmp_path / 'p'}" in capsys.readouterr().out
+    again = stage(root, tmp_path / "p", workers=0).run()
+    assert {**again, "seconds": 0} == {**report, "seconds": 0}
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'p'} is finished: {proposer.proposer_id}, recall@.5 ")
     with pytest.raises(UserError, match="already holds a proposer"):
-        stage(root, tmp_path / "p").run()
+        stage(root, tmp_path / "p", seed=1).run()
 
 
 def test_weights_of_unknown_origin_make_it_leaky(root: Path, tmp_path: Path) -> None:
