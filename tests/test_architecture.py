@@ -20,6 +20,7 @@ ORDER = (
     ("mail.proposals", "mail.inventory"),
     ("mail.data", "mail.model"),
     ("mail.metrics", "mail.proposers", "mail.report"),
+    ("mail.ingredients",),
     ("mail.leakage", "mail.lineage", "mail.inference"),
     ("mail.training",),
     ("mail.evaluation",),

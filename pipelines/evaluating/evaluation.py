@@ -103,7 +103,7 @@ class Evaluation:
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
             what = f"proposer {snapshot.proposer_id}"
-            verdicts.append(check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what))
+            verdicts.append(check_leakage(snapshot.origin(), store, [config.split], config.allow_leaky, what))
         for line in [remark for verdict in verdicts for remark in verdict.remarks]:
             say(line)
         leaky = any(verdict.leaky for verdict in verdicts)

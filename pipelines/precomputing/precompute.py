@@ -59,7 +59,7 @@ class Precomputation:
         files.check_writable(config.masks)
         store, table = DataStore(config.data), MaskTable(config.masks)
         what = f"the proposer {config.proposer}"
-        verdict = check_leakage(folder.seen, store, allow_leaky=config.allow_leaky, what=what)
+        verdict = check_leakage(folder.origin, store, allow_leaky=config.allow_leaky, what=what)
         for line in verdict.remarks:
             say(line)
         return cls(config, folder, store, table, verdict.leaky, choose)
@@ -102,8 +102,7 @@ class Precomputation:
             done(f"{config.masks}: {nothing if self.choose is None else f'no such images by {proposer_id}'}")
             return {"proposer_id": proposer_id, "images": 0, "version": head.version, "digest": head.digest}
         say(f"{len(pending)} of {images} images are pending for {proposer_id}")
-        if self.folder.seen is not None:
-            self.table.register_images(proposer_id, self.folder.seen)
+        self.table.register_origin(proposer_id, self.folder.origin)
         info = {**self.folder.info, "leaky": self.leaky}
         use_system_memory()
         give_back_memory()  # what the plan took

@@ -161,7 +161,7 @@ def test_a_failing_object_store_neither_loses_nor_doubles_anything(endpoint: str
 def test_reads_are_tried_again_also_where_the_error_is_longer_than_what_was_asked_for(endpoint: str) -> None:
     uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     table = MaskTable(uri)
-    table.register_images("p-1", ["coco/1"])
+    table.register_origin("p-1", ["coco/1"])
     add(table, 1, 2)
     reads: list[str] = []
     with unreliable(endpoint, [], reads) as proxy, pytest.MonkeyPatch.context() as patch:
@@ -272,13 +272,13 @@ def test_any_characters_do_in_addresses_and_proposer_ids(uri: str, name: str) ->
     add(table, 3, proposer_id=proposer_id)
     retried = table.write(mask_rows(ids(2), proposer_id, status="too_large"))
     table.commit([retried], {"id": proposer_id, "leaky": True}, replace=True)
-    table.register_images(proposer_id, ["coco/1"])
+    table.register_origin(proposer_id, ["coco/1"])
     assert compact(MaskTable(uri)) == (3, 1)
     assert len(collect(MaskTable(uri), timedelta(0), delete=True)) == 4
     assert counts(uri, proposer_id) == Counter(ids(1, 2, 3))
     snapshot = MaskTable(uri).snapshot()
     assert (snapshot.proposer_id, snapshot.lineage["leaky"]) == (proposer_id, True)
-    assert snapshot.trained_on()["image_id"].to_pylist() == ["coco/1"]
+    assert snapshot.origin().image_ids == ["coco/1"]
     assert list(verify(table)) == []
 
 

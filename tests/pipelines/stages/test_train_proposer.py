@@ -51,9 +51,8 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
     proposer = load_proposer(str(tmp_path / "p"))
     assert proposer.proposer_id == report["proposer_id"]
     folder = ProposerFolder.read(tmp_path / "p")
-    assert folder.seen is not None
-    assert folder.seen["pixels_sha256"].null_count == 0
-    seen = set(folder.seen["image_id"].to_pylist())
+    assert folder.origin.images["pixels_sha256"].null_count == 0
+    seen = set(folder.origin.image_ids)
     assert seen
     assert not seen & set.union(*evaluation_images(str(root), ["synthetic"], "synthetic/0").values())
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
@@ -86,11 +85,10 @@ def test_photos_that_are_evaluated_on_under_another_name_are_left_out(
     store = photos_store(tmp_path, "own", {"own/1": ("val", photos.read(chosen.train[3])[0])})
     stage(root, tmp_path / "p", exclude_eval_of="", refs_root=None, exclude_store=store.uri).run()
     folder = ProposerFolder.read(tmp_path / "p")
-    assert folder.image_ids is not None
-    assert len(folder.image_ids) == len(job.train) - 1
-    assert chosen.seen[3] not in folder.image_ids
+    assert len(folder.origin.image_ids) == len(job.train) - 1
+    assert chosen.seen[3] not in folder.origin.image_ids
     assert "excluded: 1 images of own val (by content)" in capsys.readouterr().err
-    assert not check_leakage(folder.seen, store).leaky
+    assert not check_leakage(folder.origin, store).leaky
 
 
 def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None:
