@@ -1,12 +1,14 @@
 """What a model is made of, by its lineage, each ingredient with what it saw: the leak firewall compares all of them.
 
 model -> its training data, the proposer of its masks, the pre-trained encoder that it began with
-      -> the parent that it was trained from (`parent` of the lineage, whole) -> the parent's own ingredients -> ...
+      -> what it rehearsed (`rehearsal` of the lineage)
+      -> the parent that it was trained from (`parent`, the whole lineage) -> the parent's own ingredients -> ...
 
 A model has seen all that its parents saw.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +52,18 @@ class Ingredient:
 
 
 def generations(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A lineage and those of the parents, the model's own first."""
+    """A lineage and those of the parents, the model's own first; what a model rehearsed follows it."""
+    return (found for _, found in _numbered(lineage))
+
+
+def _numbered(lineage: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     found: Any = lineage
-    while isinstance(found, Mapping) and found:
-        yield found
+    for number in itertools.count():
+        if not found:
+            return
+        yield number, found
+        if rehearsal := found.get("rehearsal"):
+            yield number, rehearsal
         found = found.get("parent")
 
 
@@ -67,7 +77,7 @@ def ingredients(
         folder: the MODEL folder, where it carries its proposer; None looks at the mask table alone.
     """
     found: list[Ingredient] = []
-    for number, each in enumerate(generations(lineage)):
+    for number, each in _numbered(lineage):
         found.append(_training_data(each, store, number))
         if (proposer := _proposer(each, number, folder if number == 0 else None)) is not None:
             found.append(proposer)

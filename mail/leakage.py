@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from mail.data.image_keys import alike
+from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.origins import Origin
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
@@ -64,6 +65,14 @@ class Verdict:
     leaky: bool = False
     remarks: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+
+    @classmethod
+    def together(cls, verdicts: Iterable["Verdict"]) -> "Verdict":
+        """What several checks found."""
+        found = list(verdicts)
+        remarks = dict.fromkeys(remark for verdict in found for remark in verdict.remarks)
+        leaks = dict.fromkeys(overlap for verdict in found for overlap in verdict.overlaps)
+        return cls(any(verdict.leaky for verdict in found), tuple(remarks), tuple(leaks))
 
 
 def seen_of(origin: Origin, store: DataStore, splits: Sequence[str]) -> dict[str, pa.Table]:
@@ -178,6 +187,32 @@ def check_model(
     return Verdict(found.leaky or labelled, found.remarks, found.overlaps)
 
 
+def check_evaluation(
+    lineage: Mapping[str, Any] | None,
+    store: DataStore,
+    split: str,
+    snapshot: MaskSnapshot | None,
+    allow_leaky: bool = False,
+    what: str = "the model",
+    folder: Path | None = None,
+) -> Verdict:
+    """Whether a model leaks on a split with these masks (None: without any); arguments as of `check_model`.
+
+    Raises:
+        UserError: it, a parent or the masks' proposer was trained on images of the split, nobody knows what the
+            proposer saw, and that is not allowed.
+    """
+    if snapshot is None:
+        return check_model(lineage, store, split, allow_leaky, what, folder)
+    proposer = f"{PROPOSER} {snapshot.proposer_id}"
+    return Verdict.together(
+        [
+            check_model(lineage, store, split, allow_leaky, what, folder, besides=snapshot.proposer_id),
+            check_leakage(snapshot.origin(), store, [split], allow_leaky, proposer, ingredient=proposer),
+        ]
+    )
+
+
 def check_ingredients(
     parts: Iterable[Ingredient],
     store: DataStore,
@@ -205,9 +240,7 @@ def check_ingredients(
             told = f"{whose} was trained on {part.gone}: nobody can tell which images that were"
             verdict = replace(verdict, remarks=(f"{told}, so the results are labelled leaky",))
         found.append(verdict)
-    remarks = dict.fromkeys(remark for verdict in found for remark in verdict.remarks)
-    leaks = tuple(overlap for verdict in found for overlap in verdict.overlaps)
-    return Verdict(bool(leaks), tuple(remarks), leaks)
+    return Verdict.together(found)
 
 
 def evaluated(store: DataStore, splits: Sequence[str] | None = None) -> list[str]:

@@ -233,18 +233,18 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
     if parent := lineage.get("parent"):
         below = tree(parent, f"├─ parent {parent.get('run_id') or ''}".rstrip()).splitlines()
         lines += [below[0], *(f"│  {line}" for line in below[1:])]
-    lines.append(f"└─ label {_label(lineage)}")
+    lines.append(f"└─ label {f'LEAKY: {leaks(lineage)}' if lineage.get('leaky') else 'clean'}")
     return "\n".join(lines)
 
 
-def _label(lineage: Mapping[str, Any]) -> str:
-    if not lineage.get("leaky"):
-        return "clean"
-    leaks = [
-        f"{leak['ingredient']}: {leak['images'] or 'nobody knows how many'} of {leak['of']} of {leak['split']}"
-        for leak in lineage.get("leaks") or ()
+def leaks(record: Mapping[str, Any]) -> str:
+    """Why a lineage, or an evaluation's figures, are labelled leaky, in words."""
+    listed = [
+        f"{leak['ingredient']} saw {leak['images'] or 'nobody knows how many'} of the {leak['of']} images of "
+        f"{leak['split']}"
+        for leak in record.get("leaks") or ()
     ]
-    return f"LEAKY: {'; '.join(leaks) or 'evaluation images were seen in training'}"
+    return ", ".join(listed) or "evaluation images were seen in training, or nobody knows"
 
 
 def _short(digest: Any) -> str:

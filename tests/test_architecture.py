@@ -22,7 +22,7 @@ ORDER = (
     ("mail.metrics", "mail.proposers", "mail.report"),
     ("mail.ingredients",),
     ("mail.leakage", "mail.lineage", "mail.inference"),
-    ("mail.training",),
+    ("mail.training", "mail.audit"),
     ("mail.evaluation",),
     ("pipelines.options", "pipelines.ending"),
     ("pipelines.terminal", "pipelines.stage"),

@@ -16,7 +16,10 @@ _TORCHVISION = {
 }
 
 # facebook/mask2former-swin-tiny-coco-instance and its like; their backbones began with ImageNet's classes
-_MASK2FORMER = re.compile(r"mask2former-swin-\w+(?:-\w+)*?-(coco|ade|cityscapes|mapillary-vistas)-\w+")
+_MASK2FORMER = re.compile(
+    r"(?:.*/)?(?:models--facebook--)?(mask2former-swin-\w+(?:-\w+)?-(coco|ade|cityscapes|mapillary-vistas)"
+    r"-(?:instance|panoptic|semantic))(?:/snapshots/\w+)?/?"
+)
 _DATA_SETS = {
     "coco": "coco/train2017",
     "ade": "ade20k",
@@ -39,11 +42,15 @@ def origin_of_coco_v1() -> Origin:
 
 
 def origin_of_checkpoint(path: str) -> tuple[str, Origin] | None:
-    """Name and origin of a Mask2Former in a folder that is still called as it was published; None for any other."""
-    found = _MASK2FORMER.search(path)
+    """Name and origin of a Mask2Former in a folder that is still called as it was published; None for any other.
+
+    Args:
+        path: of the folder, as somebody named it or as the hub's cache keeps it.
+    """
+    found = _MASK2FORMER.fullmatch(path)
     if found is None:
         return None
-    return found[0], Origin.of(collections=[_DATA_SETS[found[1]]], without_masks=["imagenet-1k"])
+    return found[1], Origin.of(collections=[_DATA_SETS[found[2]]], without_masks=["imagenet-1k"])
 
 
 def origin_of_encoder(name: str) -> Origin:

@@ -93,8 +93,8 @@ class RunPlan:
             unusable = unusable_images(snapshot)
         verdicts = [check_split(store, options.split, options.allow_leaky)]
         if snapshot is not None:
-            what = f"proposer {snapshot.proposer_id}"
-            verdicts.append(check_leakage(snapshot.origin(), store, allow_leaky=options.allow_leaky, ingredient=what))
+            proposer = f"proposer {snapshot.proposer_id}"
+            verdicts.append(check_leakage(snapshot.origin(), store, None, options.allow_leaky, ingredient=proposer))
         index = ExpressionIndex.read(store, options.split, unusable)
         spoken = texts(store, options.split)
         pretrained, vocabulary = _begin_with(options, preset)

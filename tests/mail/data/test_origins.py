@@ -98,7 +98,8 @@ def test_published_weights_carry_theirs() -> None:
         "mask2former-swin-base-IN21k-coco-panoptic",
         ["coco/train2017"],
     )
-    assert origin_of_checkpoint("weights/mask2former") is None
+    for other in ("weights/mask2former", f"{name}/own", f"{name}-own"):
+        assert origin_of_checkpoint(other) is None
     vilt = origin_of_encoder("dandelin/vilt-b32-mlm")
     assert str(vilt) == ("without masks: coco/train2014, visual-genome, sbu-captions, conceptual-captions")
     assert (among(vilt), vilt.unknown) == ([], False)

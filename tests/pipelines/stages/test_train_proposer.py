@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mail.data.coco import CocoInstances
+from mail.data.image_keys import keys_of
+from mail.data.origins import UNKNOWN, Origin
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
 from mail.leakage import check_leakage
@@ -16,8 +18,8 @@ from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import evaluation_images
 from pipelines.stages.train_proposer import TrainProposer
 from pipelines.training.proposer import begin
-from pipelines.training.proposer_plan import plan_training
-from tests.mail.test_leakage import photos_store
+from pipelines.training.proposer_plan import origin, plan_training
+from tests.mail.test_leakage import photos_store, picture, saved
 from tests.pipelines.killing import Run, wait_for
 
 
@@ -65,15 +67,28 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
         stage(root, tmp_path / "p").run()
 
 
-def test_weights_of_unknown_origin_make_it_leaky(root: Path, tmp_path: Path) -> None:
+def test_a_proposer_saw_what_its_first_weights_saw(root: Path, tmp_path: Path) -> None:
+    """Clean images make no clean proposer of a detector that saw COCO, or of one of which nobody knows."""
     stage(root, tmp_path / "first").run()
     weights = str(tmp_path / "first/model.safetensors")
-    stage(root, tmp_path / "unknown", weights=weights).run()
-    assert ProposerFolder.read(tmp_path / "unknown").image_ids is None
-    stage(root, tmp_path / "known", weights=weights, weights_images=str(tmp_path / "first/images.json")).run()
-    known = ProposerFolder.read(tmp_path / "known").seen
-    assert known is not None
-    assert known.equals(ProposerFolder.read(tmp_path / "first").seen)
+    (tmp_path / "w.safetensors").write_bytes(Path(weights).read_bytes())
+    nobodys, keys = str(tmp_path / "w.safetensors"), keys_of(["synthetic/0/1"])
+
+    def seen(**given: object) -> Origin:
+        return origin(stage(root, tmp_path / "p", **given), "synthetic/0", keys)
+
+    assert seen(weights=weights) == ProposerFolder.read(tmp_path / "first").origin | Origin.of(keys)
+    assert seen(weights=nobodys) == UNKNOWN | Origin.of(keys)
+    assert seen(weights=nobodys, weights_images="none") == seen() == Origin.of(keys)
+    coco = Origin.of(keys, ["coco/train2017"])
+    assert seen(weights=nobodys, weights_images="coco/train2017") == coco
+    stage(root, tmp_path / "detector", weights=nobodys, weights_images="coco/train2017").run()
+    detector = ProposerFolder.read(tmp_path / "detector").origin
+    assert detector.collections == coco.collections
+    evaluated = photos_store(tmp_path, "refcoco", {"coco/9": ("val", saved(picture(1)))})
+    with pytest.raises(UserError, match=r"1 of 1 of val \(first: coco/9\); it saw coco/train2017"):
+        check_leakage(detector, evaluated)
+    assert not check_leakage(ProposerFolder.read(tmp_path / "first").origin, evaluated).leaky
 
 
 def test_photos_that_are_evaluated_on_under_another_name_are_left_out(
