@@ -201,13 +201,18 @@ class MaskTable:
         info = read_proposer(self.uri, proposer_id, "info") or {"id": proposer_id}
         return {**info, "leaky": self.log.is_leaky(proposer_id, state.version)}
 
-    def register_origin(self, proposer_id: str, seen: Origin | Iterable[str]) -> None:
-        """Keeps what a proposer saw in training beside its masks; what was said of it before counts as well."""
+    def register_origin(self, proposer_id: str, seen: Origin | Iterable[str]) -> Origin:
+        """Keeps what a proposer saw in training beside its masks; returns it with what others said of it before."""
         origin, known = Origin.of(seen), read_origin(self.uri, proposer_id)
-        if known.digest != UNKNOWN.digest:
+        if origin == UNKNOWN:  # somebody who knows less than others did
+            return known
+        if known != UNKNOWN:
             origin |= known
-        if origin.to_json() != known.to_json():
+        if origin != known:
             self._keep(proposer_id, "images", origin.to_json())
+            if info := read_proposer(self.uri, proposer_id, "info"):
+                self._keep(proposer_id, "info", {**info, "trained_on": origin.summary})
+        return origin
 
     def _keep(self, proposer_id: str, what: str, content: Any) -> None:
         files.write_bytes(self.filesystem, proposer_path(self.root, proposer_id, what), json.dumps(content).encode())

@@ -26,9 +26,9 @@ COCO_V1 = "COCO_V1"
 
 
 SEEN_HELP = (
-    "What the weights saw, where they do not tell it themselves, all that is named together: files of image ids (one a "
-    "line, a JSON list, a COCO annotations file; bare numbers are COCO's), data stores (whose photos are then known by "
-    f"content), and collections: {', '.join(COLLECTIONS)}, or NAME/* for all ids that begin so, or none. Without it "
+    "What the weights saw, where they do not tell it themselves; several are taken together: files of image ids (one a "
+    "line, a JSON list, a COCO annotations file; bare numbers are COCO's), data stores (whose photos are then known "
+    f"by content), collections: {', '.join(COLLECTIONS)}, or NAME/* for all ids of NAME; none for nothing. Otherwise "
     "their origin is unknown, and everything made with them counts as leaky."
 )
 
@@ -48,7 +48,6 @@ class ImportProposer(Stage):
     """What the weights are for (default: mask2former for a folder, r50-fpn-v2 otherwise)."""
 
     images_seen: Annotated[tuple[Seen, ...], tyro.conf.arg(help=SEEN_HELP)] = ()
-    """Set below, as it lists the collections."""
 
     images_not_seen: Address | None = None
     """With a collection: file that lists images of it which the weights did not see (as for coco/train2017 COCO's

@@ -14,6 +14,7 @@ import pytest
 from mail.data import files, schema
 from mail.data.mask_table import MaskTable
 from mail.data.mask_upkeep import collect, compact, status, verify
+from mail.data.origins import UNKNOWN, Origin
 from mail.errors import UserError
 from tests.mask_rows import ids, mask_rows
 from tests.s3 import BUCKET, s3_server, unreliable, use_endpoint
@@ -280,6 +281,18 @@ def test_any_characters_do_in_addresses_and_proposer_ids(uri: str, name: str) ->
     assert (snapshot.proposer_id, snapshot.lineage["leaky"]) == (proposer_id, True)
     assert snapshot.origin().image_ids == ["coco/1"]
     assert list(verify(table)) == []
+
+
+def test_what_anybody_said_that_a_proposer_saw_counts(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    table.commit([table.write(mask_rows(ids(1)))], {"id": "p-1", "trained_on": None})
+    assert table.snapshot().origin() == UNKNOWN
+    table.register_origin("p-1", ["coco/1"])
+    table.register_origin("p-1", UNKNOWN)  # knows less
+    both = table.register_origin("p-1", Origin.of((), ["coco/train2017"]))
+    assert str(both) == "coco/train2017, 1 listed images"
+    assert MaskTable(tmp_path).snapshot().origin() == both
+    assert MaskTable(tmp_path).snapshot().proposer["trained_on"] == both.summary
 
 
 def test_an_address_that_delta_would_decode_twice_is_refused(tmp_path: Path) -> None:

@@ -226,6 +226,18 @@ def test_the_champion_stays_the_champion(mlflow_here, versions, capsys: pytest.C
     assert "is the champion already" in capsys.readouterr().out
 
 
+def test_an_audit_says_what_every_ingredient_saw_of_every_split(
+    mlflow_here, versions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    found = MODELS["audit"](model=number(versions["finds"]), json=str(tmp_path / "audit.json")).run()
+    assert json.loads((tmp_path / "audit.json").read_text()) == found
+    assert found["leaky"] is False
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["ingredient", "testA", "val", "saw"] in lines
+    assert ["training", "data", "boxes", "train", "clean", "clean", "36", "listed", "images"] in lines
+    assert ["proposer", "boxes-0123456789ab", "clean", "clean", "36", "listed", "images"] in lines
+
+
 def test_a_chain_with_gaps_is_refused(mlflow_here, boxes: Boxes, folder: Path):
     version = make_registered(folder / "gap" / "model", boxes, "gap", run_id=None, proposer_id={})
     with pytest.raises(UserError, match="lineage: training run was not recorded"):
