@@ -195,7 +195,9 @@ class Origin:
             raise ValueError(f"it is no origin of weights: {error}") from None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Origin) and self.to_json() == other.to_json()
+        if not isinstance(other, Origin) or self._rest() != other._rest():
+            return False
+        return self.images.equals(other.images) or self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
         return hash(self.digest)
