@@ -15,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from mail import addresses
 from mail.data import files
+from mail.data.origins import is_collection
 from mail.errors import UserError
 
 
@@ -26,18 +27,20 @@ class Place:
         local: it must be on this machine.
         named: it may be the name of a model on a hub or in MLflow.
         words: what is said instead, and is neither.
+        collection: it may be the name of a collection of images.
         written: it is written, and may not be what another option of the stage reads.
     """
 
     local: bool = False
     named: bool = False
     words: tuple[str, ...] = ()
+    collection: bool = False
     written: bool = False
 
     def read(self, value: str | os.PathLike[str]) -> str | Path:
         """The text as it was if it is a word or a name; else the address, absolute; a `Path` if it can only be one."""
         text = os.fspath(value)
-        if text in self.words:
+        if self._is_word(text):
             return text
         address = addresses.absolute_or_name(text) if self.named else addresses.absolute(text)
         path = addresses.local_path(address) if self.local else None  # refuses what is somewhere else
@@ -45,7 +48,10 @@ class Place:
 
     def is_place(self, read: str | Path) -> bool:
         """Whether what `read` gave is an address, and not a word or a name."""
-        return read not in self.words and (not self.named or os.path.isabs(read))
+        return not self._is_word(str(read)) and (not self.named or os.path.isabs(read))
+
+    def _is_word(self, text: str) -> bool:
+        return text in self.words or (self.collection and is_collection(text))
 
 
 def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
@@ -60,7 +66,7 @@ def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
 
 
 Address = Annotated[str, Place(), as_typed()]
-AddressOrNone = Annotated[str, Place(words=("none",)), as_typed()]
+Seen = Annotated[str, Place(words=("none",), collection=True), as_typed("FILE|STORE|COLLECTION")]
 LocalPath = Annotated[Path, Place(local=True), as_typed("PATH")]
 Target = Annotated[str, Place(written=True), as_typed()]
 LocalTarget = Annotated[Path, Place(local=True, written=True), as_typed("PATH")]
@@ -112,7 +118,7 @@ class Options:
         for name, place in self._places():
             value = getattr(self, name)
             for address in value if isinstance(value, tuple) else (value,):
-                if not place.local and address not in place.words and addresses.remote_path(address) is not None:
+                if not place.local and place.is_place(address) and addresses.remote_path(address) is not None:
                     files.resolve(address)
 
     def _places(self) -> Iterator[tuple[str, Place]]:

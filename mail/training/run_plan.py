@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -93,7 +93,8 @@ class RunPlan:
             unusable = unusable_images(snapshot)
         verdicts = [check_split(store, options.split, options.allow_leaky)]
         if snapshot is not None:
-            verdicts.append(check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky))
+            proposer = f"proposer {snapshot.proposer_id}"
+            verdicts.append(check_leakage(snapshot.origin(), store, None, options.allow_leaky, ingredient=proposer))
         index = ExpressionIndex.read(store, options.split, unusable)
         spoken = texts(store, options.split)
         pretrained, vocabulary = _begin_with(options, preset)
@@ -217,7 +218,8 @@ class RunPlan:
         }
 
     def lineage(self, run_id: str | None) -> dict[str, Any]:
-        return lineage.of_training(self.store, self.snapshot, self.config, run_id, self.leaky)
+        leaks = [asdict(overlap) for verdict in self.verdicts for overlap in verdict.overlaps]
+        return lineage.of_training(self.store, self.snapshot, self.config, run_id, self.leaky, leaks)
 
 
 def _snapshot(options: Any) -> MaskSnapshot:

@@ -10,7 +10,7 @@ interrupted one stopped; it is used only if everything that determines the answe
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks
 from mail.inference import Predictor
-from mail.leakage import check_leakage, check_model
+from mail.leakage import Verdict, check_evaluation
 from mail.metrics import (
     Accumulator,
     MetricsReport,
@@ -69,7 +69,7 @@ class Evaluation:
 
     Attributes:
         folder: of the model. model: its address and digest, for the record.
-        coverage: what of the split's texts reaches the network.
+        coverage: what of the split's texts reaches the network. verdict: what of the split was seen in training.
         answers: what is known already, by image id. other: what is compared with.
     """
 
@@ -81,7 +81,7 @@ class Evaluation:
     snapshot: MaskSnapshot | None
     protocol: Protocol
     coverage: TextCoverage
-    leaky: bool
+    verdict: Verdict
     answers: dict[str, ImageAnswer]
     other: Accumulator | None = None
 
@@ -101,18 +101,15 @@ class Evaluation:
         store = DataStore(config.data)
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
         snapshot = find_snapshot(config, folder, origin)
-        verdicts = [check_model(origin, store, config.split, config.allow_leaky, config.model)]
+        verdict = check_evaluation(origin, store, config.split, snapshot, config.allow_leaky, config.model, folder)
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
-            what = f"proposer {snapshot.proposer_id}"
-            verdicts.append(check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what))
-        for line in [remark for verdict in verdicts for remark in verdict.remarks]:
+        for line in verdict.remarks:
             say(line)
-        leaky = any(verdict.leaky for verdict in verdicts)
         model: dict[str, Any] = {"address": config.model, "digest": lineage.model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
         coverage = processor.coverage(plan.expressions["text"].to_pylist())
-        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, leaky, {}, other)
+        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, verdict, {}, other)
         found.answers = found._read_answers()
         return found
 
@@ -127,7 +124,7 @@ class Evaluation:
             "data_store": {"name": self.store.name, "digest": self.store.digest},
             "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
             "protocol": self.protocol.description,
-            "leaky": self.leaky,
+            "leaky": self.verdict.leaky,
         }
 
     def predict(self, batches: Sequence[int] | None = None, may: Callable[[], None] = lambda: None) -> None:
@@ -205,7 +202,7 @@ class Evaluation:
                 )
             report.write_json(new / "metrics.json")
             names = "metrics.json, predictions.jsonl" + (", gallery.html" if config.gallery else "")
-            told = f"{summary(report)}{', LEAKY' if self.leaky else ''} -> {out}: {names}"
+            told = f"{summary(report)}{', LEAKY' if self.verdict.leaky else ''} -> {out}: {names}"
             note(new, config, self.folder, self.snapshot.proposer_id if self.snapshot is not None else None, told)
         self._record.unlink(missing_ok=True)
         self._note(report)
@@ -270,7 +267,8 @@ class Evaluation:
             "model": self.model,
             "code_version": lineage.code_version(),
             "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
-            "leaky": self.leaky,
+            "leaky": self.verdict.leaky,
+            "leaks": [asdict(overlap) for overlap in self.verdict.overlaps],
             "texts": self.coverage.to_dict(),
             "images": len(self.plan.images),
             "errors": dict(sorted((a.image_id, a.error) for a in self.answers.values() if a.error)),
@@ -285,7 +283,7 @@ class Evaluation:
             )
         if not self.coverage.complete:
             yield self.coverage.describe()
-        if self.leaky:
+        if self.verdict.leaky:
             yield "LEAKY: images of this split were seen in training, or nobody knows; do not compare these numbers"
 
     def _note(self, report: MetricsReport) -> None:

@@ -3,7 +3,7 @@
 | gate | passes if |
 |---|---|
 | `lineage` | every link of the chain was recorded and still leads where it did |
-| `label` | neither the model nor its evaluations are leaky, or a reason to allow it is given |
+| `label` | neither the model nor its evaluations are leaky or of unknown origin, or a reason to allow it is given |
 | `comparison` | per split, the lower bound of the paired bootstrap against the champion is above the least gain |
 | `smoke test` | a fresh process loads the registered model and segments a photo with it, nothing else at hand |
 
@@ -28,12 +28,12 @@ from pipelines.registry.champions import Champions, Reign
 from pipelines.registry.client import answers, connect, environment
 from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
 from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.leaky_versions import gaps_and_leaks, record_allowed
 from pipelines.registry.models import (
     CHAMPION,
     MODEL_NAME,
     SCHEME,
     Version,
-    broken_links,
     download,
     find_version,
     versions,
@@ -75,6 +75,7 @@ class Decision:
     reasons: list[str] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     smoke: dict[str, Any] | None = None
+    leaks: list[str] = field(default_factory=list)
     promoted: bool = False
 
     def gate(self, name: str, problems: list[str]) -> None:
@@ -134,14 +135,11 @@ def _judge(decision: Decision, champion: Version | None, comparer: Comparer) -> 
     """The gates, cheap ones first; what costs minutes is not tried on a version that is refused already."""
     version = decision.version
     folder = download(version)
-    origin = lineage.read(folder)
-    broken = broken_links(origin, folder)
-    missing = [f"{name} was not recorded" for name in lineage.gaps(origin)]
-    decision.gate("lineage", missing + [f"{name}: {problem}" for name, problem in broken.items()])
-    leaky = bool(origin.get("leaky")) or version.tags.get("leaky") == "true"
+    gaps, leaks = gaps_and_leaks(version, folder)
+    decision.gate("lineage", gaps)
     decision.gate("label", [])
-    if leaky:
-        _leaky(decision, "the model")
+    for leak in leaks:
+        _leaky(decision, leak)
     decision.gates |= {"comparison": NOT_TRIED, "smoke test": NOT_TRIED}
     if decision.reasons:
         return
@@ -165,7 +163,7 @@ def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -
             continue
         decision.comparisons.append(found)
         if found.candidate.figures.get("leaky"):
-            _leaky(decision, f"the evaluation on {split}")
+            _leaky(decision, f"the evaluation on {split} is leaky: {lineage.leaks(found.candidate.figures)}")
         for name in terms.figures if champion else ():
             lower = 100 * found.differences[name].lower
             if not lower > terms.min_gain:
@@ -179,12 +177,12 @@ def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -
         decision.gates["comparison"] = "no champion to compare with"
 
 
-def _leaky(decision: Decision, what: str) -> None:
-    said = f"{what} is leaky: evaluation images were seen in training, or nobody knows"
-    if decision.terms.allow_leaky:
-        decision.gates["label"] = f"{said}; allowed: {decision.terms.allow_leaky}"
-    else:
-        decision.gate("label", [f"{said} (--allow-leaky REASON)"])
+def _leaky(decision: Decision, leak: str) -> None:
+    decision.leaks.append(leak)
+    allowed = decision.terms.allow_leaky
+    decision.gates["label"] = "; ".join([*decision.leaks, *([f"allowed: {allowed}"] if allowed else [])])
+    if not allowed:
+        decision.reasons.append(f"label: {leak} (--allow-leaky REASON)")
 
 
 def smoke_test(version: Version, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -218,6 +216,8 @@ def _record(decision: Decision) -> None:
     version = decision.version
     value = without_secrets(json.dumps(decision.record(), separators=(",", ":")))
     connect().set_model_version_tag(version.name, version.version, key, value)
+    if decision.promoted and decision.leaks:
+        record_allowed(version, decision.leaks, str(decision.terms.allow_leaky))
     for comparison in decision.comparisons:
         found, address = comparison.candidate, f"{SCHEME}{version.name}/{version.version}"
         log_evaluation(address, found.figures, folder=found.folder)

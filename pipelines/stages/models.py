@@ -1,4 +1,4 @@
-"""`mail-ris models list | show | register | promote | rollback`: the registered models, and which one is the champion.
+"""`mail-ris models list | show | audit | register | promote | rollback`: the registered models, and the champion.
 
 The champion is the version with the alias `champion`; `predict --model models:/mail-ris@champion` uses it. Earlier
 champions are remembered in order (`pipelines.registry.champions`), so that `rollback` may be called again and again.
@@ -33,6 +33,7 @@ from pipelines.registry.models import (
 )
 from pipelines.registry.promotion import Terms, champion, decisions, previous_champion, promote, rollback
 from pipelines.stage import Stage
+from pipelines.stages.audit_model import AuditModel
 from pipelines.terminal import done
 
 if TYPE_CHECKING:
@@ -244,6 +245,7 @@ class Rollback(Stage):
 MODELS: dict[str, type[Stage]] = {
     "list": ListModels,
     "show": ShowModel,
+    "audit": AuditModel,
     "register": Register,
     "promote": Promote,
     "rollback": Rollback,

@@ -29,7 +29,7 @@ from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
-from pipelines.training.proposer_plan import check_weights, images_seen, look_at_photos, plan_training
+from pipelines.training.proposer_plan import check_weights, look_at_photos, origin, plan_training
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
@@ -86,9 +86,11 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
         say(assumption(chosen.assumed, config.exif_annotated))
     for line in remarks:
         say(line)
-    seen = images_seen(config, chosen.namespace, keys)
-    if seen is None:
+    seen = origin(config, chosen.namespace, keys)
+    if seen.unknown:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
+    elif config.weights:
+        say(f"the proposer will have seen {seen}")
     try:
         if new:
             check_weights(job)

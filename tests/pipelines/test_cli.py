@@ -90,6 +90,9 @@ score --data STORE --split testA --predictions FILE --protocol original --json F
 predict --model models:/mail-ris@champion --image FILE --text WORDS --out FILE.png --proposer PROPOSER
 models list
 models show models:/mail-ris@champion
+models audit models:/mail-ris@champion --data STORE OTHER --json FILE
+import-proposer --weights FILE --out PROPOSER --images-seen coco/train2017 FILE --images-not-seen FILE
+train-proposer --instances FILE --images DIR --out PROPOSER --weights FILE --weights-images coco/train2017
 models promote 3
 models promote 3 --split testA testB --data STORE --masks TABLE --evaluations DIR --min-gain 0 --figure mIoU
 models promote models:/mail-ris/3 --split testA --allow-leaky REASON
