@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mail import rle
+from mail.data.refer import in_order
 from mail.data.store import DataStore
 
 MOST = 12  # words, categories and sizes that are named
@@ -42,7 +43,7 @@ def summarize(store: DataStore) -> dict[str, Any]:
         "images": len(index),
         "refs": sum(count["refs"] for count in store.splits.values()),
         "expressions": len(table),
-        "splits": store.splits,
+        "splits": {split: store.splits[split] for split in in_order(store.splits)},
         "no_target": sum(row["no_target"] for row in rows),
         "words_an_expression": _spread([len(found) for found in words]),
         "lengths": dict(sorted(Counter(len(found) for found in words).items())),

@@ -51,23 +51,27 @@ def picture_of(pixels: np.ndarray, mask: np.ndarray | None, side: int = SIDE) ->
 
 def write_png(path: str | os.PathLike, title: str, cells: Sequence[Cell]) -> None:
     """Writes the sheet: four in a row."""
+    rows = [cells[first : first + _COLUMNS] for first in range(0, len(cells), _COLUMNS)]
+    captions = [[_lines(cell) for cell in row] for row in rows]
+    frames = [max([cell.picture.height if cell.picture else SIDE // 2 for cell in row], default=0) for row in rows]
+    below = [_LINE * (max(map(len, lines)) + 1) for lines in captions]
     head = 2 * _GAP + _LINE
-    lower = _LINE * (2 * _SENTENCES + 1)
-    pitch = (SIDE + _GAP, SIDE + lower + _GAP)
-    columns = min(_COLUMNS, max(1, len(cells)))
-    rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (_GAP + columns * pitch[0], head + rows * pitch[1]), _PAPER)
+    size = _GAP + min(_COLUMNS, len(cells)) * (SIDE + _GAP), head + sum(frames) + sum(below) + 2 * _GAP * len(rows)
+    sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(16))
-    for place, cell in enumerate(cells):
-        left, top = _GAP + place % columns * pitch[0], head + place // columns * pitch[1]
-        draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), _FRAME)
-        if cell.picture is not None:
-            width, height = cell.picture.size
-            sheet.paste(cell.picture, (left + (SIDE - width) // 2, top + (SIDE - height) // 2))
-        else:
-            draw.text((left + 10, top + 10), "the photo cannot be decoded", _QUIET, ImageFont.load_default(13))
-        _write(draw, left, top + SIDE + 4, cell)
+    top = head
+    for row, lines, frame, lower in zip(rows, captions, frames, below, strict=True):
+        for place, (cell, caption) in enumerate(zip(row, lines, strict=True)):
+            left = _GAP + place * (SIDE + _GAP)
+            draw.rectangle((left, top, left + SIDE - 1, top + frame - 1), _FRAME)
+            if cell.picture is not None:
+                width, height = cell.picture.size
+                sheet.paste(cell.picture, (left + (SIDE - width) // 2, top + (frame - height) // 2))
+            else:
+                draw.text((left + 10, top + 10), "the photo cannot be decoded", _QUIET, ImageFont.load_default(13))
+            _write(draw, left, top + frame + 4, caption, cell.note)
+        top += frame + lower + 2 * _GAP
     out = io.BytesIO()
     sheet.save(out, "PNG")
     files.write_bytes(*files.resolve(path), out.getvalue())
@@ -81,17 +85,21 @@ def write_page(path: str | os.PathLike, title: str, facts: Sequence[str], cells:
     files.write_bytes(*files.resolve(path), page.encode())
 
 
-def _write(draw: ImageDraw.ImageDraw, left: int, top: int, cell: Cell) -> None:
-    """A cell's sentences, as many as there is room for, and its note."""
+def _lines(cell: Cell) -> list[str]:
+    """A cell's sentences, as many as there is room for."""
     lines: list[str] = []
     for text in cell.texts[:_SENTENCES]:
         lines += textwrap.wrap(text, 44, max_lines=2, placeholder=" …") or ["(empty)"]
     if len(cell.texts) > _SENTENCES:
         lines[-1] = f"{lines[-1]}   (+{len(cell.texts) - _SENTENCES})"
+    return lines
+
+
+def _write(draw: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[str], note: str) -> None:
     for place, line in enumerate(lines):
         draw.text((left, top + _LINE * place), line, _INK, ImageFont.load_default(14))
-    note = cell.note if len(cell.note) <= 52 else f"{cell.note[:51]}…"
-    draw.text((left, top + _LINE * len(lines)), note, _QUIET, ImageFont.load_default(12))
+    short = note if len(note) <= 52 else f"{note[:51]}…"
+    draw.text((left, top + _LINE * len(lines)), short, _QUIET, ImageFont.load_default(12))
 
 
 def _jpeg(picture: Image.Image | None) -> str | None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mail import rle
 from mail.data.images import ImageError, decode_image
+from mail.data.refer import in_order
 from mail.data.row_groups import RowGroups, RowReader
 from mail.data.store import DataStore
 from mail.report.contact_sheet import Cell, picture_of
@@ -25,7 +26,8 @@ def chosen(store: DataStore, most: int, seed: int) -> list[str]:
         by_split.setdefault(row["split"], {}).setdefault(row["image_id"], []).append(row["ref_id"])
     random = np.random.default_rng(seed)
     turns = []
-    for _, photos in sorted(by_split.items()):
+    for split in in_order(by_split):
+        photos = by_split[split]
         shuffled = [[str(ref) for ref in random.permutation(refs)] for refs in photos.values()]
         order = [shuffled[n] for n in random.permutation(len(shuffled))]
         turns.append([ref for turn in zip_longest(*order) for ref in turn if ref is not None])

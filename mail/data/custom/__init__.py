@@ -21,6 +21,7 @@ from mail.data.ingest import Findings, Progress, ingest, survey
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import PhotoFolder
 from mail.data.problems import Problems
+from mail.data.refer import in_order
 from mail.data.store import DataStore, DataStoreWriter
 
 __all__ = ["DEFAULT", "FORMATS", "Checked", "check", "photos_beside", "read_expressions", "shares_of", "write_store"]
@@ -115,8 +116,8 @@ def check(
             ids.append(row["expr_id"])
     findings.remarks = found.remarks
     splits = {
-        split: dict(zip(("images", "refs", "expressions"), map(len, counts), strict=True))
-        for split, counts in sorted(counted.items())
+        split: dict(zip(("images", "refs", "expressions"), map(len, counted[split]), strict=True))
+        for split in in_order(counted)
     }
     return Checked(problems, findings, splits)
 

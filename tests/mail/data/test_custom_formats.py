@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mail import rle
+from mail.data import files
 from mail.data.coco import CocoInstances
 from mail.data.custom import check, read_expressions, write_store
 from mail.data.custom.brush import decode_brush
@@ -15,6 +16,7 @@ from mail.data.refer import find_layout, read_refs
 from mail.errors import UserError
 from tests.own_formats import WRITERS, Item, brush, coco, label_studio, with_instances, write_lines
 from tests.published import HEIGHT, WIDTH, box, jpeg
+from tests.s3 import BUCKET, s3_server
 
 MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
 
@@ -67,6 +69,20 @@ def test_every_format_gives_the_same_store(tmp_path):
     found = digests(tmp_path, *small(tmp_path))
     assert len(found) == 14
     assert set(found.values()) == {found["json_lines"]}, found
+
+
+@pytest.mark.cluster
+def test_photos_and_expressions_in_an_object_store_give_the_same_store(tmp_path):
+    items, photos = small(tmp_path)
+    (tmp_path / "files").mkdir()
+    path = WRITERS["tsv_with_masks"](tmp_path / "files", items)
+    here, _ = write_store(path, photos, str(tmp_path / "store"), name="own")
+    with s3_server():
+        for folder in ("photos", "files"):
+            files.copy_folder(tmp_path / folder, *files.resolve(f"s3://{BUCKET}/{folder}"))
+        there, _ = write_store(f"s3://{BUCKET}/files/a.tsv", f"s3://{BUCKET}/photos", str(tmp_path / "s3"), name="own")
+    assert there.digest == here.digest
+    assert there.manifest["sources"] == here.manifest["sources"]
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="needs shared/data/refcoco_mini beside the checkout")
