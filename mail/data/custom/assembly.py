@@ -79,14 +79,13 @@ def assemble(
     """
     found = Assembly(name, problems, remarks=list(own.remarks))
     by_image: dict[str, list[Described]] = {}
-    spelt: dict[str, tuple[str, ...]] = {}
+    meant: dict[str, str] = {}
     for thing in own.described:
-        image = next(filter(folder.has, thing.images), None)
-        names = tuple(thing.images)
+        image, name = next(filter(folder.has, thing.images), None), thing.images[0]
         if image is None:
-            problems.add(f"{MISSING} {folder.where}", folder.explain(names[-1]) + at(thing.where))
-        elif spelt.setdefault(image, names)[0] != names[0] and image not in (names[0], spelt[image][0]):
-            problems.add("photos of different names would be one", f"{names[0]}, {spelt[image][0]}{at(thing.where)}")
+            problems.add(f"{MISSING} {folder.where}", folder.explain(thing.images[-1]) + at(thing.where))
+        elif meant.setdefault(image, name) != name:  # which tools do that put photos of many folders into one
+            problems.add("photos of different names would be one", f"{name}, {meant[image]}{at(thing.where)}")
         else:
             by_image.setdefault(image, []).append(thing)
     found.by_image = dict(sorted(by_image.items()))

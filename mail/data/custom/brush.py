@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mail import rle
-from mail.data.images import MAX_PIXELS
 from mail.data.orientation import Size
 
 
@@ -28,15 +27,13 @@ class BrushMask:
 
 
 def decode_brush(packed: Any, height: int, width: int) -> np.ndarray:
-    """The mask in a brush region's `rle`, where it is half as opaque as at the most, or more: bool (H, W).
+    """The mask in a brush region's `rle`: bool (H, W), where it is at least half as opaque as it gets anywhere.
 
     Its borders are soft, and what programs bring into Label Studio may be faint all over.
 
     Raises:
         ValueError: it is no list of bytes, is cut off, or is of another size.
     """
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"its brush mask is of {height} x {width} pixels, more than the {MAX_PIXELS:,} allowed")
     try:
         data = np.array(packed, np.uint8) if all(type(v) is int and 0 <= v < 256 for v in packed) else None
     except TypeError:

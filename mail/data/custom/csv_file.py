@@ -30,7 +30,7 @@ def fits(file: SourceFile) -> bool:
 def read(files: Sequence[SourceFile], reading: Reading) -> Iterator[Described]:
     """Raises UserError where a file is no CSV, or not UTF-8."""
     for file in files:
-        yield from of_rows(_rows(file), file, reading, "lines cannot be used")
+        yield from of_rows(_rows(file, reading.text_field), file, reading, "lines cannot be used")
 
 
 def _delimiter(file: SourceFile) -> str | None:
@@ -44,7 +44,7 @@ def _names(cells: list[str]) -> list[str]:
     return [cell.strip().casefold() for cell in cells]
 
 
-def _rows(file: SourceFile) -> Iterator[Row]:
+def _rows(file: SourceFile, text_field: str | None) -> Iterator[Row]:
     delimiter = _delimiter(file)
     if delimiter is None:
         raise UserError(f"{file.address}: its first line names no column image: it must name the columns")
@@ -63,7 +63,7 @@ def _rows(file: SourceFile) -> Iterator[Row]:
             if not any(cell.strip() for cell in cells):
                 continue
             if not names:
-                names = _names(cells)
+                names = [text_field if text_field and name == text_field.casefold() else name for name in _names(cells)]
                 if doubled := {name for name in names if name and names.count(name) > 1}:
                     raise UserError(f"{file.address}: columns have the same name: {', '.join(sorted(doubled))}")
             elif len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mail.data.images import MAX_PIXELS
 from mail.data.orientation import Size
 from mail.data.refer import SPLITS
 from mail.data.typed import shown, text, whole_number
@@ -87,6 +88,6 @@ def _lines(value: Any, what: str) -> Iterable[str]:
 def size_of(height: Any, width: Any) -> Size:
     """The size that a file declares; ValueError if it is none."""
     found = whole_number(height, "a height"), whole_number(width, "a width")
-    if min(found) < 1:
-        raise ValueError(f"{found[0]} x {found[1]} is no size of an image")
+    if min(found) < 1 or found[0] * found[1] > MAX_PIXELS:
+        raise ValueError(f"{found[0]} x {found[1]} pixels is no size of an image (at most {MAX_PIXELS:,})")
     return found

@@ -66,6 +66,12 @@ def read_expressions(
     for file in files:
         by_format.setdefault(format or format_of(file), []).append(file)
     unknown = by_format.pop("", [])
+    broken = {file.name: why for file in unknown if (why := file.why_no_json())}
+    for name, why in broken.items():
+        reading.problems.add("files cannot be read", f"{name}: {why}")
+    unknown = [file for file in unknown if file.name not in broken]
+    if not by_format and broken:
+        reading.problems.raise_if_any(place, "Export them again")
     if not by_format:
         known = ", ".join(f"{entry.what} ({name})" for name, entry in FORMATS.items())
         raise UserError(f"{place} is in no format that is known ({known}): say which with --format")

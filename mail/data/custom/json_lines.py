@@ -15,19 +15,27 @@ from mail.errors import UserError
 
 
 def fits(file: SourceFile) -> bool:
-    """Whether the file's first line is an object, and the file more than one value."""
-    if not file.data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    """Whether the file's first line is an object, and the file more than one; or is called so."""
+    start = file.data.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not start.startswith(b"{"):
         return False
     try:
         return isinstance(file.json, dict) and {"image", "text"} <= file.json.keys()
     except ValueError:
-        return True
+        return file.name.lower().endswith((".jsonl", ".ndjson")) or _is_object(start.split(b"\n", 1)[0])
 
 
 def read(files: Sequence[SourceFile], reading: Reading) -> Iterator[Described]:
     """Raises UserError where a line is not UTF-8."""
     for file in files:
         yield from of_rows(_rows(file), file, reading, "lines cannot be used")
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json_value(line), dict)
+    except ValueError:
+        return False
 
 
 def _rows(file: SourceFile) -> Iterator[Row]:

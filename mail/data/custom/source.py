@@ -39,6 +39,16 @@ class SourceFile:
         """The JSON value that the file is; ValueError says why it is none."""
         return json_value(self.data)
 
+    def why_no_json(self) -> str:
+        """Why a file that begins as JSON does is none; "" for others."""
+        if not self.data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+            return ""
+        try:
+            json_value(self.data)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def at(self, place: str) -> str:
         """A place in the file, for messages."""
         return place if self.alone else f"{self.name}, {place}"

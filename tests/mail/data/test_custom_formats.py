@@ -241,6 +241,12 @@ def test_check_finds_everything_at_once(tmp_path):
         ("a.json", b'[{"image": "0.jpg", "text": "cup", "box": [1, 1, 2, 2]}]', "entry 0: exactly one of"),
         ("a.json", b'[{"image": "0.jpg", "text": "cup", "ann_ids": 1}]', "name it with --instances"),
         ("a.json", b'[{"image": "0.jpg", "text": "c", "mask": "../0.png"}]', "which leads out of the folder"),
+        ("a.json", b'{"shapes": [],\n "imagePath": "a.jpg",\n', r"1 files cannot be read \(a.json: this is not JSON"),
+        (
+            "a.json",
+            b'{"shapes": [], "imagePath": "a", "imageHeight": 100000, "imageWidth": 9999}',
+            "no size of an image",
+        ),
         ("a.json", b'{"shapes": 3, "imagePath": "a"}', "it has no list of shapes"),
         ("a.json", json.dumps(coco([], lambda i: {})).encode(), "has no expressions"),
     ],

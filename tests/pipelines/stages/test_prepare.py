@@ -4,11 +4,14 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mail.data.custom import FORMATS
 from mail.data.store import DataStore
 from pipelines.__main__ import main
+from pipelines.stages.prepare.custom import FormatName
 from tests.published import Published
 
 MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
@@ -157,6 +160,10 @@ def test_custom_from_the_command_line(tmp_path):
     files = "--expressions", tmp_path / "mine.jsonl", "--images", data.images_folder
     assert prepare("custom", *files, "--out", tmp_path / "store", "--name", "mine") == 0
     assert DataStore(tmp_path / "store").splits == {"val": {"images": 1, "refs": 1, "expressions": 1}}
+
+
+def test_every_format_can_be_named():
+    assert set(get_args(FormatName)) == set(FORMATS)
 
 
 def test_check_prints_every_problem_and_ends_with_1(tmp_path, capsys):
