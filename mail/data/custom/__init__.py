@@ -28,8 +28,8 @@ __all__ = ["DEFAULT", "FORMATS", "Checked", "check", "photos_beside", "read_expr
 
 
 def write_store(
-    expressions: Any,
-    images: Any,
+    expressions: addresses.Place,
+    images: addresses.Place,
     out: str,
     *,
     name: str,
@@ -87,8 +87,8 @@ class Checked:
 
 
 def check(
-    expressions: Any,
-    images: Any,
+    expressions: addresses.Place,
+    images: addresses.Place,
     *,
     name: str,
     format: str | None = None,
@@ -122,7 +122,7 @@ def check(
     return Checked(problems, findings, splits)
 
 
-def photos_beside(expressions: str) -> str:
+def photos_beside(expressions: addresses.Place) -> str:
     """The folder of photos of whoever names none: that of the expressions."""
     address = addresses.absolute(expressions)
     return address if files.is_folder(address) else folder_of(address)
@@ -130,14 +130,14 @@ def photos_beside(expressions: str) -> str:
 
 def _assembled(
     own: Own,
-    images: Any,
-    expressions: Any,
+    images: addresses.Place,
+    expressions: addresses.Place,
     name: str,
     shares: Mapping[str, float] | None,
     seed: int,
     problems: Problems,
 ) -> Assembly:
-    folder = PhotoFolder(str(images), expressions)
+    folder = PhotoFolder(addresses.absolute(images), expressions)
     return assemble(own, folder, name, shares or shares_of(DEFAULT), seed, problems)
 
 

@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from mail.data.custom.described import Described
+from mail.data.custom.described import Described, Part
 from mail.data.custom.formats import Own
 from mail.data.custom.splits import content_key, draw
 from mail.data.images import ImageError, stored_size
@@ -145,7 +146,7 @@ def _give_splits(found: Assembly, shares: Mapping[str, float], seed: int) -> Non
         )
 
 
-def _unpacked(part: object, photo: PhotoFile) -> object:
+def _unpacked(part: Part, photo: PhotoFile) -> Any:
     def photo_size() -> Size:
         try:
             size, orientation = stored_size(photo.read_bytes())
@@ -153,7 +154,7 @@ def _unpacked(part: object, photo: PhotoFile) -> object:
             raise ValueError(f"the photo does not tell its size: {error}") from None
         return size[::-1] if orientation >= 5 else size
 
-    return part.segmentation(photo_size)  # type: ignore[attr-defined]
+    return part.segmentation(photo_size)
 
 
 def _annotated_size(referents: list[Referent]) -> Size | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mail.addresses import Place
 from mail.data.coco import CocoInstances
 from mail.data.custom import coco_export, csv_file, json_file, json_lines, label_studio, labelme
 from mail.data.custom.described import Described
@@ -40,7 +41,7 @@ class Own:
 
 
 def read_expressions(
-    place: object,
+    place: Place,
     *,
     format: str | None = None,
     instances: str | None = None,
@@ -60,7 +61,7 @@ def read_expressions(
         UserError: there is nothing that can be read; or names every line or entry that lacks something or has it in
             another form.
     """
-    files, folder = open_source(str(place))
+    files, folder = open_source(place)
     reading = Reading(folder, text_field, CocoInstances(instances) if instances else None)
     by_format: dict[str, list[SourceFile]] = {}
     for file in files:
@@ -77,9 +78,7 @@ def read_expressions(
         raise UserError(f"{place} is in no format that is known ({known}): say which with --format")
     described = [found for name, group in by_format.items() for found in FORMATS[name].read(group, reading)]
     if strict:
-        reading.problems.raise_if_any(
-            place, 'An entry is {"image", "text", and "polygons", "rle", "mask", "ann_ids" or "no_target"}'
-        )
+        reading.problems.raise_if_any(place, "`mail-ris prepare check` prints every one")
     if not described and not reading.problems.names:
         raise UserError(f"{place} has no expressions: {_nothing(by_format, reading)}")
     remarks = reading.remarks()

@@ -92,7 +92,7 @@ class Reading:
         return found
 
 
-def open_source(place: str) -> tuple[list[SourceFile], str]:
+def open_source(place: addresses.Place) -> tuple[list[SourceFile], str]:
     """The files of an address, and the folder that they are in.
 
     Raises:
