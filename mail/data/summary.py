@@ -79,7 +79,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     if twice := found["texts_twice_in_an_image"]:
         yield f"ambiguous: {twice} expressions say of one thing what another says of another thing in the same image"
     if found["categories"]:
-        yield f"categories: {len(found['categories'])} ({_named(found['categories'])})"
+        yield f"categories ({len(found['categories'])}): {_named(found['categories'])}"
     yield f"image sizes (height x width): {_named(found['sizes'])}"
     yield f"  sides in pixels: {_said(found['sides'])}"
     yield f"objects an image: {_said(found['objects_an_image'])}"
@@ -117,7 +117,7 @@ def _said(spread: dict[str, float], percent: bool = False) -> str:
 
 def _named(counts: dict[str, int]) -> str:
     some = list(counts.items())[:MOST]
-    return ", ".join(f"{name} {count}" for name, count in some) + (", ..." if len(counts) > len(some) else "")
+    return ", ".join(f"{name} ({count})" for name, count in some) + (", ..." if len(counts) > len(some) else "")
 
 
 def _bars(counts: dict[int, int], width: int = 40) -> Iterator[str]:
