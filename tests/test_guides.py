@@ -3,7 +3,8 @@
 Every shell block is one that a shell understands, and every command in it is one that there is, with options that it
 has.
 `pytest -m soak tests/test_guides.py` types the blocks of both READMEs and of docs/own-data.md one after the other, in a
-copy whose folder has a space and an umlaut, with the sizes below; all but those under a comment `<!-- not run: WHY -->`.
+copy whose folder has a space and an umlaut, with the sizes below; all but those under a comment
+`<!-- not run: WHY -->`.
 """
 
 import ast
