@@ -21,7 +21,12 @@ class UserError(Exception):
     """
 
     def __init__(self, text: str):
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+        super().__init__(on_one_line(text))
+
+
+def on_one_line(text: str) -> str:
+    """The text with every character written out that would break the line, or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_few(names: Sequence[object], most: int = 3) -> str:

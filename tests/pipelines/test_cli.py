@@ -81,7 +81,13 @@ train-proposer --instances FILE --images DIR --out PROPOSER
 train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
 import-proposer --weights COCO_V1 --out PROPOSER
 precompute --data STORE --proposer PROPOSER --masks TABLE --dry-run
+prepare custom --expressions FILE --images DIR --out STORE --name N --splits train=.8,val=.1,test=.1 --seed 1
+prepare custom --expressions FILE --out STORE --format label-studio --text-field words --instances FILE2 --skip-bad
+prepare check DIR
+prepare check --expressions FILE --images DIR --out STORE --name N --splits train=.8,val=.1,test=.1 --seed 1
 data verify STORE --json FILE
+data show STORE --out DIR --most 48 --seed 1 --json FILE
+data diff A B --json FILE
 masks status --masks TABLE --data STORE --json FILE
 masks verify --masks TABLE --data STORE --json FILE
 train --preset tiny --data STORE --masks TABLE --name RUN --workers 2 --resume --out DIR
@@ -224,7 +230,7 @@ OTHER_TEXT = {
     "proposer_id",
 }
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
-OTHER_TEXT |= {"validation_split"}
+OTHER_TEXT |= {"text_field", "validation_split"}
 
 
 def test_every_option_that_names_a_place_is_marked_as_one() -> None:

@@ -4,12 +4,15 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mail.data.custom import FORMATS
 from mail.data.store import DataStore
 from pipelines.__main__ import main
 from pipelines.claiming.claim import Claim
+from pipelines.stages.prepare.custom import FormatName
 from tests.published import Published
 
 MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
@@ -168,6 +171,39 @@ def test_custom_from_the_command_line(tmp_path):
     files = "--expressions", tmp_path / "mine.jsonl", "--images", data.images_folder
     assert prepare("custom", *files, "--out", tmp_path / "store", "--name", "mine") == 0
     assert DataStore(tmp_path / "store").splits == {"val": {"images": 1, "refs": 1, "expressions": 1}}
+
+
+def test_every_format_can_be_named():
+    assert set(get_args(FormatName)) == set(FORMATS)
+
+
+def test_check_prints_every_problem_and_ends_with_1(tmp_path, capsys):
+    data = Published(tmp_path).write()
+    photo = next(iter(data.photos))
+    lines = [
+        {"image": photo, "text": "thing", "polygons": [[1, 1, 9, 1, 9, 9]]},
+        {"image": photo, "text": "\u001b[31m", "polygons": [[1, 1]]},
+        {"image": photo, "text": ""},
+        {"image": photo},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    arguments = "check", "--expressions", path, "--images", data.images_folder, "--out", tmp_path / "store"
+    with pytest.raises(SystemExit) as ended:
+        prepare(*arguments)
+    assert ended.value.code == 1
+    first, *others = capsys.readouterr().out.splitlines()
+    assert (first, others[:2]) == (
+        "2 lines cannot be used",
+        ['  line 3: text must be text, not ""', "  line 4: text must be text, not null"],
+    )
+    assert others[2] == "1 referents have an unusable mask"
+    assert others[3].endswith(": a polygon has fewer than 3 points (line 2)")
+    assert others[4] == f"{path}: 3 problems"
+    path.write_text(json.dumps(lines[0]))
+    assert prepare(*arguments) == 0
+    assert capsys.readouterr().out == f"{path}: all right, 1 expressions (train 1 on 1 photos)\n"
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="needs shared/data/refcoco_mini beside the checkout")
