@@ -17,12 +17,12 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
 from mail.data.scenes.scene import SceneConfig, generate_scene
-from mail.data.scenes.shapes import KINDS
 from mail.errors import UserError
 
-CATEGORY_IDS = {kind: number for number, kind in enumerate(KINDS, start=1)}
+CATEGORY_IDS = {kind: n for n, kind in enumerate([k for d in DOMAINS.values() for k in d.kinds], start=1)}
 _DESCRIPTION = "Generated scenes with referring expressions"
 
 
@@ -51,7 +51,8 @@ def write_published_layout(
     annotation_ids, ref_ids, sentence_ids = count(1), count(1), count(1)
     with open(f"{instances}.partial", "w", encoding="utf-8") as text, open(f"{refs}.partial", "wb") as pickled:
         info = {"description": _DESCRIPTION, "version": "1", "seed": seed}
-        categories = [{"supercategory": "shape", "id": number, "name": kind} for kind, number in CATEGORY_IDS.items()]
+        kinds = DOMAINS[config.domain].kinds
+        categories = [{"supercategory": "shape", "id": CATEGORY_IDS[kind], "name": kind} for kind in kinds]
         text.write(f'{{"info": {json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
         text.write(', "annotations": [')
         pickled.write(b"\x80\x02]")  # protocol 2, empty list; each reference then is pushed and appended
