@@ -109,17 +109,33 @@ def check_model(
     labelled = ", so the results are labelled leaky"
     if lineage is None:
         return Verdict(True, (f"{what} has no lineage.json: nobody knows what it was trained on{labelled}",))
-    source = lineage.get("data_store") or {}
-    images = _training_images(lineage, store)
-    if images is None:
-        name, where = source.get("name") or "a data store", source.get("uri") or "a place that was not recorded"
-        unknown = (
-            f"{what} was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: nobody can "
-            f"tell which images that were{labelled}"
-        )
-        return Verdict(True, (unknown,))
-    found = check_leakage(images, store, [split], allow_leaky, "the model")
-    return Verdict(found.leaky or bool(lineage.get("leaky")), found.remarks)
+    leaky, remarks = bool(lineage.get("leaky")), list[str]()
+    for number, link in enumerate(generations(lineage)):
+        source, who = link.get("data_store") or {}, what if number == 0 else f"{what}, by way of {link.get('address')},"
+        images = _training_images(link, store)
+        if images is None:
+            name, where = source.get("name") or "a data store", source.get("uri") or "a place that was not recorded"
+            unknown = (
+                f"{who} was trained on {name} {str(source.get('digest'))[:12]}, which is not at {where} now: nobody "
+                f"can tell which images that were{labelled}"
+            )
+            return Verdict(True, (unknown,))
+        found = check_leakage(images, store, [split], allow_leaky, "the model" if number == 0 else who)
+        leaky, remarks = leaky or found.leaky, remarks + list(found.remarks)
+    return Verdict(leaky, tuple(remarks))
+
+
+def generations(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The lineage, and those of the models that it goes on from: the parent's, that one's parent's, ...
+
+    What a model rehearsed follows it, as a lineage of its own.
+    """
+    link: Mapping[str, Any] | None = lineage
+    while link:
+        yield link
+        if rehearsal := link.get("rehearsal"):
+            yield rehearsal
+        link = link.get("parent")
 
 
 def _evaluated(store: DataStore, splits: Sequence[str] | None) -> list[str]:
