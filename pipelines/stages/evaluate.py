@@ -24,6 +24,7 @@ class Evaluate(EvaluationConfig, Stage):
         return Evaluation.prepare(self).describe()
 
     def run(self) -> Any:
+        from pipelines.evaluating.against_parent import WORD, evaluate_against_parent
         from pipelines.evaluating.evaluation import evaluate
 
-        return evaluate(self)
+        return evaluate_against_parent(self) if self.compare == WORD else evaluate(self)

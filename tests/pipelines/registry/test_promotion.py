@@ -77,7 +77,8 @@ def test_the_first_champion_passes_every_gate_but_the_comparison(mlflow_here, bo
     found = last_decision(version)
     assert (found["decision"], found["against"], found["allow_leaky"]) == ("promoted", None, "shown on purpose")
     assert found["gates"].pop("label").endswith("or nobody knows; allowed: shown on purpose")
-    assert found["gates"] == {"lineage": "passed", "comparison": "no champion to compare with", "smoke test": "passed"}
+    alone = {"comparison": "no champion to compare with", "forgetting": "it goes on from no other model"}
+    assert found["gates"] == {"lineage": "passed", **alone, "smoke test": "passed"}
     # it was the model's own code and proposer, in a process that knew no checkout
     assert "mlruns" in found["smoke_test"]["code"]
     assert [a["text"] for a in found["smoke_test"]["answers"]] == ["the red box on the left", "the circle"]
