@@ -40,7 +40,9 @@ def extend_tokenizer(
     Raises:
         UserError: a text is no valid Unicode.
     """
-    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()  # which the last call left on, and the folder keeps
+    backend.no_truncation()
     spoken = Counter(part for text in texts for part in check_text(text).split(" "))
     words: Counter[str] = Counter()
     for part, count in spoken.items():

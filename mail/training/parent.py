@@ -13,7 +13,7 @@ from mail.model import MailConfig, MailProcessor
 from mail.model.folder import check_model_folder, check_weights
 from mail.model.presets import Preset
 
-# Measured on generated scenes of another look, 200 of them (`python -m benchmarks.fine_tune`)
+# for a few hundred photos; `python -m benchmarks.fine_tune` measures them
 STEPS = 400
 LEARNING_RATE_SHARE = 0.5
 """Of the learning rate that the network was first trained with."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress, Options
+from pipelines.options import Address, LocalTarget, ModelAddress, Options
 from pipelines.training.shares import Workers
 
 
@@ -20,10 +20,10 @@ class FineTuneConfig(Options):
     name: str
     """Name of the new run, and of the data set that is prepared."""
 
-    expressions: LocalPath | None = None
+    expressions: Address | None = None
     """File of expressions, as `prepare custom` takes it."""
 
-    images: LocalPath | None = None
+    images: Address | None = None
     """Folder of the photos."""
 
     data: Address | None = None

@@ -111,10 +111,8 @@ class FineTune(FineTuneConfig, Stage):
 
     def _custom(self) -> PrepareCustom:
         """The only place that knows how own photos are prepared."""
-        assert self.expressions is not None
-        assert self.images is not None
-        store = str(self.folder / "store")
-        return PrepareCustom(expressions=self.expressions, images=self.images, out=store, name=self.name)
+        given: dict[str, Any] = {"expressions": self.expressions, "images": self.images}
+        return PrepareCustom(**given, out=str(self.folder / "store"), name=self.name)
 
     def _check(self) -> dict[str, Any]:
         """Whether model and data can be used; the address that means this very model from here on."""
