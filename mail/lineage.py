@@ -6,6 +6,8 @@ model -> training run -> mask-table version -> proposer -> what it saw
                       -> pre-trained encoder -> what it saw
                       -> parent -> ...
 
+A model that goes on from another one has that one's whole lineage as its `parent`, with `address` and `digest`.
+
 A chain is whole if every link was recorded (`gaps`) and what the links name is still there and still the same
 (`broken_links`).
 """
@@ -31,6 +33,8 @@ from mail.inventory import FILE as INVENTORY
 from mail.proposers.folder import ProposerFolder
 
 FILE = "lineage.json"
+PARENT = "the model that it goes on from"
+REHEARSAL = "what it rehearsed"
 SEEN = "images that the proposer saw"
 REQUIRED = {
     "run_id": "training run",
@@ -78,19 +82,21 @@ def of_training(
         leaky: whether an ingredient saw evaluation images of the store, or nobody knows. leaks: which, and how many
             images of which split, as `mail.leakage.Overlap` has them.
     """
+    begun = {"run_id": run_id, "code_version": code_version(), "config": config}
+    found = begun | of_data(store, snapshot) | {"leaky": leaky, "leaks": [dict(leak) for leak in leaks]}
+    if encoder := config.get("pretrained"):
+        found["encoder"] = {"name": encoder, "trained_on": origin_of_encoder(encoder).summary}
+    return found
+
+
+def of_data(store: DataStore, snapshot: MaskSnapshot | None) -> dict[str, Any]:
+    """The links to a data store, its masks and their proposer."""
     sources = [{k: s.get(k) for k in ("path", "sha256")} for s in store.manifest["sources"]]
     found: dict[str, Any] = {
-        "run_id": run_id,
-        "code_version": code_version(),
-        "config": config,
         "data_store": {"uri": store.uri, "name": store.name, "digest": store.digest, "sources": sources},
         "mask_table": None,
         "proposer": None,
-        "leaky": leaky,
-        "leaks": [dict(leak) for leak in leaks],
     }
-    if encoder := config.get("pretrained"):
-        found["encoder"] = {"name": encoder, "trained_on": origin_of_encoder(encoder).summary}
     if snapshot is not None:
         found["mask_table"] = snapshot.lineage | {"uri": snapshot.uri}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}
@@ -131,6 +137,8 @@ def gaps(lineage: dict[str, Any]) -> list[str]:
             value = value.get(part) if isinstance(value, dict) else None
         if value in (None, "", [], {}):
             missing.append(words)
+    if parent := lineage.get("parent"):
+        missing += [f"{words} of {PARENT}" for words in gaps(parent)]
     return missing
 
 
@@ -152,6 +160,9 @@ def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = 
             problem = str(error)
         if problem:
             found[name] = problem
+    for name, link in ((PARENT, lineage.get("parent")), (REHEARSAL, lineage.get("rehearsal"))):
+        if link:
+            found |= {f"{what} of {name}": problem for what, problem in broken_links(link).items()}
     return found
 
 
@@ -241,9 +252,15 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
     if encoder := lineage.get("encoder"):
         lines.append(f"├─ pre-trained encoder {encoder['name']}")
         lines.append(f"│  └─ saw {describe(encoder['trained_on'])}")
+    if rehearsal := lineage.get("rehearsal"):
+        old, share = rehearsal.get("data_store") or {}, (rehearsal.get("config") or {}).get("share")
+        wrong = "".join(f"  BROKEN: {problem}" for name, problem in broken.items() if name.endswith(REHEARSAL))
+        lines.append(f"├─ rehearsed {old.get('name', '')} {_or_broken(_short(old.get('digest')))} {share}{wrong}")
     if parent := lineage.get("parent"):
-        below = tree(parent, f"├─ parent {parent.get('run_id') or ''}".rstrip()).splitlines()
-        lines += [below[0], *(f"│  {line}" for line in below[1:])]
+        of_parent = {n.removesuffix(f" of {PARENT}"): p for n, p in broken.items() if n.endswith(f" of {PARENT}")}
+        known = f"{_or_broken(parent.get('address'))} {_short(parent.get('digest'))}".rstrip()
+        first, *rest = tree(parent, f"goes on from {known}", of_parent).split("\n")
+        lines += [f"├─ {first}", *(f"│  {line}" for line in rest)]
     lines.append(f"└─ label {f'LEAKY: {leaks(lineage)}' if lineage.get('leaky') else 'clean'}")
     return "\n".join(lines)
 

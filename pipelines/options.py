@@ -68,6 +68,7 @@ def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
 Address = Annotated[str, Place(), as_typed()]
 Seen = Annotated[str, Place(words=("none",), collection=True), as_typed("FILE|STORE|COLLECTION")]
 LocalPath = Annotated[Path, Place(local=True), as_typed("PATH")]
+LocalPathOrParent = Annotated[Path, Place(local=True, words=("parent",)), as_typed("PATH|parent")]
 Target = Annotated[str, Place(written=True), as_typed()]
 LocalTarget = Annotated[Path, Place(local=True, written=True), as_typed("PATH")]
 ModelAddress = Annotated[str, Place(local=True, named=True), as_typed()]
@@ -89,7 +90,7 @@ class Options:
         outputs: dict[str, str | Path] = {}
         inputs: dict[str, str | Path] = {}
         for name, place in self._places():
-            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            option, value = f"--{name.rstrip('_').replace('_', '-')}", getattr(self, name)
             try:
                 read = tuple(map(place.read, value)) if isinstance(value, tuple) else place.read(value)
             except UserError as error:

@@ -74,7 +74,8 @@ def explained(error: BaseException, stage: str = "", places: Sequence[str] = ())
 
 def _scarce(places: Sequence[str]) -> str:
     """Of the places of a stage, and where libraries write besides, those whose disks have little room left, or all."""
-    local = [p for p in (*places, Path.cwd(), tempfile.gettempdir()) if addresses.remote_path(p) is None]
+    written: list[str | Path] = [*places, Path.cwd(), tempfile.gettempdir()]
+    local = [p for p in written if addresses.remote_path(p) is None]
     free = {str(p): shutil.disk_usage(next(a for a in (Path(p), *Path(p).parents) if a.exists())).free for p in local}
     return " or ".join([place for place, left in free.items() if left < SCARCE] or free)
 

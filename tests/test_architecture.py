@@ -28,7 +28,7 @@ ORDER = (
     ("pipelines.terminal", "pipelines.stage"),
     ("pipelines.cluster_session", "pipelines.registry", "pipelines.claiming"),
     ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating"),
-    ("pipelines.demonstrating",),
+    ("pipelines.demonstrating", "pipelines.finetuning"),
     ("pipelines.stages", "pipelines.refusals"),
     ("pipelines.cli",),
     ("pipelines.__main__",),

@@ -122,16 +122,32 @@ def find_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
     filesystem, root = files.resolve(uri)
     complete, incomplete = _scan(uri)
     for saved, path in complete:
-        manifest = read_manifest(filesystem, path)
-        wrong = "it is gone" if manifest is None else fault(manifest, filesystem, path, contents=True)
-        if wrong is None:
+        if _is_whole(filesystem, saved, path, tell):
             for step, other in incomplete:
                 if step > saved.step and not files.exists(filesystem, f"{other}/{ASIDE}"):
                     tell(f"{_address(uri, root, other)} is no whole checkpoint: passed over")
             return saved
-        tell(f"checkpoint {saved.address} is damaged ({wrong}): put aside")
-        if manifest is not None:
-            filesystem.move(f"{path}/{MANIFEST}", f"{path}/{ASIDE}")
+    return None
+
+
+def _is_whole(filesystem: fs.FileSystem, saved: Saved, path: str, tell: Callable[[str], None]) -> bool:
+    """Whether every file of a checkpoint is what was written; puts it aside if not."""
+    manifest = read_manifest(filesystem, path)
+    wrong = "it is gone" if manifest is None else fault(manifest, filesystem, path, contents=True)
+    if wrong is None:
+        return True
+    tell(f"checkpoint {saved.address} is damaged ({wrong}): put aside")
+    if manifest is not None:
+        filesystem.move(f"{path}/{MANIFEST}", f"{path}/{ASIDE}")
+    return False
+
+
+def find_best_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
+    """The best checkpoint, as `find_best` has it, of those of which every file is what was written; as `find_whole`."""
+    filesystem, _ = files.resolve(uri)
+    while (best := find_best(uri)) is not None:
+        if _is_whole(filesystem, best, files.resolve(best.address)[1], tell):
+            return best
     return None
 
 

@@ -9,7 +9,7 @@ interrupted one stopped; it is used only if everything that determines the answe
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,11 @@ from pipelines.terminal import Advance, done, say
 ANSWERS = ".answers.jsonl"
 
 
-def evaluate(config: EvaluationConfig) -> MetricsReport:
+def evaluate(config: EvaluationConfig, facts: Mapping[str, Any] | None = None) -> MetricsReport:
     """Evaluates, or goes on with what was interrupted, and writes `metrics.json`, `predictions.jsonl`, the gallery.
+
+    Args:
+        facts: what else belongs in `metrics.json`.
 
     Raises:
         UserError: an option is wrong, masks are missing, the model or its masks leak and that is not allowed, or
@@ -60,7 +63,7 @@ def evaluate(config: EvaluationConfig) -> MetricsReport:
     with Claim(config.out, f"the evaluation in {config.out}", "another --out") as claim:
         evaluation = Evaluation.prepare(config)
         evaluation.predict(may=claim.alive)
-        return evaluation.write(claim.check)
+        return evaluation.write(claim.check, facts or {})
 
 
 @dataclass
@@ -163,11 +166,12 @@ class Evaluation:
                 end.kept = f"the answers for {len(self.answers)} of {total} images are kept"
                 raise
 
-    def write(self, may: Callable[[], None] = lambda: None) -> MetricsReport:
+    def write(self, may: Callable[[], None] = lambda: None, facts: Mapping[str, Any] | None = None) -> MetricsReport:
         """Counts the answers, writes the files and prints the figures.
 
         Args:
             may: is asked before those of an earlier evaluation are replaced; raises if they must not be.
+            facts: as of `evaluate`.
         """
         config, out = self.config, self.config.out
         predictions = {e: p for answer in self.answers.values() for e, p in answer.predictions.items()}
@@ -180,7 +184,7 @@ class Evaluation:
         accumulator = accumulate(self.plan.expressions, predictions, self.protocol)
         context = self.store.expressions(columns=["image_id", "ann_ids", "category"])
         slices = slice_expressions(self.plan.expressions, context)
-        extra, differences = self._facts(), None
+        extra, differences = self._facts() | dict(facts or {}), None
         if self.other is not None:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
             extra["compared"] = {"with": str(config.compare), **{k: d._asdict() for k, d in differences.items()}}

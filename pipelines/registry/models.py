@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -30,6 +31,7 @@ CHAMPION = "champion"
 # what a registered model needs to predict, in the versions that it was trained with
 REQUIREMENTS = ("torch", "torchvision", "transformers", "safetensors", "pycocotools", "numpy", "pillow", "pyarrow")
 SCHEME = addresses.REGISTRY
+_RUN = re.compile(r"runs:/+([0-9a-f]+)(?:/.*)?|([0-9a-f]{32})")  # the latter is no path: `resolve` has made it one
 LOGGED_MODEL = "model_id"  # tag of a version: MLflow's own databases do not keep it
 
 
@@ -213,7 +215,8 @@ def _version(found: Any, aliases: tuple[str, ...] | None = None) -> Version:
 
 
 def resolve_model(address: str | os.PathLike) -> Path:
-    """The local MODEL folder of an address: `models:/NAME@ALIAS`, `models:/NAME/3`, a model, checkpoint or run folder.
+    """The local MODEL folder of an address: `models:/NAME@ALIAS`, `models:/NAME/3`, `runs:/ID` or a run's id, a model,
+    checkpoint or run folder.
 
     Models of a remote store are downloaded once and kept below `$XDG_CACHE_HOME/mail-ris`.
 
@@ -224,6 +227,9 @@ def resolve_model(address: str | os.PathLike) -> Path:
     if text.startswith(SCHEME):
         with answers():
             return download(find_version(text))
+    if (run := _RUN.fullmatch(text)) is not None:
+        with answers():
+            return _model_of_run(run[1] or run[2])
     folder = addresses.local_path(text)
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
@@ -232,6 +238,23 @@ def resolve_model(address: str | os.PathLike) -> Path:
     raise UserError(
         f"{text} is no model: {why} (give a folder that `mail-ris train` wrote, or {SCHEME}{MODEL_NAME}@{CHAMPION})"
     )
+
+
+def _model_of_run(run_id: str) -> Path:
+    """The MODEL folder that a training run noted, or the version that was registered of it."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    try:
+        noted = client.get_run(run_id).data.tags.get("model")
+    except MlflowException as error:
+        raise UserError(f"no run {run_id} at {shown(tracking_uri())}: {first_line(error)[:120]}") from None
+    if noted and addresses.remote_path(noted) is None and (Path(noted) / "config.json").is_file():
+        return Path(noted)
+    if found := client.search_model_versions(f"run_id = '{run_id}'", max_results=1):
+        return download(_version(found[0]))
+    where = f"its model is not at {noted} now" if noted else "it noted no model"
+    raise UserError(f"run {run_id} has no model here: {where}, and no version of it is registered")
 
 
 def download(version: Version) -> Path:

@@ -5,6 +5,7 @@
 | `lineage` | every link of the chain was recorded and still leads where it did |
 | `label` | neither the model nor its evaluations are leaky or of unknown origin, or a reason to allow it is given |
 | `comparison` | per split, the lower bound of the paired bootstrap against the champion is above the least gain |
+| `forgetting` | on the data of the model that it goes on from, it may lose as many points to that one as is allowed |
 | `smoke test` | a fresh process loads the registered model and segments a photo with it, nothing else at hand |
 
 The first champion has nobody to be compared with; the other gates are the same. Every decision, refusals too, becomes a
@@ -54,12 +55,15 @@ class Terms:
         splits: compared on, all of them must pass.
         figures: of `mIoU` and `oIoU`, those whose difference must be above `min_gain`.
         min_gain: points (percent), for the lower bound of the difference's interval.
+        max_forgotten: points that the upper bound of what is lost on the parent's data must stay below; None: it
+            is only shown.
         allow_leaky: why a leaky model may be promoted; None refuses it.
     """
 
     splits: tuple[str, ...] = ()
     figures: tuple[str, ...] = ("mIoU", "oIoU")
     min_gain: float = -0.5
+    max_forgotten: float | None = None
     allow_leaky: str | None = None
 
 
@@ -74,6 +78,7 @@ class Decision:
     gates: dict[str, str] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    forgetting: list[Comparison] = field(default_factory=list)
     smoke: dict[str, Any] | None = None
     leaks: list[str] = field(default_factory=list)
     promoted: bool = False
@@ -93,8 +98,10 @@ class Decision:
             "protocol": self.protocol,
             "figures": list(self.terms.figures),
             "min_gain": self.terms.min_gain,
+            "max_forgotten": self.terms.max_forgotten,
             "allow_leaky": self.terms.allow_leaky,
             "splits": {c.split: c.record() for c in self.comparisons},
+            "forgetting": {c.split: c.record() for c in self.forgetting},
             "smoke_test": self.smoke,
             "code_version": lineage.code_version(),
         }
@@ -140,10 +147,13 @@ def _judge(decision: Decision, champion: Version | None, comparer: Comparer) -> 
     decision.gate("label", [])
     for leak in leaks:
         _leaky(decision, leak)
-    decision.gates |= {"comparison": NOT_TRIED, "smoke test": NOT_TRIED}
+    decision.gates |= {"comparison": NOT_TRIED, "forgetting": NOT_TRIED, "smoke test": NOT_TRIED}
     if decision.reasons:
         return
     _compare(decision, champion, comparer)
+    if decision.reasons:
+        return
+    _forgetting(decision, comparer)
     if decision.reasons:
         return
     say("smoke test: a fresh process loads the registered model")
@@ -175,6 +185,31 @@ def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -
     decision.gate("comparison", problems)
     if champion is None and not problems:
         decision.gates["comparison"] = "no champion to compare with"
+
+
+def _forgetting(decision: Decision, comparer: Comparer) -> None:
+    most, problems = decision.terms.max_forgotten, []
+    try:
+        found = comparer.forgetting(decision.version, decision.terms.splits)
+    except UserError as error:
+        decision.gate("forgetting", [] if most is None else [str(error)])
+        if most is None:
+            decision.gates["forgetting"] = f"not compared: {error}"
+        return
+    decision.forgetting = found or []
+    for comparison in decision.forgetting if most is not None else ():
+        for name in decision.terms.figures:
+            lost = -100 * comparison.differences[name].lower
+            if most is not None and lost > most:
+                problems.append(
+                    f"{name} on {comparison.split} of {comparison.candidate.figures['data_store']['name']} may have "
+                    f"lost {lost:.2f} points, {most:g} are allowed"
+                )
+    decision.gate("forgetting", problems)
+    if found is None:
+        decision.gates["forgetting"] = "it goes on from no other model"
+    elif most is None and found:
+        decision.gates["forgetting"] = "shown only (--max-forgotten asks for more)"
 
 
 def _leaky(decision: Decision, leak: str) -> None:

@@ -30,6 +30,7 @@ class Evaluate(EvaluationConfig, Stage):
             super().execute()
 
     def run(self) -> Any:
+        from pipelines.evaluating.against_parent import WORD, evaluate_against_parent
         from pipelines.evaluating.evaluation import evaluate
 
-        return evaluate(self)
+        return evaluate_against_parent(self) if self.compare == WORD else evaluate(self)

@@ -165,6 +165,10 @@ class Promote(Stage):
     min_gain: float = -0.5
     """Points that the lower bound of the paired bootstrap's interval must be above (0: better beyond chance)."""
 
+    max_forgotten: float | None = None
+    """Of a model that goes on from another one: points that it may have lost to that one on the data which that one was
+    trained on, at the worse end of the interval. Without it, what is lost is shown."""
+
     allow_leaky: str | None = None
     """Promote a leaky model all the same; the text is the reason, which is recorded."""
 
@@ -201,10 +205,15 @@ class Promote(Stage):
             done(f"{version.name} version {version.version} is the {CHAMPION} already")
             return version
         figures = ("mIoU", "oIoU") if self.figure == "both" else (self.figure,)
-        terms = Terms(splits=self.split, figures=figures, min_gain=self.min_gain, allow_leaky=self.allow_leaky)
+        gain, lost = self.min_gain, self.max_forgotten
+        terms = Terms(
+            splits=self.split, figures=figures, min_gain=gain, max_forgotten=lost, allow_leaky=self.allow_leaky
+        )
         decision = promote(version, terms, self._comparer())
         for comparison in decision.comparisons:
             print_comparison(comparison, version.version, decision.against)
+        for comparison in decision.forgetting:
+            print_comparison(comparison, version.version, "parent")
         if not decision.promoted:
             raise UserError(f"{version.name} version {version.version} is not promoted: {'; '.join(decision.reasons)}")
         replaced = f", it was version {decision.against}" if decision.against else ""

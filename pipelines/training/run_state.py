@@ -21,7 +21,19 @@ from pipelines.training import changes
 from pipelines.training.finished import has_model, is_longer
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
-FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version", "changes")
+FREE = (
+    "workers",
+    "micro_batch_size",
+    "steps",
+    "precision",
+    "data",
+    "masks",
+    "code_version",
+    "changes",
+    "asked",
+    "address",
+)
+PARENT = "parent"  # a copy of the model that the run goes on from
 NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json", CURVES)
 
 
@@ -88,6 +100,11 @@ class RunState:
         """Steps of the model that the run came to, 0 if it came to none yet."""
         return int(self.result.get("steps", 0))
 
+    @property
+    def ended_at(self) -> int:
+        """Step of the last checkpoint of the finished run: before the last step, where it ended early."""
+        return int(self.result.get("ended_at", self.earned))
+
     def find_start(self, resume: bool) -> Saved | None:
         """Where to go on, None for the beginning.
 
@@ -129,7 +146,7 @@ class RunState:
             )
         if not self.finished or is_longer(steps, self.earned):
             return False
-        if not there and start is not None and start.step < self.earned:
+        if not there and start is not None and start.step < self.ended_at:
             raise UserError(
                 f"run {self.name} was finished with {self.earned} steps, but its model and its last checkpoints are "
                 f"gone: go on from {start.address} with more --steps than {self.earned}, or give another --name"
@@ -168,6 +185,8 @@ class RunState:
         started = f"{root}/checkpoints/{self.start_name}"
         if files.exists(filesystem, started):
             filesystem.delete_dir(started)  # Ray Train would go on with what it noted there
+        if self._before is None and files.exists(filesystem, kept := f"{root}/{PARENT}"):
+            filesystem.delete_dir(kept)
         if self._before is not None:
             files.write_bytes(filesystem, f"{root}/run.json", self._before)
         else:
@@ -180,22 +199,13 @@ class RunState:
             self._write()
 
     def export_model(
-        self, steps: int, origin: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
+        self, found: Saved, origin: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
     ) -> str:
-        """Copies the model of the checkpoint of the last step, without its optimizer, to `OUT/model`, and a proposer.
+        """Copies the model of a checkpoint, without its optimizer, to `OUT/model`, and a proposer.
 
         Args:
             origin: the lineage, None for the checkpoint's. may: raises if the folder is another process's by now.
-
-        Raises:
-            UserError: that checkpoint is damaged.
         """
-        found = find_whole(self.checkpoints, say)
-        if found is None or found.step < steps:
-            raise UserError(
-                f"{self.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "
-                f"{found.step if found else 0}"
-            )
         filesystem, target = files.resolve(self.model)
         with tempfile.TemporaryDirectory() as temporary, naming(temporary):
             local = Path(temporary) / "model"

@@ -20,12 +20,12 @@ from transformers.utils.logging import disable_progress_bar
 from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.data.filling import begun
-from mail.model import MailConfig, MailForReferringSegmentation
-from mail.model.vilt_weights import load_vilt
-from mail.training.checkpoint import find_whole, load_optimizer, save_checkpoint
+from mail.data.rehearsal import RehearsedPlan
+from mail.training.checkpoint import find_whole, save_checkpoint
 from mail.training.curves import Curves
+from mail.training.early_stop import is_over
 from mail.training.input import TrainingInput, batches
-from mail.training.optimizer import make_optimizer
+from mail.training.network import begin
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, check_finite, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
@@ -48,6 +48,7 @@ class Job:
     Attributes:
         options: of the training, as given.
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
+        parent: folder of the model to go on from. patience: as of `mail.training.early_stop`.
         checkpoints: folder of the checkpoints of all starts; the newest complete one is where to go on.
         validation: what to validate on, None to leave it out.
         bf16: autocast; None: where the GPU has it.
@@ -62,6 +63,8 @@ class Job:
     settings: TrainingSettings
     network: dict[str, Any]
     pretrained: str | None
+    parent: str | None
+    patience: int
     checkpoints: str
     validation: Validation | None
     bf16: bool | None
@@ -108,10 +111,12 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
-    model, optimizer, start = _begin(job, place)
+    model, optimizer, start = begin(settings, job.network, job.pretrained, job.parent, place.checkpoint, device)
     curves = Curves.load(place.checkpoint)
     if rank == 0:
         place.tell("begun", start, world, curves)
+    if is_over(curves, job.patience, job.checkpoint_every):  # a driver was killed before it could export
+        return
     network: Any = torch.compile(model) if job.options.compile else model
     wrapped = place.wrap(network).train()
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
@@ -146,6 +151,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     scores = validate(model, source, job.validation, rank, world, device)
                     record = {"step": done, "time": time.time(), **scores}
                     curves.add("validation", [record])
+                    halts = halts or is_over(curves, job.patience, job.checkpoint_every)
                     if rank == 0:
                         place.tell("validation", record)
                         if _shows(job, done):
@@ -184,21 +190,6 @@ def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: P
         say(f"no pictures of step {step}: {error}")
     else:
         place.tell("overlays", step)
-
-
-def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
-    """Network, optimizer and first step."""
-    if place.checkpoint is not None:
-        model = MailForReferringSegmentation.from_pretrained(place.checkpoint)
-    else:
-        torch.manual_seed(job.settings.seed)
-        model = MailForReferringSegmentation(MailConfig(**job.network))
-        if job.pretrained is not None:
-            load_vilt(model, job.pretrained)
-    model.to(place.device)  # type: ignore[arg-type]
-    optimizer = make_optimizer(model, job.settings)
-    start = load_optimizer(place.checkpoint, model, optimizer) if place.checkpoint is not None else 0
-    return model, optimizer, start
 
 
 def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
@@ -262,7 +253,12 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
 
 
 def here(
-    job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, tell: Callable[..., None], target: str
+    job: Job,
+    source: TrainingInput,
+    plan: EpochPlan | RehearsedPlan,
+    transport: Transport,
+    tell: Callable[..., None],
+    target: str,
 ) -> None:
     """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 

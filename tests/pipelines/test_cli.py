@@ -38,7 +38,7 @@ def flags(stage: type, prefix: str = "") -> list[str]:
     hints = get_type_hints(stage, include_extras=True)
     found = []
     for field in dataclasses.fields(stage):
-        name = prefix + field.name.replace("_", "-")
+        name = prefix + field.name.rstrip("_").replace("_", "-")
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             found += flags(hint, f"{name}.")
@@ -105,6 +105,13 @@ models promote models:/mail-ris/3 --split testA --allow-leaky REASON
 models rollback
 models register RUN --name NAME
 train --preset tiny --data STORE --masks TABLE --name RUN --grace 60
+train --from MODEL --data STORE --masks TABLE --name RUN --patience 4
+train --from MODEL --data STORE --masks TABLE --name RUN --rehearse STORE --share .3 --rehearse-masks TABLE
+fine-tune --from MODEL --expressions FILE --images DIR --name RUN
+fine-tune --from MODEL --data STORE --name RUN --out DIR --promote
+evaluate --model MODEL --data STORE --masks TABLE --split SPLIT --out DIR --compare parent
+models promote 2 --split testA --max-forgotten 2
+prepare scenes --out STORE --scene.domain tiles
 train --preset tiny --data STORE --masks TABLE --name RUN --resume --learning-rate 1e-4 --because REASON
 """
 

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from mail.data.filling import naming
+from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
 from mail.data.scenes.scene import SceneConfig, generate_scene
-from mail.data.scenes.shapes import KINDS
 from mail.errors import UserError
 
-CATEGORY_IDS = {kind: number for number, kind in enumerate(KINDS, start=1)}
+CATEGORY_IDS = {kind: n for n, kind in enumerate([k for d in DOMAINS.values() for k in d.kinds], start=1)}
 _BEGIN = '{"info": '
 _DESCRIPTION = "Generated scenes with referring expressions"
 
@@ -59,7 +59,8 @@ def write_published_layout(
         open(f"{instances}.partial", "w", encoding="utf-8") as text,
         open(f"{refs}.partial", "wb") as pickled,
     ):
-        categories = [{"supercategory": "shape", "id": number, "name": kind} for kind, number in CATEGORY_IDS.items()]
+        kinds = DOMAINS[config.domain].kinds
+        categories = [{"supercategory": "shape", "id": CATEGORY_IDS[kind], "name": kind} for kind in kinds]
         text.write(f'{_BEGIN}{json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
         text.write(', "annotations": [')
         pickled.write(b"\x80\x02]")  # protocol 2, empty list; each reference then is pushed and appended

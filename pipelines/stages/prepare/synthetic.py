@@ -61,7 +61,10 @@ class PrepareSynthetic(PrepareStage):
         """Scenes that look different have different ids, so that no mask table takes one for the other."""
         if self.scene == SceneConfig():
             return f"synthetic/{self.seed}"
-        config = json.dumps(dataclasses.asdict(self.scene), sort_keys=True)
+        fields = dataclasses.asdict(self.scene)
+        if fields["domain"] == SceneConfig().domain:  # which earlier versions had only
+            del fields["domain"]
+        config = json.dumps(fields, sort_keys=True)
         return f"synthetic/{self.seed}-{hashlib.sha256(config.encode()).hexdigest()[:8]}"
 
 

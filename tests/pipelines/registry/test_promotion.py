@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from mail import lineage
 from mail.errors import UserError
+from mail.evaluation import model_digest
 from pipelines.__main__ import main
 from pipelines.registry.client import connect
 from pipelines.registry.models import CHAMPION, Version, download, find_version
@@ -82,7 +84,8 @@ def test_the_first_champion_passes_every_gate_but_the_comparison(mlflow_here, bo
     found = last_decision(version)
     assert (found["decision"], found["against"], found["allow_leaky"]) == ("promoted", None, "shown on purpose")
     assert found["gates"].pop("label").endswith("was not recorded; allowed: shown on purpose")
-    assert found["gates"] == {"lineage": "passed", "comparison": "no champion to compare with", "smoke test": "passed"}
+    alone = {"comparison": "no champion to compare with", "forgetting": "it goes on from no other model"}
+    assert found["gates"] == {"lineage": "passed", **alone, "smoke test": "passed"}
     # it was the model's own code and proposer, in a process that knew no checkout
     assert "mlruns" in found["smoke_test"]["code"]
     assert [a["text"] for a in found["smoke_test"]["answers"]] == ["the red box on the left", "the circle"]
@@ -124,6 +127,22 @@ def test_a_clear_gain_is_promoted_and_rolled_back(mlflow_here, boxes: Boxes, ver
     shown = capsys.readouterr().out
     assert f"promoted against version {versions['blind'].version}" in shown
     assert f"expressions, protocol original, data store boxes {boxes.store.digest[:12]})" in shown
+
+
+def test_what_a_fine_tuned_model_forgot_is_shown_and_may_be_limited(mlflow_here, boxes, folder, versions, tmp_path):
+    parent = download(versions["finds"])
+    known = {**lineage.read(parent), "address": number(versions["finds"]), "digest": model_digest(parent)}
+    child = make_registered(folder / "child" / "model", boxes, "tuned", finds=False, proposer=False, parent=known)
+    out = {"name": "tuned", "out": tmp_path / "promotions", "workers": 0}
+    with pytest.raises(UserError, match=r"forgetting: mIoU on testA of boxes may have lost \d+\.\d+ points, 2 are"):
+        Promote(model=child.version, max_forgotten=2.0, **out).run()
+    found = last_decision(child)
+    lost = found["forgetting"]["testA"]["difference"]["mIoU"]
+    assert (lost["candidate"], lost["difference"]) == (0.0, -lost["baseline"])
+    assert (found["max_forgotten"], found["gates"]["smoke test"]) == (2.0, "not tried")
+    with pytest.raises(UserError, match="smoke test: no proposer is bundled"):  # the next gate
+        Promote(model=child.version, **out).run()
+    assert last_decision(child)["gates"]["forgetting"] == "shown only (--max-forgotten asks for more)"
 
 
 def test_evaluations_are_used_again_and_known_by_the_model_not_by_its_name(

@@ -451,16 +451,16 @@ def test_weights_in_a_relative_folder_are_those_of_the_driver(train, tmp_path):
     (tmp_path / "vilt").mkdir()
     (tmp_path / "vilt" / "vocab.txt").write_text("\n".join([*SPECIAL, "red", "box"]))
     run = RunPlan.make(train(pretrained="vilt", data=os.path.relpath(train().data), out="run"))
-    assert run.pretrained == run.config["pretrained"] == str(tmp_path / "vilt")
+    assert run.beginning.pretrained == run.config["pretrained"] == str(tmp_path / "vilt")
     assert run.source.store_uri == run.store.uri
     assert os.path.isabs(run.store.uri)
     assert os.path.samefile(run.store.uri, train().data)
     assert run.options.folder == str(tmp_path / "run")
     named = RunPlan.make(train(pretrained="dandelin/vilt-b32-mlm", tokenizer="vilt"))
-    assert named.pretrained == "dandelin/vilt-b32-mlm"
+    assert named.beginning.pretrained == "dandelin/vilt-b32-mlm"
     assert named.describe()["fetched_from_the_hugging_face_hub"] == ["dandelin/vilt-b32-mlm"]
     assert "from the Hugging Face hub: dandelin/vilt-b32-mlm" in " ".join(named.summary())
-    assert run.fetched == []
+    assert run.beginning.fetched == ()
 
 
 def test_the_dry_run_tells_the_cost(train):
@@ -529,7 +529,7 @@ def test_a_relative_folder_of_weights_is_found_from_everywhere(train, tmp_path):
     vilt("weights", 32)
     Path("vocab.txt").write_text("\n".join([*SPECIAL, "red", "green", "blue", "box"]))
     stage = train(pretrained="weights", tokenizer="vocab.txt")
-    assert RunPlan.make(stage).pretrained == str(tmp_path / "weights")
+    assert RunPlan.make(stage).beginning.pretrained == str(tmp_path / "weights")
     assert stage.run()["steps"] == 6
     shutil.rmtree("weights")  # no longer needed
     assert train(pretrained="weights", tokenizer="vocab.txt", resume=True, steps=7).run()["steps"] == 7
