@@ -37,7 +37,8 @@ def fails_too():
 
 def deep_in_a_library():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # another thread gets it, and this one goes on sleeping
-    ready(); ctypes.CDLL(None).sleep(60)
+    threading.Timer(.5, ready).start()  # it sleeps by then
+    ctypes.CDLL(None).sleep(60)
 
 def with_a_child():
     child = subprocess.Popen(["sleep", "60"])
