@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mail.data.mask_snapshot import read_origin
-from mail.data.origins import COLLECTIONS, UNKNOWN, Origin
+from mail.data.origins import COLLECTIONS, REST, UNKNOWN, Origin
 from mail.data.published_origins import origin_of_encoder
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -33,7 +33,8 @@ class Ingredient:
     Attributes:
         kind: `TRAINING_DATA`, `PROPOSER` or `ENCODER`.
         generation: 0 for the model's own, 1 for its parent's, and so on.
-        gone: what it was, if nobody can tell any more what that held; empty otherwise.
+        gone: what it was, if nobody can tell any more which images that held; empty otherwise. `origin` is then what it
+            may have held.
     """
 
     kind: str
@@ -87,6 +88,12 @@ def ingredients(
     return found
 
 
+def namespaces(store: DataStore) -> list[str]:
+    """What the image ids of a store begin with, up to the first slash; empty where one has none."""
+    begins = {image_id.partition("/") for image_id in store.image_ids().to_pylist()}
+    return sorted({name for name, slash, _ in begins}) if all(slash for _, slash, _ in begins) else []
+
+
 def _training_data(lineage: Mapping[str, Any], store: DataStore | None, generation: int) -> Ingredient:
     source, split = lineage.get("data_store") or {}, (lineage.get("config") or {}).get("split") or "train"
     name, digest = source.get("name") or "a data store", source.get("digest")
@@ -98,7 +105,10 @@ def _training_data(lineage: Mapping[str, Any], store: DataStore | None, generati
     if store is None or store.digest != digest or split not in store.splits:
         where = source.get("uri") or "a place that was not recorded"
         gone = f"{name} {str(digest)[:12]}, which is not at {where} now"
-        return Ingredient(TRAINING_DATA, f"{name} {split}", UNKNOWN, generation, gone)
+        # not which images they were, but which they cannot have been
+        known = source.get("namespaces")
+        origin = Origin.of((), [f"{each}{REST}" for each in known]) if known else UNKNOWN
+        return Ingredient(TRAINING_DATA, f"{name} {split}", origin, generation, gone)
     return Ingredient(TRAINING_DATA, f"{name} {split}", Origin.of(store.image_keys([split])[split]), generation)
 
 

@@ -182,9 +182,13 @@ def check_model(
         return Verdict(True, (reason,), (Overlap("model", split, 0, store.splits[split]["images"], True),))
     parts = [p for p in ingredients(lineage, store, folder) if p.kind != PROPOSER or p.name != besides]
     found = check_ingredients(parts, store, [split], allow_leaky, what)
-    # earlier versions recorded that there are leaks, not which
-    labelled = any(each.get("leaky") and "leaks" not in each for each in generations(lineage))
-    return Verdict(found.leaky or labelled, found.remarks, found.overlaps)
+    return Verdict(found.leaky or _is_labelled(lineage, store), found.remarks, found.overlaps)
+
+
+def _is_labelled(lineage: Mapping[str, Any], store: DataStore) -> bool:
+    """Whether an earlier version, which did not record what leaks, called it leaky: that was about its own store."""
+    old = (each for each in generations(lineage) if each.get("leaky") and "leaks" not in each)
+    return any((each.get("data_store") or {}).get("digest") in (None, store.digest) for each in old)
 
 
 def check_evaluation(
@@ -233,9 +237,9 @@ def check_ingredients(
         called = part.owner if part.generation else "the model"
         if part.kind != TRAINING_DATA:
             called = f"{called}'s {part.kind} {part.name}"
-        allowed = allow_leaky or part.origin.unknown or part.kind != TRAINING_DATA
+        allowed = allow_leaky or part.origin.unknown or bool(part.gone) or part.kind != TRAINING_DATA
         verdict = check_leakage(part.origin, store, splits, allowed, called, ingredient=str(part))
-        if part.gone:
+        if part.gone and verdict.leaky:
             whose = what if called == "the model" else called
             told = f"{whose} was trained on {part.gone}: nobody can tell which images that were"
             verdict = replace(verdict, remarks=(f"{told}, so the results are labelled leaky",))

@@ -29,6 +29,7 @@ from mail.data.origins import describe
 from mail.data.published_origins import origin_of_encoder
 from mail.data.store import DataStore
 from mail.errors import UserError
+from mail.ingredients import namespaces
 from mail.inventory import FILE as INVENTORY
 from mail.proposers.folder import ProposerFolder
 
@@ -97,6 +98,7 @@ def of_data(store: DataStore, snapshot: MaskSnapshot | None) -> dict[str, Any]:
         "mask_table": None,
         "proposer": None,
     }
+    found["data_store"]["namespaces"] = namespaces(store)
     if snapshot is not None:
         found["mask_table"] = snapshot.lineage | {"uri": snapshot.uri}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}

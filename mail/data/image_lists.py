@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from mail import json_text
-from mail.data import files
+from mail.data import files, schema
 from mail.data.image_keys import keys_of
 from mail.data.origins import COLLECTIONS, REST, Collection, Origin, is_collection
 from mail.data.store import DataStore
@@ -37,8 +37,10 @@ def read_ids(path: str, namespace: str) -> set[str]:
 def read_origin(path: str, namespace: str) -> Origin:
     """What was seen, as a file or data store says it (those of `read_images`, and any `images.json`)."""
     if files.is_folder(path):
-        store = DataStore(path)
-        return Origin.of(pa.concat_tables(store.image_keys(list(store.splits)).values()))
+        batches = DataStore(path).images(schema.IMAGE_KEYS.names, batch_size=4096)
+        tables = [pa.Table.from_batches([batch]) for batch in batches]
+        # promoted: what the files of an earlier version lack is null
+        return Origin.of(pa.concat_tables([schema.IMAGE_KEYS.empty_table(), *tables], promote_options="default"))
     try:
         text = files.read_bytes(*files.resolve(path)).decode()
         is_json = text.lstrip().startswith(("[", "{")) or text.strip() == "null"
@@ -76,11 +78,10 @@ def origin_of(named: tuple[str, ...], but: str | None, namespace: str) -> Origin
     left_out = frozenset() if but is None else frozenset(read_ids(but, namespace))
     found = Origin.of()
     for name in named:
-        found |= (
-            Origin.of(collections=[Collection(name, left_out)])
-            if is_collection(name)
-            else (read_origin(name, namespace))
-        )
+        if is_collection(name):
+            found |= Origin.of(collections=[Collection(name, left_out)])
+        else:
+            found |= read_origin(name, namespace)
     if but is not None and not any(map(is_collection, named)):
         raise UserError(f"{but} lists images that were not seen: that goes with a collection only")
     return found

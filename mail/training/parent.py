@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mail import lineage
@@ -83,8 +83,11 @@ class Parent:
         what = f"the model {self.address}"
         found = Verdict.together(check_model(self.lineage, store, split, allow_leaky, what) for split in store.splits)
         if found.leaky and not allow_leaky:
-            why = found.remarks[0] if found.remarks else f"{what} is labelled leaky"
-            raise UserError(f"{why}. Go on from another one, or --allow-leaky to label this one as leaky too")
+            leaks = lineage.leaks({"leaks": [asdict(overlap) for overlap in found.overlaps]})
+            raise UserError(
+                f"{what} leaks on {store.name}: {leaks}. Go on from another one, "
+                "or --allow-leaky to label this one as leaky too"
+            )
         return found
 
     @staticmethod

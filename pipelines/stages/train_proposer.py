@@ -17,7 +17,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
     """COCO-format instances -> Mask R-CNN weights and the list of images it saw."""
 
     def plan(self) -> dict[str, Any]:
-        from pipelines.training.proposer_plan import check_weights, plan_training
+        from pipelines.training.proposer_plan import check_weights, plan_training, seen_before
 
         files.check_writable(self.out)
         job, chosen, remarks = plan_training(self)
@@ -30,6 +30,7 @@ class TrainProposer(ProposerTrainingConfig, Stage):
             "exif_assumed": len(chosen.assumed),
             "remarks": remarks,
             "image_ids": f"{chosen.namespace}/...",
+            "weights_saw": str(seen_before(self, chosen.namespace)),
             "epochs": round(job.steps * job.batch_size / len(job.train), 2),
             "job": job.recipe(),
         }

@@ -20,6 +20,7 @@ from pyarrow.fs import FileSelector
 from mail import addresses, json_text
 from mail.data import files
 from mail.data.orientation import assumption
+from mail.data.origins import Origin
 from mail.errors import UserError
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import ProposerFolder, write_proposer
@@ -29,7 +30,7 @@ from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
-from pipelines.training.proposer_plan import check_weights, look_at_photos, origin, plan_training
+from pipelines.training.proposer_plan import check_weights, look_at_photos, plan_training, seen_before
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
@@ -69,6 +70,7 @@ def outcome(config: ProposerTrainingConfig) -> dict[str, Any] | None:
 def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, Any]:
     started = time.monotonic()
     job, chosen, remarks = plan_training(config)
+    before = seen_before(config, chosen.namespace)
     check_workers(config.workers, 1.0)
     files.check_writable(config.out)
     with progress_of("photos looked at") as progress:
@@ -86,11 +88,10 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
         say(assumption(chosen.assumed, config.exif_annotated))
     for line in remarks:
         say(line)
-    seen = origin(config, chosen.namespace, keys)
-    if seen.unknown:
+    if before.unknown:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
     elif config.weights:
-        say(f"the proposer will have seen {seen}")
+        say(f"the weights to start from saw {before}")
     try:
         if new:
             check_weights(job)
@@ -109,7 +110,7 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
         network=job.network,
         selection=job.selection,
         weights=weights,
-        seen=seen,
+        seen=before | Origin.of(keys),
         training={**job.recipe(), "held_out": metrics, "images": len(job.train), "asked": config.asked("workers")},
     )
     filesystem, path = files.resolve(training)

@@ -8,7 +8,7 @@ from mail.data.coco import CocoInstances
 from mail.data.image_keys import identities, keys_of
 from mail.data.image_lists import origin_of, read_ids, read_images
 from mail.data.ingest import Progress
-from mail.data.origins import UNKNOWN, Origin
+from mail.data.origins import NOTHING, UNKNOWN, Origin
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -134,12 +134,15 @@ def check_weights(job: ProposerJob) -> None:
         load_initial_weights(build_network(job.network, job.selection), job.weights)
 
 
-def origin(options: ProposerTrainingConfig, namespace: str, keys: pa.Table) -> Origin:
-    """What the finished weights will have seen: the images trained on, and what `weights` saw before."""
-    seen = Origin.of(keys)
+def seen_before(options: ProposerTrainingConfig, namespace: str) -> Origin:
+    """What the weights to start from saw: the finished ones will have seen that too.
+
+    Raises:
+        UserError: --weights-images names what cannot be read.
+    """
     if options.weights is None or options.weights_images == ("none",):
-        return seen
+        return NOTHING
     if options.weights_images:
-        return seen | origin_of(options.weights_images, None, namespace)
+        return origin_of(options.weights_images, None, namespace)
     known = origin_of_weights(options.weights)
-    return seen | (UNKNOWN if known is None else known[1])
+    return UNKNOWN if known is None else known[1]

@@ -13,7 +13,7 @@ from mail.data.mask_table import MaskTable
 from mail.data.origins import Origin
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.ingredients import ingredients
+from mail.ingredients import ingredients, namespaces
 from mail.leakage import check_evaluation, check_model
 from tests.boxes import Boxes, make_boxes
 from tests.mail.test_leakage import photos_store, picture, saved
@@ -88,6 +88,22 @@ def test_leaky_is_decided_for_each_split(own: DataStore, tmp_path: Path) -> None
     # a model of an earlier version says that it is leaky, not on what
     del trained["leaks"]
     assert check_model(trained, own, "val").leaky
+
+
+def test_photos_of_others_are_clean_though_a_models_training_data_and_label_are_of_long_ago(
+    own: DataStore, parents: DataStore, tmp_path: Path
+) -> None:
+    old = record(parents, **masks_of(tmp_path / "masks", Origin.of(collections=["p/*"]))) | {"leaky": True}
+    del old["leaks"]
+    old["data_store"] |= {"namespaces": namespaces(parents), "uri": str(tmp_path / "gone")}
+    found = check_model(old, own, "val")
+    assert not found.leaky
+    assert "not compared by content with p/*, which the model saw" in found.remarks[0]
+    assert check_model(old, parents, "val").leaky
+    anew = photos_store(tmp_path, "anew", {"p/8": ("val", saved(picture(8)))})
+    labelled = check_model(old, anew, "val")
+    assert "nobody can tell which images that were, so the results are labelled leaky" in labelled.remarks[0]
+    assert [str(overlap) for overlap in labelled.overlaps] == ["1 of 1", "1 of 1"]
 
 
 def test_records_of_earlier_versions_are_read(own: DataStore, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from mail import lineage
 from mail.errors import UserError
-from mail.evaluation import model_digest
 from pipelines.__main__ import main
 from pipelines.registry.client import connect
 from pipelines.registry.models import CHAMPION, Version, download, find_version
@@ -131,7 +130,7 @@ def test_a_clear_gain_is_promoted_and_rolled_back(mlflow_here, boxes: Boxes, ver
 
 def test_what_a_fine_tuned_model_forgot_is_shown_and_may_be_limited(mlflow_here, boxes, folder, versions, tmp_path):
     parent = download(versions["finds"])
-    known = {**lineage.read(parent), "address": number(versions["finds"]), "digest": model_digest(parent)}
+    known = {**lineage.read(parent), "address": number(versions["finds"]), "digest": lineage.model_digest(parent)}
     child = make_registered(folder / "child" / "model", boxes, "tuned", finds=False, proposer=False, parent=known)
     out = {"name": "tuned", "out": tmp_path / "promotions", "workers": 0}
     with pytest.raises(UserError, match=r"forgetting: mIoU on testA of boxes may have lost \d+\.\d+ points, 2 are"):

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mail.data.coco import CocoInstances
-from mail.data.image_keys import keys_of
-from mail.data.origins import UNKNOWN, Origin
+from mail.data.origins import NOTHING, UNKNOWN, Origin
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
 from mail.leakage import check_leakage
@@ -18,7 +17,7 @@ from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import evaluation_images
 from pipelines.stages.train_proposer import TrainProposer
 from pipelines.training.proposer import begin
-from pipelines.training.proposer_plan import origin, plan_training
+from pipelines.training.proposer_plan import plan_training, seen_before
 from tests.mail.test_leakage import photos_store, picture, saved
 from tests.pipelines.killing import Run, wait_for
 
@@ -75,19 +74,17 @@ def test_a_proposer_saw_what_its_first_weights_saw(root: Path, tmp_path: Path) -
     stage(root, tmp_path / "first").run()
     weights = str(tmp_path / "first/model.safetensors")
     (tmp_path / "w.safetensors").write_bytes(Path(weights).read_bytes())
-    nobodys, keys = str(tmp_path / "w.safetensors"), keys_of(["synthetic/0/1"])
+    nobodys = str(tmp_path / "w.safetensors")
 
     def seen(**given: object) -> Origin:
-        return origin(stage(root, tmp_path / "p", **given), "synthetic/0", keys)
+        return seen_before(stage(root, tmp_path / "p", **given), "synthetic/0")
 
-    assert seen(weights=weights) == ProposerFolder.read(tmp_path / "first").origin | Origin.of(keys)
-    assert seen(weights=nobodys) == UNKNOWN | Origin.of(keys)
-    assert seen(weights=nobodys, weights_images="none") == seen() == Origin.of(keys)
-    coco = Origin.of(keys, ["coco/train2017"])
-    assert seen(weights=nobodys, weights_images="coco/train2017") == coco
+    assert seen(weights=weights) == ProposerFolder.read(tmp_path / "first").origin
+    assert seen(weights=nobodys) == UNKNOWN
+    assert seen(weights=nobodys, weights_images="none") == seen() == NOTHING
     stage(root, tmp_path / "detector", weights=nobodys, weights_images="coco/train2017").run()
     detector = ProposerFolder.read(tmp_path / "detector").origin
-    assert detector.collections == coco.collections
+    assert detector == ProposerFolder.read(tmp_path / "first").origin | Origin.of((), ["coco/train2017"])
     evaluated = photos_store(tmp_path, "refcoco", {"coco/9": ("val", saved(picture(1)))})
     with pytest.raises(UserError, match=r"1 of 1 of val \(first: coco/9\); it saw coco/train2017"):
         check_leakage(detector, evaluated)
