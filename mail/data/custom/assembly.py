@@ -52,7 +52,7 @@ class Assembly:
         segmentations = []
         for part in thing.parts:
             try:
-                segmentation = part if isinstance(part, list | dict) else _unpacked(part, photo)
+                segmentation = _unpacked(part, photo) if isinstance(part, Part) else part
             except ValueError as error:
                 self.problems.add("referents have an unusable mask", f"{ref_id}: {error}{at(thing.where)}")
                 return None

@@ -19,6 +19,7 @@ from mail.errors import UserError
 
 DELIMITERS = ",;\t|:~^"  # of those that give a column `image`, the one that gives most columns
 LARGEST_CELL = 2**28
+LONGEST_HEAD = 2**16  # bytes
 _FLAGS = {"true": 1, "false": 0, "yes": 1, "no": 0}
 
 
@@ -34,7 +35,8 @@ def read(files: Sequence[SourceFile], reading: Reading) -> Iterator[Described]:
 
 
 def _delimiter(file: SourceFile) -> str | None:
-    first = file.data.lstrip(b"\xef\xbb\xbf\r\n").split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+    lines = file.data[:LONGEST_HEAD].lstrip(b"\xef\xbb\xbf\r\n").splitlines()
+    first = lines[0].decode("utf-8", "replace").strip() if lines else ""
     found = {d: _names(next(csv.reader([first], delimiter=d), [])) for d in DELIMITERS}
     fitting = [d for d in DELIMITERS if "image" in found[d]]
     return max(fitting, key=lambda d: len(found[d]), default=None)

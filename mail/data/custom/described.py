@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mail.data.images import MAX_PIXELS
 from mail.data.orientation import Size
@@ -12,6 +12,7 @@ from mail.data.typed import shown, text, whole_number
 SENTENCES = ("text", "expression", "sentence", "caption", "description", "phrase", "referring_expression")
 
 
+@runtime_checkable
 class Part(Protocol):
     """A piece of a target that has to be fetched or unpacked first."""
 

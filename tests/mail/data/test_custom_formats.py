@@ -235,6 +235,7 @@ def test_check_finds_everything_at_once(tmp_path):
         ("a.csv", b"image,text,polygons\n0.jpg,cup,[[1\n", "line 2: polygons: this is not JSON"),
         ("a.csv", b'image,text\n0.jpg,"cup\n1.jpg,mug\n', "line 2: this is not CSV .*quotation mark"),
         ("a.csv", b"image,text\n0.jpg,caf\xe9\n", "line 2: byte 0xe9"),
+        ("a.csv", b"image,text,polygons\r0.jpg,cup,[[1\r", "line 2: polygons: this is not JSON"),
         ("a.csv", b"image,text,text\n", "columns have the same name: text"),
         ("a.csv", b"photo,words\n0.jpg,cup\n", "in no format that is known"),
         ("a.json", b'[{"image": "0.jpg", ', "a.json cannot be read: this is not JSON"),
