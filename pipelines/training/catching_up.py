@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mail import addresses, json_text, lineage
 from mail.data import files
 from mail.errors import UserError
-from mail.training.checkpoint import Saved, find_whole
+from mail.training.checkpoint import Saved
 from mail.training.curves import Curves
+from mail.training.going_on import find_whole
 from pipelines.registry.models import MODEL_NAME, find_version, register_model
 from pipelines.registry.run_log import RunLog, start_run
 from pipelines.terminal import say

@@ -21,8 +21,11 @@ from mail import addresses, json_text
 from mail.data import files
 from mail.data.orientation import assumption
 from mail.errors import UserError
+from mail.inventory import check_inventory
 from mail.proposers.fit import WEIGHTS, ProposerJob, fit
 from mail.proposers.folder import write_proposer
+from mail.training.checkpoint import FORMAT_VERSION, MANIFEST, prune, put_checkpoint
+from mail.training.going_on import find_whole
 from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
@@ -34,6 +37,7 @@ from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
 PROGRESS = "progress.jsonl"
+KEPT = 2  # checkpoints: the newest, and one to go on from where that is damaged
 
 
 def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def _withdraw(training: str) -> None:
 
 def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tuple[bytes, dict[str, Any]]:
     """Runs the job with Ray Train; the weights and the last metrics."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipelines.training.watch import EndOnWrongInput
@@ -163,15 +167,19 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
     ):
         progress = Path(folder) / PROGRESS
         run_config = RunConfig(
-            name="run",
+            name=f"start-{time.time_ns()}",  # what is whole counts, not what Ray remembers of an earlier one
             storage_path=training,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=2),
             callbacks=[ToFile()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
         )
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "local_folder": None if workers else folder, "claim": claim},
+            train_loop_config={
+                "job": job,
+                "local_folder": None if workers else folder,
+                "training": training,
+                "claim": claim,
+            },
             scaling_config=ScalingConfig(**_scaling(workers)),
             run_config=run_config if workers else None,
         )
@@ -180,10 +188,15 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
             # Ray would take Ctrl-C for itself in the main thread
             ending.in_thread(lambda: results.append(trainer.fit()), ask=lambda: None, pointless=lambda: True)
             result = results[0]
-        assert result.checkpoint is not None
         assert result.metrics is not None
-        with result.checkpoint.as_directory() as checkpoint:
-            weights = (Path(checkpoint) / WEIGHTS).read_bytes()
+        if workers:
+            last = find_whole(training, say)
+            if last is None or last.step < job.steps:
+                raise UserError(f"the last checkpoint in {training} is damaged: give the same command again")
+            filesystem, place = files.resolve(last.address)
+            weights = files.read_bytes(filesystem, f"{place}/{WEIGHTS}")
+        else:
+            weights = (Path(folder) / "checkpoint" / WEIGHTS).read_bytes()
         return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
 
 
@@ -192,30 +205,50 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
     import torch
+    from ray.train.collective import broadcast_from_rank_zero
 
-    context = ray.train.get_context()
+    context, training, claim = ray.train.get_context(), config["training"], config["claim"]
     device = ray.train.torch.get_device()
     local = config["local_folder"]
     if device.type == "cpu" and not local:
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
 
+    def put(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        filesystem, root = files.resolve(f"{training}/{context.get_experiment_name()}/{name}")
+        put_checkpoint(Path(checkpoint.path), filesystem, root, claim.check)
+        prune(training, KEPT)
+        return ray.train.Checkpoint(root, filesystem)
+
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
         if context.get_world_rank() == 0:
-            config["claim"].check() if folder else config["claim"].alive()
+            claim.check() if folder else claim.alive()
         if local:
             with open(Path(local) / PROGRESS, "a") as file:
                 file.write(json.dumps(metrics) + "\n")
-            folder = shutil.copytree(folder, Path(local) / "checkpoint", dirs_exist_ok=True) if folder else None
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None)
+            if folder:
+                shutil.copytree(folder, Path(local) / "checkpoint", dirs_exist_ok=True)
+            ray.train.report(metrics)
+            return
+        if folder:
+            record = {"format_version": FORMAT_VERSION, "step": metrics["step"], "validation": None}
+            (folder / MANIFEST).write_text(json.dumps(record))
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None,
+            checkpoint_dir_name=f"step-{metrics.get('step', 0):07d}",
+            checkpoint_upload_fn=put,
+        )
 
     arguments = {"device": device, "report": report, "rank": context.get_world_rank()}
     arguments |= {"world_size": context.get_world_size(), "wrap": ray.train.torch.prepare_model}
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    newest = find_whole(training, say) if context.get_world_rank() == 0 and not local else None
+    address = None if local else broadcast_from_rank_zero(newest.address if newest else None)
+    if address is None:
         fit(config["job"], **arguments)
         return
-    with checkpoint.as_directory() as folder:
-        fit(config["job"], **arguments, resume=Path(folder))
+    with files.local_folder(address) as folder:
+        check_inventory(folder, (MANIFEST,))  # also what came to another machine
+        fit(config["job"], **arguments, resume=folder)
 
 
 def _scaling(workers: int) -> dict[str, Any]:

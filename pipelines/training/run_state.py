@@ -13,8 +13,9 @@ from mail import addresses, json_text
 from mail.data import files
 from mail.errors import UserError
 from mail.inventory import write_inventory
-from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
+from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
 from mail.training.curves import FILE as CURVES
+from mail.training.going_on import find_complete, find_whole, take_model
 from pipelines.terminal import say
 from pipelines.training import changes
 from pipelines.training.finished import has_model, is_longer
@@ -95,7 +96,10 @@ class RunState:
         """
         if self.config is None:
             return None
-        found = find_whole(self.checkpoints, say) if resume else find_latest(self.checkpoints)
+        if not resume:
+            found = find_latest(self.checkpoints)
+        else:  # workers compare what they load; a model that is there must not give way to a training from nothing
+            found = (find_whole if self.earned else find_complete)(self.checkpoints, say)
         step = found.step if found else 0
         if not resume and self.finished:
             raise UserError(
@@ -189,24 +193,22 @@ class RunState:
         Raises:
             UserError: that checkpoint is damaged.
         """
-        found = find_whole(self.checkpoints, say)
-        if found is None or found.step < steps:
-            raise UserError(
-                f"{self.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "
-                f"{found.step if found else 0}"
-            )
         filesystem, target = files.resolve(self.model)
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / "model"
-            for source, folder in ((found.address, local), (proposer, local / "proposer")):
-                if source is not None:
-                    with files.local_folder(source) as there:
-                        shutil.copytree(there, folder)
-            for name in NOT_OF_THE_MODEL:
-                (local / name).unlink(missing_ok=True)
+            found, taken = take_model(self.checkpoints, steps, NOT_OF_THE_MODEL, local, say)
+            if not taken:
+                raise UserError(
+                    f"{self.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "
+                    f"{found.step if found else 0}"
+                )
+            if proposer is not None:
+                with files.local_folder(proposer) as there:
+                    shutil.copytree(there, local / "proposer")
             if lineage is not None:
                 (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
-            write_inventory(local)
+                del taken["lineage.json"]
+            write_inventory(local, taken)
             files.replace_folder(local, filesystem, target, may)
         return self.model
 

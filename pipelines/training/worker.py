@@ -21,8 +21,9 @@ from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.vilt_weights import load_vilt
-from mail.training.checkpoint import find_whole, load_optimizer, save_checkpoint
+from mail.training.checkpoint import load_optimizer, put_checkpoint, save_checkpoint
 from mail.training.curves import Curves
+from mail.training.going_on import load_checkpoint, load_newest
 from mail.training.input import TrainingInput, batches
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
@@ -38,6 +39,8 @@ from pipelines.training.overlays import Overlays
 from pipelines.training.progress import remote_ending, remote_put
 
 Batches = Generator[TrainingBatch, None, None]
+Beginning = tuple[MailForReferringSegmentation, torch.optim.Optimizer, int, Curves]
+"""Network, optimizer, steps that were taken, and what was measured in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Place:
     """Where the loop runs, as one of `world` workers.
 
     Attributes:
-        checkpoint: folder to go on from, None for the beginning.
+        resume: what is made of the folder of the checkpoint to go on from, None where there is none; all ranks meet.
         wrap: makes the network's gradients those of all workers.
         batches: the worker's input from a step on.
         report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
@@ -91,7 +94,7 @@ class Place:
     rank: int = 0
     world: int = 1
     device: torch.device
-    checkpoint: Path | None
+    resume: Callable[[Callable[[Path], Beginning]], Beginning | None]
     wrap: Callable[[nn.Module], nn.Module]
     batches: Callable[[int], Batches]
     report: Callable[[int, Path | None], None]
@@ -107,8 +110,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
-    model, optimizer, start = _begin(job, place)
-    curves = Curves.load(place.checkpoint)
+    model, optimizer, start, curves = _begin(job, place)
     if rank == 0:
         place.tell("begun", start, world, curves)
     network: Any = torch.compile(model) if job.options.compile else model
@@ -184,19 +186,21 @@ def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: P
         place.tell("overlays", step)
 
 
-def _begin(job: Job, place: Place) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
-    """Network, optimizer and first step."""
-    if place.checkpoint is not None:
-        model = MailForReferringSegmentation.from_pretrained(place.checkpoint)
-    else:
-        torch.manual_seed(job.settings.seed)
-        model = MailForReferringSegmentation(MailConfig(**job.network))
-        if job.pretrained is not None:
-            load_vilt(model, job.pretrained)
+def _begin(job: Job, place: Place) -> Beginning:
+    def load(folder: Path) -> Beginning:
+        model = MailForReferringSegmentation.from_pretrained(folder)
+        model.to(place.device)  # type: ignore[arg-type]
+        optimizer = make_optimizer(model, job.settings)
+        return model, optimizer, load_optimizer(folder, model, optimizer), Curves.load(folder)
+
+    if (begun := place.resume(load)) is not None:
+        return begun
+    torch.manual_seed(job.settings.seed)
+    model = MailForReferringSegmentation(MailConfig(**job.network))
+    if job.pretrained is not None:
+        load_vilt(model, job.pretrained)
     model.to(place.device)  # type: ignore[arg-type]
-    optimizer = make_optimizer(model, job.settings)
-    start = load_optimizer(place.checkpoint, model, optimizer) if place.checkpoint is not None else 0
-    return model, optimizer, start
+    return model, make_optimizer(model, job.settings), 0, Curves()
 
 
 def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
@@ -220,6 +224,12 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     def input_from(start: int) -> Batches:
         return ray_batches(shared, start, job.settings.steps, rank, world, job.options.micro_batch_size, transport)
 
+    filesystem, root = files.resolve(f"{job.checkpoints}/{context.get_experiment_name()}")
+
+    def put(checkpoint: Checkpoint, name: str) -> Checkpoint:
+        put_checkpoint(Path(checkpoint.path), filesystem, f"{root}/{name}", job.claim.check)
+        return Checkpoint(f"{root}/{name}", filesystem)
+
     def report(step: int, folder: Path | None) -> None:
         ray.train.report(
             {"step": step},
@@ -227,6 +237,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             checkpoint_dir_name=f"step-{step:07d}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # training goes on meanwhile
             delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_fn=put,
         )
 
     asked = remote_ending(mailbox) if rank == 0 else lambda: False
@@ -238,25 +249,27 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
         torch.distributed.broadcast(answer, 0)
         return bool(answer)
 
-    # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
-    # driver. One rank looks, so that all go on from the same step.
-    newest = find_whole(job.checkpoints, say) if rank == 0 else None
-    address = broadcast_from_rank_zero(newest.address if newest is not None else None)
-    with files.local_folder(address) if address is not None else contextlib.nullcontext() as folder:
-        place = Place(
-            rank=rank,
-            world=world,
-            device=get_device(),
-            checkpoint=folder,
-            # gradients live in the buckets that are sent: one copy and its memory less
-            wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
-            batches=input_from,
-            report=report,
-            leaving=lambda: ray.train.get_preemption_info() is not None,
-            ending=ending,
-            tell=remote_put(mailbox, job.options.name),
-        )
-        train(job, source, place)
+    def resume(load: Callable[[Path], Beginning]) -> Beginning | None:
+        # What is whole in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
+        # driver. One rank looks, so that all go on from the same step; each compares what it loads.
+        newest, begun = (load_newest(job.checkpoints, load, say) if rank == 0 else None) or (None, None)
+        address = broadcast_from_rank_zero(newest.address if newest is not None else None)
+        return load_checkpoint(address, load) if address is not None and rank else begun
+
+    place = Place(
+        rank=rank,
+        world=world,
+        device=get_device(),
+        resume=resume,
+        # gradients live in the buckets that are sent: one copy and its memory less
+        wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
+        batches=input_from,
+        report=report,
+        leaving=lambda: ray.train.get_preemption_info() is not None,
+        ending=ending,
+        tell=remote_put(mailbox, job.options.name),
+    )
+    train(job, source, place)
 
 
 def here(
@@ -272,18 +285,16 @@ def here(
 
     def report(step: int, folder: Path | None) -> None:
         assert folder is not None
-        files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
+        put_checkpoint(folder, filesystem, f"{root}/step-{step:07d}", job.claim.check)
         shutil.rmtree(folder)
 
-    newest = find_whole(job.checkpoints, say)
-    with files.local_folder(newest.address) if newest is not None else contextlib.nullcontext() as folder:
-        place = Place(
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-            checkpoint=folder,
-            wrap=lambda model: model,
-            batches=input_from,
-            report=report,
-            ending=requested,
-            tell=tell,
-        )
-        train(job, source, place)
+    place = Place(
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        resume=lambda load: (load_newest(job.checkpoints, load, say) or (None, None))[1],
+        wrap=lambda model: model,
+        batches=input_from,
+        report=report,
+        ending=requested,
+        tell=tell,
+    )
+    train(job, source, place)
