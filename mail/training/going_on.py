@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from mail.data import files
 from mail.inventory import DamagedError, Inventory, compared, difference, transfer
-from mail.training.checkpoint import ASIDE, MANIFEST, Saved, address_below, judge, read_manifest, scan
+from mail.training.checkpoint import ASIDE, MANIFEST, Saved, address_below, judge, scan
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def find_complete(uri: str, tell: Callable[[str], None]) -> Saved | None:
     Args:
         tell: called with a line for each that does not count.
     """
-    return next((saved for saved, _ in _newest_first(uri, tell)), None)
+    return next(_newest_first(uri, tell), None)
 
 
 def find_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
@@ -36,15 +36,15 @@ def find_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
 def load_newest(uri: str, load: Callable[[Path], T], tell: Callable[[str], None]) -> tuple[Saved, T] | None:
     """The same, and what `load` makes of its folder: the files are compared while they are loaded."""
     damaged = False
-    for saved, path in _newest_first(uri, tell):
+    for saved in _newest_first(uri, tell):
         try:
             loaded = load_checkpoint(saved.address, load)
         except DamagedError as error:
             damaged = True
-            _put_aside(uri, saved.address, path, error.fault, tell)
+            _put_aside(saved.address, error.fault, tell)
             continue
         if damaged:
-            tell(f"going on from {saved.address} instead")
+            tell(f"going on from {saved.address}")
         return saved, loaded
     return None
 
@@ -59,53 +59,47 @@ def load_checkpoint(address: str, load: Callable[[Path], T]) -> T:
         return load(folder)
 
 
-def take_model(
-    uri: str, step: int, leave: Collection[str], folder: Path, tell: Callable[[str], None]
-) -> tuple[Saved | None, Inventory]:
-    """Copies a model out of the newest checkpoint in which it is what was written.
+def take_model(saved: Saved, leave: Collection[str], folder: Path, tell: Callable[[str], None]) -> Inventory | None:
+    """Copies a model out of a checkpoint; reads only that.
 
     Args:
-        step: that the checkpoint has at least. leave: files that are not the model's. folder: local, does not exist.
+        leave: files that are not the model's. folder: local, does not exist.
 
     Returns:
-        The checkpoint, the newest complete one if none had that many steps, None if there is none; and the inventory of
-        the copy, empty where there is none.
+        The inventory of the copy; None where the checkpoint is damaged: it is put aside then.
     """
-    filesystem, _ = files.resolve(uri)
-    for saved, path in _newest_first(uri, tell):
-        if saved.step < step:
-            return saved, {}
-        manifest = read_manifest(filesystem, path)
-        assert manifest is not None, "it is complete"
-        names = [name for name in manifest["files"] if name not in leave]
-        source = (filesystem, path, names)
-        taken = files.persistently(lambda: transfer(*source, fs.LocalFileSystem(), str(folder)))  # noqa: B023
+    filesystem, path = files.resolve(saved.address)
+    manifest, wrong = judge(filesystem, path)
+    if wrong is None:
+        source = (filesystem, path, [name for name in manifest["files"] if name not in leave])
+        taken = files.persistently(lambda: transfer(*source, fs.LocalFileSystem(), str(folder)))
         if (wrong := difference(manifest["files"], taken)) is None:
-            return saved, taken
+            return taken
         shutil.rmtree(folder)
-        _put_aside(uri, saved.address, path, wrong, tell)
-    return None, {}
+    _put_aside(saved.address, wrong, tell)
+    return None
 
 
-def _newest_first(uri: str, tell: Callable[[str], None]) -> Iterator[tuple[Saved, str]]:
-    """Complete checkpoints and their paths, one at a time; what is newer and is none is told, and put aside."""
+def _newest_first(uri: str, tell: Callable[[str], None]) -> Iterator[Saved]:
+    """Complete checkpoints, one at a time; what is newer and is none is told, and put aside."""
     filesystem, root = files.resolve(uri)
     complete, incomplete = scan(uri)
     below = sorted(incomplete, reverse=True)
-    for saved, path in [*complete, (None, "")]:
+    for saved in [*(saved for saved, _ in complete), None]:
         while below and (saved is None or below[0][0] > saved.step):
             _, other = below.pop(0)
             address = address_below(uri, root, other)
             if files.exists(filesystem, f"{other}/{MANIFEST}"):
                 if wrong := judge(filesystem, other)[1]:
-                    _put_aside(uri, address, other, wrong, tell)
+                    _put_aside(address, wrong, tell)
             elif saved is not None and not files.exists(filesystem, f"{other}/{ASIDE}"):
                 tell(f"{address} is no whole checkpoint: passed over")
         if saved is not None:
-            yield saved, path
+            yield saved
 
 
-def _put_aside(uri: str, address: str, path: str, wrong: str, tell: Callable[[str], None]) -> None:
-    filesystem, _ = files.resolve(uri)
+def _put_aside(address: str, wrong: str, tell: Callable[[str], None]) -> None:
+    filesystem, path = files.resolve(address)
     tell(f"checkpoint {address} is damaged ({wrong}): put aside")
-    filesystem.move(f"{path}/{MANIFEST}", f"{path}/{ASIDE}")
+    if files.exists(filesystem, f"{path}/{MANIFEST}"):
+        filesystem.move(f"{path}/{MANIFEST}", f"{path}/{ASIDE}")

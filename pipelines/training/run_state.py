@@ -196,11 +196,15 @@ class RunState:
         filesystem, target = files.resolve(self.model)
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / "model"
-            found, taken = take_model(self.checkpoints, steps, NOT_OF_THE_MODEL, local, say)
-            if not taken:
+            found = find_complete(self.checkpoints, say)
+            taken = None
+            if found is not None and found.step >= steps:
+                taken = take_model(found, NOT_OF_THE_MODEL, local, say)
+            if taken is None:
+                left = find_whole(self.checkpoints, say)
                 raise UserError(
                     f"{self.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "
-                    f"{found.step if found else 0}"
+                    f"{left.step if left else 0}"
                 )
             if proposer is not None:
                 with files.local_folder(proposer) as there:
