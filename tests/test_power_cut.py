@@ -92,7 +92,9 @@ class Disk:
         for number, content in self._flushed.items():
             contents.setdefault(number, (content, content))  # names that are lost may lead to what is gone by now
         history = {number: list(listings) for number, listings in self._history.items()}
-        self.moments.append(Moment(dict(self.promised), history, contents))
+        moment = Moment(dict(self.promised), history, contents)
+        if not self.moments or moment != self.moments[-1]:
+            self.moments.append(moment)
 
     def _content(self, number: int) -> bytes:
         return os.pread(self._held[number], 2**20, 0)
@@ -127,7 +129,7 @@ def disk(tmp_path: Path) -> Disk:
 def work(disk: Disk, run: Path) -> None:
     """What a training does to its folder: checkpoints, of which two stay, and a model, later one of more steps."""
     state = RunState(str(run), "run")
-    for step in range(1, 6):
+    for step in range(1, 5):
         written = run.parent / "written"
         (written / "deep").mkdir(parents=True)
         for name in (
@@ -139,14 +141,14 @@ def work(disk: Disk, run: Path) -> None:
         ):
             (written / name).write_text(f'"{name} of step {step}"')
         (written / MANIFEST).write_text(json.dumps({"format_version": 1, "step": step, "validation": None}))
-        place = run / "checkpoints" / f"start-{1 + step // 4:03d}" / f"step-{step:07d}"
+        place = run / "checkpoints" / f"start-{1 + step // 3:03d}" / f"step-{step:07d}"
         put_checkpoint(written, fs.LocalFileSystem(), str(place))
         disk.promised["checkpoint"] = step
         (written / MANIFEST).unlink()
         for left in (written / "deep", written):
             left.rmdir()
         prune(f"{run}/checkpoints", 2)
-        if step in (3, 5):
+        if step in (2, 4):
             state.export_model(step, {"steps": step}, None, lambda: None)
             disk.promised["model"] = step
 
@@ -163,9 +165,9 @@ def test_a_whole_checkpoint_and_a_whole_model_are_found_after_it(
         "names are there, contents are not": lambda what, states: states - 1 if what == "names" else 0,
         "names are there, contents are zeros": lambda what, states: states - 1 if what == "names" else states // 2,
         "some are there": lambda what, states: random_.randrange(states),
-        "others are there": lambda what, states: random_.randrange(states),
     }
     assert len(disk.moments) > 100
+    print(len(disk.moments))
     for number, moment in enumerate(disk.moments):
         for way, choose in ways.items():
             place = tmp_path / f"{number}-{len(way)}"
