@@ -31,7 +31,7 @@ def make_scenes(folder: Path, images: int) -> tuple[str, str]:
             for i in store.expressions([s], ["image_id"])["image_id"].to_pylist()
         }
         ids = store.image_index["image_id"].to_pylist()
-        table.register_images(str(PROPOSER["id"]), [i for i in ids if i not in evaluated])
+        table.register_origin(str(PROPOSER["id"]), [i for i in ids if i not in evaluated])
         table.commit([table.write(_rows(store))], PROPOSER)
     return store_uri, masks_uri
 

@@ -13,7 +13,7 @@ that it keeps, are at the end. `without_secrets` is for whatever a person, a tag
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
 from mail.errors import UserError
 
@@ -148,6 +148,16 @@ def is_remote_database(uri: str) -> bool:
 def is_web(uri: str) -> bool:
     """Whether an URI is of a server that speaks HTTP."""
     return uri.lower().startswith(_WEB)
+
+
+def path_and_query(uri: str) -> tuple[str, dict[str, str]]:
+    """The decoded path of an address that another program wrote, whatever its scheme, and what its query says.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(uri)
+    return unquote(parts.path), dict(parse_qsl(parts.query))
 
 
 def kept_path(uri: str) -> Path | None:

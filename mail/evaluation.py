@@ -6,7 +6,6 @@ Ray Data runs this in actors (`pipelines.evaluating.workers`); it runs in place 
 """
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,6 @@ import pyarrow as pa
 from PIL import Image
 
 from mail import rle
-from mail.data import files
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.row_groups import RowGroups, RowReader
@@ -215,14 +213,6 @@ def check_masks(store: DataStore, images: Sequence[SplitImage], snapshot: MaskSn
             f"{snapshot.uri} has masks of other files than {store.uri} for {len(other)} images, first: "
             f"{', '.join(other[:3])}; run `mail-ris precompute` into another table"
         )
-
-
-def model_digest(folder: Path) -> str:
-    """sha256 over the files that determine the network's output (not its bundled proposer, nor its lineage)."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in ("lineage.json", "README.md")):
-        total.update(f"{path.name}\0{files.sha256_file(path)}\n".encode())
-    return total.hexdigest()
 
 
 def model_files(folder: Path) -> dict[str, bytes]:

@@ -1,29 +1,40 @@
 """Where a model comes from: every link is recorded by the stage that makes it, kept in the model's `lineage.json`.
 
-model -> training run -> mask-table version -> proposer -> images it saw
+model -> training run -> mask-table version -> proposer -> what it saw
                       -> data store -> source files
                       -> code version, config
+                      -> pre-trained encoder -> what it saw
+                      -> parent -> ...
+
+A model that goes on from another one has that one's whole lineage as its `parent`, with `address` and `digest`.
 
 A chain is whole if every link was recorded (`gaps`) and what the links name is still there and still the same
 (`broken_links`).
 """
 
+import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mail
 from mail import json_text
+from mail.data import files
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
+from mail.data.origins import describe
+from mail.data.published_origins import origin_of_encoder
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.proposers.folder import ProposerFolder, digest_of_ids
+from mail.inventory import FILE as INVENTORY
+from mail.proposers.folder import ProposerFolder
 
 FILE = "lineage.json"
+PARENT = "the model that it goes on from"
+REHEARSAL = "what it rehearsed"
 SEEN = "images that the proposer saw"
 REQUIRED = {
     "run_id": "training run",
@@ -57,28 +68,47 @@ def _git(*arguments: str) -> str:
 
 
 def of_training(
-    store: DataStore, snapshot: MaskSnapshot | None, config: dict[str, Any], run_id: str | None, leaky: bool
+    store: DataStore,
+    snapshot: MaskSnapshot | None,
+    config: dict[str, Any],
+    run_id: str | None,
+    leaky: bool,
+    leaks: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The lineage of a training run's model.
 
     Args:
         snapshot: the masks it reads; None for a network without instance masks.
-        leaky: whether the proposer or the training data saw evaluation images.
+        leaky: whether an ingredient saw evaluation images of the store, or nobody knows. leaks: which, and how many
+            images of which split, as `mail.leakage.Overlap` has them.
     """
+    begun = {"run_id": run_id, "code_version": code_version(), "config": config}
+    found = begun | of_data(store, snapshot) | {"leaky": leaky, "leaks": [dict(leak) for leak in leaks]}
+    if encoder := config.get("pretrained"):
+        found["encoder"] = {"name": encoder, "trained_on": origin_of_encoder(encoder).summary}
+    return found
+
+
+def of_data(store: DataStore, snapshot: MaskSnapshot | None) -> dict[str, Any]:
+    """The links to a data store, its masks and their proposer."""
     sources = [{k: s.get(k) for k in ("path", "sha256")} for s in store.manifest["sources"]]
     found: dict[str, Any] = {
-        "run_id": run_id,
-        "code_version": code_version(),
-        "config": config,
         "data_store": {"uri": store.uri, "name": store.name, "digest": store.digest, "sources": sources},
         "mask_table": None,
         "proposer": None,
-        "leaky": leaky,
     }
     if snapshot is not None:
         found["mask_table"] = snapshot.lineage | {"uri": snapshot.uri}
         found["proposer"] = {"id": snapshot.proposer_id, **snapshot.proposer}
     return found
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 over a MODEL's files that determine the network's output (not its proposer, nor what is told of it)."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in (FILE, INVENTORY, "README.md")):
+        total.update(f"{path.name}\0{files.sha256_file(path)}\n".encode())
+    return total.hexdigest()
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:
@@ -107,6 +137,8 @@ def gaps(lineage: dict[str, Any]) -> list[str]:
             value = value.get(part) if isinstance(value, dict) else None
         if value in (None, "", [], {}):
             missing.append(words)
+    if parent := lineage.get("parent"):
+        missing += [f"{words} of {PARENT}" for words in gaps(parent)]
     return missing
 
 
@@ -128,6 +160,9 @@ def broken_links(lineage: dict[str, Any], model_dir: str | os.PathLike | None = 
             problem = str(error)
         if problem:
             found[name] = problem
+    for name, link in ((PARENT, lineage.get("parent")), (REHEARSAL, lineage.get("rehearsal"))):
+        if link:
+            found |= {f"{what} of {name}": problem for what, problem in broken_links(link).items()}
     return found
 
 
@@ -157,12 +192,11 @@ def _seen_problem(lineage: dict[str, Any]) -> str | None:
     recorded = (proposer.get("trained_on") or {}).get("digest")
     if not recorded or not masks.get("uri") or not masks.get("proposer_id"):
         return None
-    seen = MaskTable(masks["uri"]).snapshot(masks["proposer_id"]).trained_on()
-    if seen is None:
+    seen = MaskTable(masks["uri"]).snapshot(masks["proposer_id"]).origin()
+    if seen.summary is None:
         return f"{masks['uri']} has lost the list of them"
-    digest = digest_of_ids(seen["image_id"].to_pylist())
-    if digest != recorded:
-        return f"{masks['uri']} has another list of them now, {len(seen)} images {_short(digest)}"
+    if seen.digest != recorded:
+        return f"{masks['uri']} has another list of them now, {seen} {_short(seen.digest)}"
     return None
 
 
@@ -212,12 +246,33 @@ def tree(lineage: dict[str, Any], title: str = "model", broken: Mapping[str, str
         lines.append(f"├─ mask table {version}{link('mask-table version', _short(masks.get('digest')), where)}")
         lines.append(f"│  └─ proposer {link('proposer', proposer.get('id'))}")
         seen = proposer.get("trained_on")
-        images = seen and f"{seen['count']} images {_short(seen['digest'])}"
-        lines.append(f"│     └─ trained on {link(SEEN, images)}")
+        lines.append(f"│     └─ saw {link(SEEN, seen and describe(seen), _short((seen or {}).get('digest')))}")
     else:
         lines.append("├─ no instance masks")
-    lines.append(f"└─ label {'LEAKY: evaluation images were seen in training' if lineage.get('leaky') else 'clean'}")
+    if encoder := lineage.get("encoder"):
+        lines.append(f"├─ pre-trained encoder {encoder['name']}")
+        lines.append(f"│  └─ saw {describe(encoder['trained_on'])}")
+    if rehearsal := lineage.get("rehearsal"):
+        old, share = rehearsal.get("data_store") or {}, (rehearsal.get("config") or {}).get("share")
+        wrong = "".join(f"  BROKEN: {problem}" for name, problem in broken.items() if name.endswith(REHEARSAL))
+        lines.append(f"├─ rehearsed {old.get('name', '')} {_or_broken(_short(old.get('digest')))} {share}{wrong}")
+    if parent := lineage.get("parent"):
+        of_parent = {n.removesuffix(f" of {PARENT}"): p for n, p in broken.items() if n.endswith(f" of {PARENT}")}
+        known = f"{_or_broken(parent.get('address'))} {_short(parent.get('digest'))}".rstrip()
+        first, *rest = tree(parent, f"goes on from {known}", of_parent).split("\n")
+        lines += [f"├─ {first}", *(f"│  {line}" for line in rest)]
+    lines.append(f"└─ label {f'LEAKY: {leaks(lineage)}' if lineage.get('leaky') else 'clean'}")
     return "\n".join(lines)
+
+
+def leaks(record: Mapping[str, Any]) -> str:
+    """Why a lineage, or an evaluation's figures, are labelled leaky, in words."""
+    listed = [
+        f"{leak['ingredient']} saw {leak['images'] or 'nobody knows how many'} of the {leak['of']} images of "
+        f"{leak['split']}"
+        for leak in record.get("leaks") or ()
+    ]
+    return ", ".join(listed) or "evaluation images were seen in training, or nobody knows"
 
 
 def _short(digest: Any) -> str:

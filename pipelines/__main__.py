@@ -26,10 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     sys.excepthook = _trace
     listen()
     given = sys.argv[1:] if argv is None else argv
+    stage = None
     try:
         with ending.owned(), _quiet_when_nobody_reads():
             try:
-                parse(given).execute()
+                stage = parse(given)
+                stage.execute()
             except ending.EndRequested as end:
                 with contextlib.suppress(OSError):  # the terminal may be gone
                     print(without_secrets(end.advice(given)), file=sys.stderr, flush=True)
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         from pipelines.refusals import explained
 
-        line = explained(error, given[0] if given else "")
+        line = explained(error, given[0] if given else "", stage.targets() if stage else ())
         if line is None:
             raise
         print(f"error: {without_secrets(line)}", file=sys.stderr)

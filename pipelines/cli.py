@@ -34,6 +34,7 @@ STAGES = {
     "precompute": Entry("Precompute", "Data store + proposer -> rows in the mask table."),
     "masks": Entry("MASKS", "Looks after the mask table."),
     "train": Entry("Train", "Data store + mask table + preset -> checkpoints and an MLflow run."),
+    "fine-tune": Entry("FineTune", "A trained model + your photos and sentences -> a better model, and by how much."),
     "tune": Entry("Tune", "Trains many times, over ranges of any option; poor trials end early."),
     "evaluate": Entry("Evaluate", "Model + data store + split -> predictions, metrics, gallery."),
     "score": Entry("Score", "Anyone's predictions file + data store + split -> the same metrics."),

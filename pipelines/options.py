@@ -5,6 +5,7 @@ address in it absolute, and a wrong one is refused with the option's name.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from mail import addresses
 from mail.data import files
+from mail.data.origins import is_collection
 from mail.errors import UserError
 
 
@@ -25,18 +27,20 @@ class Place:
         local: it must be on this machine.
         named: it may be the name of a model on a hub or in MLflow.
         words: what is said instead, and is neither.
+        collection: it may be the name of a collection of images.
         written: it is written, and may not be what another option of the stage reads.
     """
 
     local: bool = False
     named: bool = False
     words: tuple[str, ...] = ()
+    collection: bool = False
     written: bool = False
 
     def read(self, value: str | os.PathLike[str]) -> str | Path:
         """The text as it was if it is a word or a name; else the address, absolute; a `Path` if it can only be one."""
         text = os.fspath(value)
-        if text in self.words:
+        if self._is_word(text):
             return text
         address = addresses.absolute_or_name(text) if self.named else addresses.absolute(text)
         path = addresses.local_path(address) if self.local else None  # refuses what is somewhere else
@@ -44,7 +48,10 @@ class Place:
 
     def is_place(self, read: str | Path) -> bool:
         """Whether what `read` gave is an address, and not a word or a name."""
-        return read not in self.words and (not self.named or os.path.isabs(read))
+        return not self._is_word(str(read)) and (not self.named or os.path.isabs(read))
+
+    def _is_word(self, text: str) -> bool:
+        return text in self.words or (self.collection and is_collection(text))
 
 
 def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
@@ -59,8 +66,9 @@ def as_typed(metavar: str = "STR") -> PrimitiveConstructorSpec[Any]:
 
 
 Address = Annotated[str, Place(), as_typed()]
-AddressOrNone = Annotated[str, Place(words=("none",)), as_typed()]
+Seen = Annotated[str, Place(words=("none",), collection=True), as_typed("FILE|STORE|COLLECTION")]
 LocalPath = Annotated[Path, Place(local=True), as_typed("PATH")]
+LocalPathOrParent = Annotated[Path, Place(local=True, words=("parent",)), as_typed("PATH|parent")]
 Target = Annotated[str, Place(written=True), as_typed()]
 LocalTarget = Annotated[Path, Place(local=True, written=True), as_typed("PATH")]
 ModelAddress = Annotated[str, Place(local=True, named=True), as_typed()]
@@ -82,7 +90,7 @@ class Options:
         outputs: dict[str, str | Path] = {}
         inputs: dict[str, str | Path] = {}
         for name, place in self._places():
-            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            option, value = f"--{name.rstrip('_').replace('_', '-')}", getattr(self, name)
             try:
                 read = tuple(map(place.read, value)) if isinstance(value, tuple) else place.read(value)
             except UserError as error:
@@ -93,6 +101,15 @@ class Options:
             (outputs if place.written else inputs).update(named)
         files.check_apart(outputs, inputs)
 
+    def asked(self, *without: str) -> dict[str, Any]:
+        """What was asked for, as JSON has it: all options but those by which nothing else is made."""
+        given = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("dry_run", *without)}
+        return dict(json.loads(json.dumps(given, default=str)))
+
+    def targets(self) -> list[str]:
+        """The places that it writes, of those that are given."""
+        return [str(getattr(self, name)) for name, place in self._places() if place.written]
+
     def check_stores(self) -> None:
         """Asks the object stores that options name whether they are there, before anything heavy is loaded.
 
@@ -102,7 +119,7 @@ class Options:
         for name, place in self._places():
             value = getattr(self, name)
             for address in value if isinstance(value, tuple) else (value,):
-                if not place.local and address not in place.words and addresses.remote_path(address) is not None:
+                if not place.local and place.is_place(address) and addresses.remote_path(address) is not None:
                     files.resolve(address)
 
     def _places(self) -> Iterator[tuple[str, Place]]:

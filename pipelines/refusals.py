@@ -5,11 +5,15 @@ a stage wherever nobody knew more about them. What is not known here is a bug of
 """
 
 import errno
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
+from mail import addresses
 from mail.data import object_store
-from mail.errors import UserError
-from pipelines.cluster_session.errors import user_error
+from mail.errors import UserError, full_disk
+from pipelines.cluster_session.errors import inside, user_error
 
 # a place that cannot be read or written, which is for the person to mend
 UNUSABLE = (
@@ -41,6 +45,8 @@ LOWER = {  # what needs the memory of a stage, by its name on the command line
     "precompute": "--batch-size",
     "evaluate": "--batch-images or --workers",
 }
+RESUMED = ("train", "tune")
+SCARCE = 64 * 2**20  # bytes; a disk that has fewer left may be the full one
 RAY = {
     "AuthenticationError": "Ray asks for the cluster's token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH",
     "OutOfMemoryError": f"a node of Ray ran out of memory: {OUT_OF_MEMORY}",
@@ -48,24 +54,30 @@ RAY = {
 }
 
 
-def explained(error: BaseException, stage: str = "") -> str | None:
+def explained(error: BaseException, stage: str = "", places: Sequence[str] = ()) -> str | None:
     """The person's line; None if the error is none that a person can cause.
 
     Args:
-        stage: its name, for what to lower where memory is short.
+        stage: its name, for what to lower where memory is short. places: that it writes.
     """
     if wrong := user_error(error):
         return str(wrong)
-    line = next(filter(None, map(_line, _chain(error))), None)
+    met = list(inside(error))
+    if full := [found for each in met if (found := full_disk(each))]:
+        where = next((str(each.filename) for each in full if each.filename), None) or _scarce(places)
+        again = "with --resume" if stage in RESUMED else "again"
+        return f"{where}: {full[0].strerror}: make room there, then give the same command {again}"
+    line = next(filter(None, map(_line, met)), None)
     lower = f"{stage}: lower {LOWER[stage]}" if stage in LOWER else ""
     return f"{line} ({lower})" if line and line.endswith(OUT_OF_MEMORY) and lower else line
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what Ray wrapped in it, and what it was raised from."""
-    while isinstance(error, BaseException):
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
+def _scarce(places: Sequence[str]) -> str:
+    """Of the places of a stage, and where libraries write besides, those whose disks have little room left, or all."""
+    written: list[str | Path] = [*places, Path.cwd(), tempfile.gettempdir()]
+    local = [p for p in written if addresses.remote_path(p) is None]
+    free = {str(p): shutil.disk_usage(next(a for a in (Path(p), *Path(p).parents) if a.exists())).free for p in local}
+    return " or ".join([place for place, left in free.items() if left < SCARCE] or free)
 
 
 def _line(error: BaseException) -> str | None:

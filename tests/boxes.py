@@ -12,10 +12,10 @@ from mail import rle
 from mail.data import schema
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
+from mail.data.origins import Origin
 from mail.data.store import DataStore, DataStoreWriter
 from mail.model import MailConfig
 from mail.proposals import Proposals
-from mail.proposers.folder import digest_of_ids
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 
@@ -89,9 +89,8 @@ def make_boxes(folder: Path, images: int = 30, broken: int = 1) -> Boxes:
     store = writer.finish(sources=[{"path": "boxes.json", "sha256": "0" * 64, "bytes": 1}])
     table = MaskTable(folder / "masks")
     seen = [f"boxes/{n:04d}" for n in range(images) if n % 4 != 3]
-    table.register_images("boxes-0123456789ab", seen)
-    trained_on = {"count": len(seen), "digest": digest_of_ids(seen)}
-    proposer = {"id": "boxes-0123456789ab", "name": "boxes", "trained_on": trained_on, "leaky": False}
+    table.register_origin("boxes-0123456789ab", seen)
+    proposer = {"id": "boxes-0123456789ab", "name": "boxes", "trained_on": Origin.of(seen).summary, "leaky": False}
     table.commit([table.write(pa.Table.from_pylist(rows, schema.MASKS))], proposer)
     return Boxes(store, table.snapshot(), str(folder / "store"), str(folder / "masks"))
 

@@ -30,12 +30,13 @@ TEXTS = ["the red box", "green one", "the blue box", "red one", "blue one", "the
 
 
 def make_registered(
-    folder: Path, boxes: Boxes, name: str, seed: int = 0, finds: bool = True, proposer: bool = True, **origin: Any
+    folder: Path, boxes: Boxes, name: str, seed: int = 0, finds: bool = True, bundled: bool = True, **origin: Any
 ) -> Version:
     """A micro network with random weights, its proposer bundled, registered with the lineage of a run on `boxes`.
 
     Args:
         finds: False makes a network that takes every expression for one that names nothing.
+        bundled: whether the model carries its proposer.
         origin: what is different in its lineage.
     """
     torch.manual_seed(seed)
@@ -47,7 +48,7 @@ def make_registered(
     settings = {"preset": "micro", "name": name, "proposals": "table"}
     whole = lineage.of_training(boxes.store, boxes.masks, settings, run_id, leaky=False)
     save_model(folder, network, MailProcessor.for_config(tokenizer, config), whole | origin)
-    if proposer:
+    if bundled:
         make_proposer(folder / "proposer")
     return find_version(f"{name}/{register_model(folder, run_id, name)}")
 

@@ -120,7 +120,7 @@ def proposer(folder: Path) -> Kind:
     def use(path: Path, told: list[str]) -> list[Any]:
         loaded: Any = load_proposer(str(path))
         found = ProposerFolder.read(path)
-        return [digest(loaded.network.state_dict()), found.info, found.training, found.seen.to_pylist()]
+        return [digest(loaded.network.state_dict()), found.info, found.training, found.seen.to_json()]
 
     return Kind(place, use, place)
 
@@ -148,10 +148,8 @@ def mask_table(folder: Path) -> Kind:
         told += verify_masks(table)
         snapshot = table.snapshot()
         found = [snapshot.read([image_id]).to_pylist() for image_id in ids]
-        trained_on = snapshot.trained_on()
-        assert trained_on is not None
         listed = [astuple(file) for file in snapshot.files]
-        return [list(snapshot.rows()), found, snapshot.proposer, listed, trained_on.to_pylist()]
+        return [list(snapshot.rows()), found, snapshot.proposer, listed, snapshot.origin().to_json()]
 
     return Kind(folder / "masks", use, folder / "masks")
 

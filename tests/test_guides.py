@@ -2,8 +2,9 @@
 
 Every shell block is one that a shell understands, and every command in it is one that there is, with options that it
 has.
-`pytest -m soak tests/test_guides.py` types the blocks of both READMEs one after the other, in a copy whose folder has a
-space and an umlaut, with the sizes below; all but those under a comment `<!-- not run: WHY -->`.
+`pytest -m soak tests/test_guides.py` types the blocks of both READMEs and of docs/own-data.md one after the other, in a
+copy whose folder has a space and an umlaut, with the sizes below; all but those under a comment
+`<!-- not run: WHY -->`.
 """
 
 import ast
@@ -167,7 +168,7 @@ def test_sizes_stand_in_the_guides() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["README.md", "cluster/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "cluster/README.md", "docs/own-data.md"])
 def test_the_guide_as_typed(name: str, tmp_path: Path) -> None:
     copy = tmp_path / "b äre"
     subprocess.run(["git", "clone", "--quiet", ROOT, copy], check=True)

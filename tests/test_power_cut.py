@@ -17,7 +17,7 @@ import pytest
 from pyarrow import fs
 
 from mail.inventory import check_inventory
-from mail.training.checkpoint import MANIFEST, prune, put_checkpoint
+from mail.training.checkpoint import MANIFEST, Saved, prune, put_checkpoint
 from mail.training.going_on import find_whole
 from pipelines.training.run_state import RunState
 
@@ -149,7 +149,7 @@ def work(disk: Disk, run: Path) -> None:
             left.rmdir()
         prune(f"{run}/checkpoints", 2)
         if step in (2, 4):
-            state.export_model(step, {"steps": step}, None, lambda: None)
+            state.export_model(Saved(str(place), step), {"steps": step}, None, lambda: None)
             disk.promised["model"] = step
 
 

@@ -10,6 +10,7 @@ annotation its numbers and where its text begins. Polygons are read from the fil
 import json
 import os
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan, nan
@@ -130,6 +131,13 @@ class CocoInstances:
             raise KeyError(annotation_id)
         return self._read(row)
 
+    def published(self, annotation_id: int) -> dict[str, Any]:
+        """All that the file says of an annotation, as it says it; KeyError if there is none of this id."""
+        row = self._row(annotation_id)
+        if row is None:
+            raise KeyError(annotation_id)
+        return self._value(row)
+
     def image_of(self, annotation_id: int) -> int | None:
         """Id of the image that an annotation lies on; None if there is no such annotation."""
         row = self._row(annotation_id)
@@ -148,7 +156,7 @@ class CocoInstances:
 
     def rows_of(self, image_id: int) -> np.ndarray:
         """Positions of an image's annotations in the arrays (int64), in the file's order."""
-        low, high = (np.searchsorted(self._sorted_images, image_id, side) for side in ("left", "right"))
+        low, high = (find(self._sorted_images, image_id) for find in (bisect_left, bisect_right))
         return self._by_image[low:high]
 
     def mask(self, instance: CocoInstance) -> rle.RLE:
@@ -208,14 +216,18 @@ class CocoInstances:
         self.images[image.id] = image
 
     def _row(self, annotation_id: int) -> int | None:
-        at = int(np.searchsorted(self._sorted_ids, annotation_id))
+        # not NumPy's: that gives up the GIL, and threads that decode photos have it for a while then
+        at = bisect_left(self._sorted_ids, annotation_id)
         return int(self._by_id[at]) if at < len(self) and self._sorted_ids[at] == annotation_id else None
 
-    def _read(self, row: int) -> CocoInstance:
+    def _value(self, row: int) -> dict[str, Any]:
         if self._file is None:
             filesystem, path = files.resolve(self.path)
             self._file = filesystem.open_input_file(path)
-        value = json.loads(self._file.read_at(int(self._lengths[row]), int(self._starts[row])))
+        return json.loads(self._file.read_at(int(self._lengths[row]), int(self._starts[row])))
+
+    def _read(self, row: int) -> CocoInstance:
+        value = self._value(row)
         _, _, width, height, area = self.declared[row].tolist()
         return CocoInstance(
             int(self.annotation_ids[row]),

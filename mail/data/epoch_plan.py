@@ -105,7 +105,7 @@ class EpochPlan:
 
     def positions(self, start: int, count: int) -> np.ndarray:
         """int64 (count,): positions in the index of `count` expressions of the stream from position `start` on."""
-        found = []
+        found = [np.zeros(0, np.int64)]
         while count > 0:
             epoch, offset = divmod(start, self.expressions_per_epoch)
             _, window_starts = self._epoch(epoch)
@@ -125,16 +125,11 @@ class EpochPlan:
         most `micro_batch_size` expressions. Together the workers have exactly the global batch, whatever their number.
         """
         size = self.global_batch_size
-        if world > size:
-            raise UserError(f"a global batch of {size} expressions cannot be shared by {world} workers: raise it")
-        first, last = rank * size // world, (rank + 1) * size // world
-        parts = 1 if micro_batch_size is None else -(-(last - first) // micro_batch_size)
         for step in range(start, stop):
-            positions = self.positions(step * size + first, last - first)
+            positions = self.positions(step * size, size)
             epoch = step * size // self.expressions_per_epoch
-            for part in range(parts):
-                own = positions[part * len(positions) // parts : (part + 1) * len(positions) // parts]
-                yield Batch(step, part, parts, epoch, self.index.row[own], self.index.image[own], size)
+            rows, images = self.index.row[positions], self.index.image[positions]
+            yield from shared_batches(step, epoch, rows, images, rank, world, micro_batch_size)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's order of row groups, and where in the epoch each window starts."""
@@ -172,6 +167,24 @@ class EpochPlan:
         piece = np.cumsum(new_piece) - 1
         key = across[: piece[-1] + 1][piece]
         return chosen[np.lexsort((position, piece, key))]
+
+
+def shared_batches(
+    step: int, epoch: int, rows: np.ndarray, images: np.ndarray, rank: int, world: int, micro_batch_size: int | None
+) -> Iterator[Batch]:
+    """The parts that worker `rank` of `world` has of a step's expressions; see `EpochPlan.batches`.
+
+    Raises:
+        UserError: there are more workers than expressions.
+    """
+    size = len(rows)
+    if world > size:
+        raise UserError(f"a global batch of {size} expressions cannot be shared by {world} workers: raise it")
+    first, last = rank * size // world, (rank + 1) * size // world
+    parts = 1 if micro_batch_size is None else -(-(last - first) // micro_batch_size)
+    for part in range(parts):
+        own = slice(first + part * (last - first) // parts, first + (part + 1) * (last - first) // parts)
+        yield Batch(step, part, parts, epoch, rows[own], images[own], size)
 
 
 def _bits(count: int, *seed: int) -> np.ndarray:

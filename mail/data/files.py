@@ -15,6 +15,7 @@ from pyarrow import fs
 from mail import addresses
 from mail.data import object_store
 from mail.data.exchange import exchange
+from mail.data.filling import begun, naming
 from mail.errors import UserError
 from mail.inventory import flush, flush_all, make_folder
 from mail.waiting import until_answered
@@ -194,13 +195,15 @@ def _is_plain(path: str) -> bool:
 
 def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str) -> None:
     """Copies a local folder into another file system (or the same); on a disk it is there in full afterwards."""
-    if isinstance(filesystem, fs.LocalFileSystem):
-        make_folder(path)
-    else:
-        filesystem.create_dir(path, recursive=True)
-    fs.copy_files(os.fspath(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        flush_all(Path(path))
+    with begun(path) if isinstance(filesystem, fs.LocalFileSystem) else contextlib.nullcontext():
+        local = fs.LocalFileSystem()
+        if isinstance(filesystem, fs.LocalFileSystem):
+            make_folder(path)
+        else:
+            filesystem.create_dir(path, recursive=True)
+        fs.copy_files(os.fspath(folder), path, source_filesystem=local, destination_filesystem=filesystem)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            flush_all(Path(path))
 
 
 def replace_folder(
@@ -248,7 +251,8 @@ def written_together(folder: Path, last: str, may: Callable[[], None] = lambda: 
     shutil.rmtree(new, ignore_errors=True)  # of one that was killed
     new.mkdir(parents=True)
     try:
-        yield new
+        with naming(folder):
+            yield new
         may()
         flush_all(new)
         for file in sorted(new.iterdir(), key=lambda file: file.name == last):
@@ -272,7 +276,7 @@ def local_folder(uri: str | os.PathLike) -> Iterator[Path]:
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
         return
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, naming(temporary):
         fs.copy_files(path, temporary, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
         yield Path(temporary)
 

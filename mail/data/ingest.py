@@ -10,7 +10,7 @@ Nothing is left out silently.
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from mail.data import files
 from mail.data.image_keys import ImageContent
 from mail.data.images import ImageError, open_image, stored_size, turn_upright, upright_rgb
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
+from mail.data.photos import PhotoFile, bytes_of
 from mail.data.problems import Problems
 from mail.data.segmentation import checked_mask
 from mail.data.store import DataStore, DataStoreWriter
@@ -37,7 +38,7 @@ class Referent:
     """One referred thing in one image, with all that is said about it.
 
     `segmentations` are COCO's (polygons or run lengths); the target is their union, empty if `no_target`. A reader that
-    has made it already gives it as `target`, at the size of the annotations.
+    has made it already gives it as `target`, at the size of the annotations. `where` it stands, for messages.
     """
 
     ref_id: str
@@ -48,6 +49,7 @@ class Referent:
     category: str
     no_target: bool = False
     target: rle.RLE | None = None
+    where: str = ""
 
 
 @dataclass(slots=True)
@@ -55,9 +57,19 @@ class SourceImage:
     """One image file and its referents; `size` (height, width) is what its annotations were made for, if known."""
 
     image_id: str
-    path: Path
+    path: PhotoFile
     size: Size | None
     referents: list[Referent]
+
+    @property
+    def where(self) -> str:
+        """The place that a message about the image names, in brackets; "" where none is known."""
+        return at(self.referents[0].where) if self.referents else ""
+
+
+def at(where: str) -> str:
+    """A place as a message ends with it."""
+    return f" ({where})" if where else ""
 
 
 def source_record(path: str | Path, folder: str = "") -> dict[str, Any]:
@@ -108,7 +120,7 @@ def ingest(
     writer: DataStoreWriter,
     *,
     where: object,
-    photos: Collection[Path],
+    photos: Collection[PhotoFile],
     problems: Problems,
     sources: Sequence[dict[str, Any]],
     skip_bad: bool = False,
@@ -136,22 +148,43 @@ def ingest(
         problems.raise_if_any(where, "Complete the data set, or leave these out with --skip-bad")
     if not photos:
         raise UserError(f"{where}: nothing is left to prepare. {problems.describe() or 'It names no photo'}")
-    writer.check_space(path.stat().st_size for path in photos)
+    writer.check_space(map(bytes_of, photos))
     findings = Findings()
+    for image, rows in survey(images, findings, problems, len(photos), exif_annotated, progress):
+        writer.add_image(**image)
+        for row in rows:
+            writer.add_expression(**row)
+    if not skip_bad:
+        problems.raise_if_any(where, "Mend the files, or leave these out with --skip-bad")
+    if not findings.expressions:
+        raise UserError(f"{where}: nothing is left to prepare. {problems.describe()}")
+    findings.skipped = problems.counts()
+    return writer.finish(sources, prepared_with), findings
+
+
+def survey(
+    images: Iterable[SourceImage],
+    findings: Findings,
+    problems: Problems,
+    total: int,
+    exif_annotated: ExifAnnotated = AS_SHOWN,
+    progress: Progress | None = None,
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Reads images and places their masks: of each that can be used, what `DataStoreWriter` takes of it and of its
+    expressions. `findings` and `problems` are filled on the way; `total` is the number of images, for `progress`.
+    """
     for done, (source, data, seen) in enumerate(_examined(images), start=1):
         if progress is not None:
-            progress(done, len(photos))
+            progress(done, total)
         if seen.error is not None:
             findings.undecodable.append(f"{source.image_id}: {seen.error}")
         placed = _place(source, seen, exif_annotated)
         if placed is None:
             if seen.stored is None:
-                problems.add(
-                    "images cannot be decoded, and nothing tells their size", f"{source.image_id}: {seen.error}"
-                )
+                kind, found = "images cannot be decoded, and nothing tells their size", seen.error
             else:
-                sizes = f"{source.image_id}: {seen.stored}, annotated {source.size}"
-                problems.add("images have another size than annotated", sizes)
+                kind, found = "images have another size than annotated", f"{seen.stored}, annotated {source.size}"
+            problems.add(kind, f"{source.image_id}: {found}{source.where}")
             continue
         if not placed.told and not all(referent.no_target for referent in source.referents):
             (findings.assumed_stored if placed.turn != 1 else findings.assumed_upright).append(source.image_id)
@@ -162,7 +195,7 @@ def ingest(
             try:
                 target = _target(referent, placed)
             except ValueError as error:
-                problems.add("referents have an unusable mask", f"{referent.ref_id}: {error}")
+                problems.add("referents have an unusable mask", f"{referent.ref_id}: {error}{at(referent.where)}")
                 continue
             if not referent.no_target and rle.area(target) == 0:
                 findings.empty_targets.append(referent.ref_id)
@@ -184,19 +217,17 @@ def ingest(
                 )
         if not rows:
             continue
-        height, width = placed.upright
-        image_id, name, content = source.image_id, source.path.name, seen.content
-        writer.add_image(image_id=image_id, file_name=name, image=data, height=height, width=width, content=content)
-        for row in rows:
-            writer.add_expression(**row)
         findings.images += 1
         findings.expressions += len(rows)
-    if not skip_bad:
-        problems.raise_if_any(where, "Mend the files, or leave these out with --skip-bad")
-    if not findings.expressions:
-        raise UserError(f"{where}: nothing is left to prepare. {problems.describe()}")
-    findings.skipped = problems.counts()
-    return writer.finish(sources, prepared_with), findings
+        height, width = placed.upright
+        image = {"image_id": source.image_id, "file_name": source.path.name, "height": height, "width": width}
+        yield image | {"image": data, "content": seen.content}, rows
+
+
+def contents(photos: Mapping[str, PhotoFile]) -> dict[str, ImageContent]:
+    """What the photos are known by, whatever they are called; one that cannot be decoded, by its file alone."""
+    images = (SourceImage(name, photo, None, []) for name, photo in photos.items())
+    return {image.image_id: seen.content or ImageContent.of(data) for image, data, seen in _examined(images)}
 
 
 @dataclass(slots=True)
@@ -207,7 +238,7 @@ class _Seen:
     content: ImageContent | None = None
 
 
-def _examine(path: Path) -> tuple[bytes, _Seen]:
+def _examine(path: PhotoFile) -> tuple[bytes, _Seen]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -229,7 +260,7 @@ def _examined(images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, byte
         try:
             while True:
                 while len(pending) < AHEAD and ahead < AHEAD_BYTES and (image := next(source, None)) is not None:
-                    size = image.path.stat().st_size if image.path.is_file() else 0
+                    size = bytes_of(image.path)
                     pending.append((image, size, pool.submit(_examine, image.path)))
                     ahead += size
                 if not pending:

@@ -29,7 +29,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from mail import addresses
 from mail.data import files, object_store, schema
 from mail.data.store import DataFile
-from mail.errors import UserError
+from mail.errors import UserError, full_disk
 
 PARTITION = ["proposer_id"]
 PROPERTIES = {
@@ -212,6 +212,8 @@ class MaskLog:
         try:
             yield
         except (DeltaError, OSError) as error:
+            if full := full_disk(error, self.uri):
+                raise full from error
             if refused := object_store.refusal(error, self.uri):
                 raise UserError(refused) from error
             text = " ".join(re.sub(r"\x1b\[\d*m|↳", "", str(error)).split())

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from mail import json_text
 from mail.data import files, schema
-from mail.data.image_keys import keys_of
 from mail.data.mask_log import MaskFile
+from mail.data.origins import Origin
 from mail.data.parquet import ParquetReader
 from mail.errors import UserError
 from mail.inventory import SEAL, is_sealed, sealed
@@ -104,10 +104,9 @@ class MaskSnapshot:
                 f"{', '.join(sorted(missing)[:3])}; run `mail-ris precompute` on this data store"
             )
 
-    def trained_on(self) -> pa.Table | None:
-        """Keys of the images that the proposer was trained on; None if the table does not know them."""
-        images = read_proposer(self.uri, self.proposer_id, "images")
-        return None if images is None else keys_of(images)
+    def origin(self) -> Origin:
+        """What the proposer saw in training, as far as the table knows."""
+        return read_origin(self.uri, self.proposer_id)
 
 
 class _OpenFile:
@@ -143,8 +142,16 @@ def proposer_path(root: str, proposer_id: str, what: str) -> str:
     return f"{root}/_proposers/{quote(proposer_id, safe='')}.{what}.json"
 
 
+def read_origin(uri: str, proposer_id: str) -> Origin:
+    """What a table knows of what a proposer saw in training."""
+    try:
+        return Origin.from_json(read_proposer(uri, proposer_id, "images"))
+    except ValueError as error:
+        raise UserError(f"{uri} is damaged: what it knows of {proposer_id} is not readable ({error})") from None
+
+
 def read_proposer(uri: str, proposer_id: str, what: str) -> Any:
-    """What a table knows of a proposer, `info` or `images` (the ids of those it was trained on); None if nothing."""
+    """What a table knows of a proposer, `info` or `images` (an origin); None if nothing."""
     filesystem, root = files.resolve(uri)
     try:
         kept = json_text.parse(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))

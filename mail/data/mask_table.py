@@ -3,7 +3,7 @@
     TABLE/_delta_log/                       which data files count (see `mail.data.mask_log`)
     TABLE/proposer_id=ID/*-SHA256.parquet   rows sorted by image_id, small row groups; written once, never changed
     TABLE/_proposers/ID.info.json           what is known of a proposer
-    TABLE/_proposers/ID.images.json         ids, and digests where known, of the images that it was trained on
+    TABLE/_proposers/ID.images.json         what it saw in training (see `mail.data.origins`)
 
 It is a Delta Lake table, partitioned by proposer: anything that reads those reads this. A writer asks what is
 `pending`, `write`s uniquely named files and `commit`s them. Until then nobody sees the files; after that, everybody
@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from mail import addresses
 from mail.data import files, schema
-from mail.data.image_keys import entries_of, keys_of
 from mail.data.mask_log import NOTHING, MaskFile, MaskLog, MaskState
-from mail.data.mask_snapshot import MaskSnapshot, keep_proposer, read_proposer
+from mail.data.mask_snapshot import MaskSnapshot, keep_proposer, read_origin, read_proposer
+from mail.data.origins import UNKNOWN, Origin
 from mail.data.parquet import WRITING, ParquetReader
 from mail.errors import UserError
 
@@ -200,10 +200,18 @@ class MaskTable:
         info = read_proposer(self.uri, proposer_id, "info") or {"id": proposer_id}
         return {**info, "leaky": self.log.is_leaky(proposer_id, state.version)}
 
-    def register_images(self, proposer_id: str, seen: pa.Table | Iterable[str]) -> None:
-        """Keeps the keys, or ids alone, of the images that a proposer was trained on beside its masks (once)."""
-        if read_proposer(self.uri, proposer_id, "images") is None:
-            self._keep(proposer_id, "images", entries_of(keys_of(seen)))
+    def register_origin(self, proposer_id: str, seen: Origin | Iterable[str]) -> Origin:
+        """Keeps what a proposer saw in training beside its masks; returns it with what others said of it before."""
+        origin, known = Origin.of(seen), read_origin(self.uri, proposer_id)
+        if origin == UNKNOWN:  # somebody who knows less than others did
+            return known
+        if known != UNKNOWN:
+            origin |= known
+        if origin != known:
+            self._keep(proposer_id, "images", origin.to_json())
+            if info := read_proposer(self.uri, proposer_id, "info"):
+                self._keep(proposer_id, "info", {**info, "trained_on": origin.summary})
+        return origin
 
     def _keep(self, proposer_id: str, what: str, content: Any) -> None:
         keep_proposer(self.uri, proposer_id, what, content)

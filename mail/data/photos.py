@@ -22,6 +22,35 @@ from mail.errors import UserError
 HINTS = 3  # names that get one: as many as a message shows
 
 
+@dataclass(frozen=True, slots=True)
+class RemotePhoto:
+    """A photo's file in an object store, which is read as a local one is."""
+
+    filesystem: fs.FileSystem
+    path: str
+    size: int  # bytes
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    def read_bytes(self) -> bytes:
+        return files.read_bytes(self.filesystem, self.path)
+
+    def __str__(self) -> str:
+        return addresses.of_object(self.path)
+
+
+PhotoFile = Path | RemotePhoto
+
+
+def bytes_of(photo: PhotoFile) -> int:
+    """The length of a photo's file; 0 where it is gone, which is told when it is read."""
+    if isinstance(photo, RemotePhoto):
+        return photo.size
+    return photo.stat().st_size if photo.is_file() else 0
+
+
 @dataclass
 class PhotoFolder:
     """A folder of photos, local or `s3://`.
@@ -38,7 +67,7 @@ class PhotoFolder:
     of: object = ""
     _filesystem: fs.FileSystem = field(init=False, repr=False)
     _root: str = field(init=False, repr=False)
-    _listed: set[str] | None = field(default=None, init=False, repr=False)
+    _listed: dict[str, int] | None = field(default=None, init=False, repr=False)  # path -> bytes
 
     def __post_init__(self) -> None:
         self.where = addresses.absolute(self.where)
@@ -64,10 +93,20 @@ class PhotoFolder:
                 return os.path.isfile(path)
         except ValueError:  # a name that no photo can have
             return False
+        return path in self._listing()
+
+    def photo(self, name: str) -> "PhotoFile":
+        """The file of a name that there is one of."""
+        path = self.path(name)
+        if isinstance(self._filesystem, fs.LocalFileSystem):
+            return Path(path)
+        return RemotePhoto(self._filesystem, path, self._listing()[path])
+
+    def _listing(self) -> dict[str, int]:
         if self._listed is None:  # one listing instead of a request a photo
             found = self._filesystem.get_file_info(fs.FileSelector(self._root, recursive=True))
-            self._listed = {file.path for file in found if file.type == fs.FileType.File}
-        return path in self._listed
+            self._listed = {file.path: file.size for file in found if file.type == fs.FileType.File}
+        return self._listed
 
     def find(self, names: Iterable[str], problems: Problems) -> list[str]:
         """Those of the names that there is a photo of, each once; the others become problems, the first with a hint."""

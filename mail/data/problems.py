@@ -20,6 +20,10 @@ class Problems:
         """One line: every kind with its total and the first few names."""
         return "; ".join(f"{len(names)} {kind} ({first_few(names)})" for kind, names in self.names.items())
 
+    def most_frequent(self) -> list[tuple[str, list[str]]]:
+        """Every kind with all its names, the one with most of them first."""
+        return sorted(self.names.items(), key=lambda item: -len(item[1]))
+
     def raise_if_any(self, where: object, how_to_mend: str) -> None:
         if self.names:
             raise UserError(f"{where}: {self.describe()}. {how_to_mend}")

@@ -10,7 +10,7 @@ not `raw`, the annotator's spelling before it was cleaned. The target is the uni
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +29,13 @@ from mail.data.typed import flag, given, json_value, text, whole_number
 from mail.errors import UserError
 
 SPLITS = ("train", "val", "test", "testA", "testB")
+
 IMAGE_FOLDERS = ("images/train2014", "images/mscoco/images/train2014", "train2014")
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Splits as everybody names them: in the published order, others after that."""
+    return sorted(splits, key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,9 @@ STATUS_TOO_LARGE = "too_large"
 STATUS_PROPOSER_ERROR = "proposer_error"
 
 
+VALIDATION_SPLIT = "val"  # a training looks at it as it goes, and chooses its best checkpoint by it
+
+
 def is_evaluation_split(split: str) -> bool:
     """val, test, testA, testB and their like; everything that is not train."""
     return split != "train"

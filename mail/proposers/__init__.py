@@ -4,7 +4,7 @@ A proposer is a folder:
 
     PROPOSER/proposer.json        architecture, preprocessing, thresholds, categories, how it was trained
     PROPOSER/model.safetensors    weights
-    PROPOSER/images.json          ids ("coco/520199") of the images it was trained on, null if nobody knows
+    PROPOSER/images.json          what it saw in training: ids ("coco/520199"), collections (`mail.data.origins`)
 
 Everything that determines its output makes up its `proposer_id`, the key under which the mask table keeps its masks.
 """

@@ -14,7 +14,9 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from mail.data.coco import CocoInstances
+from mail.data.filling import naming
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
+from mail.data.origins import UNKNOWN
 from mail.proposals import Proposals
 from mail.proposers.average_precision import mask_ap
 from mail.proposers.folder import ProposerFolder
@@ -119,7 +121,7 @@ def evaluate(
 ) -> dict[str, float | None]:
     """COCO mask AP and class-agnostic recall of the held-out images' instances, and images a second (network, masks and
     run lengths)."""
-    unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", None)
+    unnamed = ProposerFolder("", job.network.architecture, job.network, job.selection, "", UNKNOWN)
     proposer = MaskRCNNProposer(unnamed, network, device)
     by_image: dict[int, Proposals] = {}
     spent = 0.0
@@ -137,6 +139,7 @@ def evaluate(
 
 def _save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
     state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
-    safetensors.torch.save_file(state, folder / WEIGHTS)
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, folder / STATE)
+    with naming(folder):
+        safetensors.torch.save_file(state, folder / WEIGHTS)
+        torch.save({"step": step, "optimizer": optimizer.state_dict()}, folder / STATE)
     return folder

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mail import addresses, json_text
 from mail.data import files
-from mail.data.image_keys import entries_of, keys_of
+from mail.data.origins import Origin
 from mail.errors import UserError
 from mail.inventory import is_sealed, sealed
 from mail.proposals import Proposals
@@ -29,7 +29,7 @@ class ProposerFolder:
 
     Attributes:
         weights_sha256: digest of `model.safetensors`.
-        seen: keys of the images it was trained on, None if they are not known (then it counts as leaky).
+        origin: what it saw in training, its initial weights included.
         training: how it was trained and how good it is, for the record; not part of its id.
     """
 
@@ -38,7 +38,7 @@ class ProposerFolder:
     network: Network
     selection: SelectionConfig
     weights_sha256: str
-    seen: pa.Table | None = field(repr=False)
+    origin: Origin = field(repr=False)
     training: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -48,7 +48,7 @@ class ProposerFolder:
         try:
             raw = json_text.parse_object(files.read_bytes(filesystem, f"{root}/proposer.json"))
             found = files.read_bytes(filesystem, f"{root}/images.json")
-            images = json_text.parse(found)
+            origin = Origin.from_json(json_text.parse(found))
         except (FileNotFoundError, NotADirectoryError) as error:
             name = os.path.basename(str(error.filename or "")) or "proposer.json"
             raise UserError(
@@ -74,7 +74,7 @@ class ProposerFolder:
                 network=kind(**network),
                 selection=SelectionConfig(**raw["selection"]),
                 weights_sha256=raw["weights_sha256"],
-                seen=None if images is None else keys_of(images),
+                origin=origin,
                 training=raw.get("training", {}),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -97,22 +97,16 @@ class ProposerFolder:
         }
         return f"{self.name}-{hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:12]}"
 
-    @property
-    def image_ids(self) -> tuple[str, ...] | None:
-        return None if self.seen is None else tuple(self.seen["image_id"].to_pylist())
-
     @cached_property
     def info(self) -> dict[str, Any]:
-        """What the mask table and lineage records keep of it (the image ids by count and digest only)."""
-        ids = self.image_ids
-        trained_on = None if ids is None else {"count": len(set(ids)), "digest": digest_of_ids(ids)}
+        """What the mask table and lineage records keep of it (listed images by count and digest only)."""
         return {
             "id": self.proposer_id,
             "name": self.name,
             "network": asdict(self.network),
             "selection": asdict(self.selection),
             "weights_sha256": self.weights_sha256,
-            "trained_on": trained_on,
+            "trained_on": self.origin.summary,
         }
 
     def select(self, found: Detections, size: tuple[int, int]) -> Proposals:
@@ -140,16 +134,16 @@ def write_proposer(
     network: Network,
     selection: SelectionConfig,
     weights: bytes,
-    seen: pa.Table | Iterable[str] | None,
+    seen: Origin | pa.Table | Iterable[str] | None,
     training: dict[str, Any],
 ) -> ProposerFolder:
     """Writes a proposer folder; `proposer.json` comes last, so that a folder that has it is complete.
 
     Args:
-        seen: keys, or ids alone, of the images that the weights saw; None if nobody knows.
+        seen: what the weights saw: an origin, keys or ids alone of listed images, None if nobody knows.
     """
     filesystem, root = files.resolve(path)
-    images = json.dumps(None if seen is None else entries_of(keys_of(seen))).encode()
+    images = json.dumps(Origin.of(seen).to_json()).encode()
     content = {
         "format_version": FORMAT_VERSION,
         "name": network.name,
@@ -167,8 +161,3 @@ def write_proposer(
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def digest_of_ids(image_ids: Iterable[str]) -> str:
-    """sha256 of a set of image ids, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(set(image_ids))).encode()).hexdigest()

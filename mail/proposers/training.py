@@ -258,7 +258,10 @@ def training_step(
         losses = network([i.to(device) for i in images], [{k: v.to(device) for k, v in t.items()} for t in targets])
     loss = sum(losses.values())
     if not torch.isfinite(loss):
-        raise UserError(f"the loss of the proposer became {float(loss.detach())}: lower --learning-rate")
+        raise UserError(
+            f"the loss of the proposer became {float(loss.detach())}: begin anew with a lower --learning-rate, and "
+            "another --out"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), max_norm)

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-
-from mail import addresses, json_text
-from mail.data import files, refer
+from mail import addresses
+from mail.data import refer
 from mail.data.coco import CocoInstances
-from mail.data.image_keys import keys_of
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -111,36 +108,6 @@ def store_namespace(store: DataStore) -> str:
     if len(found) != 1:
         raise UserError(f"image ids of {store.uri} begin with {', '.join(found[:3])}: say which with --namespace")
     return found[0]
-
-
-def read_images(path: str, namespace: str) -> pa.Table:
-    """Keys of the images of a text file (an id a line), a JSON list of ids, or a proposer's `images.json`.
-
-    Bare numbers are taken as ids of `namespace`.
-    """
-    try:
-        text = files.read_bytes(*files.resolve(path)).decode()
-        entries = json_text.parse(text) if text.lstrip().startswith("[") else text.split()
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}: it should list image ids, one a line") from None
-    except ValueError as error:
-        raise UserError(f"{path} is neither a JSON list of image ids nor one id a line: {error}") from None
-    images = {}
-    for entry in entries:
-        name, *content = map(str, [entry]) if not isinstance(entry, list) else (entry or [""])
-        if not isinstance(name, str) or ("/" not in name and not name.isdigit()):
-            raise UserError(f"{path}: {name!r:.60} is not an image id (expected 520199 or coco/520199)")
-        image_id = name if "/" in name else f"{namespace}/{int(name)}"
-        images[image_id] = (image_id, *content) if content else image_id
-    try:
-        return keys_of(images.values())
-    except (TypeError, ValueError):
-        raise UserError(f"{path}: an image is an id, or a list of its id, two digests and a hash") from None
-
-
-def read_ids(path: str, namespace: str) -> set[str]:
-    """The ids alone of `read_images`."""
-    return set(read_images(path, namespace)["image_id"].to_pylist())
 
 
 def evaluation_images(root: str, datasets: Sequence[str], namespace: str = "") -> dict[str, set[str]]:

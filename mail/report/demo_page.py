@@ -53,6 +53,7 @@ def write_demo_page(
     report: Mapping[str, Any],
     curves: Sequence[Curve],
     examples: Mapping[str, Sequence[Example]],
+    template: str = "demo_report.html.j2",
 ) -> None:
     """Writes the page. `report` is what `report.json` holds, `examples` the pictures by heading."""
     environment = Environment(loader=PackageLoader("mail", "report"), autoescape=True, undefined=StrictUndefined)
@@ -61,7 +62,7 @@ def write_demo_page(
         heading: [{"example": e, "proposals": _picture(e, None), "predictions": _predictions(e)} for e in chosen]
         for heading, chosen in examples.items()
     }
-    page = environment.get_template("demo_report.html.j2").render(
+    page = environment.get_template(template).render(
         report=report, curves=[_drawing(c) for c in curves], groups=groups, colours=COLOURS
     )
     files.write_bytes(*files.resolve(path), page.encode())

@@ -14,6 +14,7 @@ is no state of random generators: the order of the data and the randomness of a 
 `mail.data.epoch_plan` and `mail.training.step`.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import nn
 
 from mail import addresses, json_text
 from mail.data import files
+from mail.data.filling import begun
 from mail.errors import UserError
 from mail.inventory import fault, flush_all, sealed, transfer
 from mail.training.curves import Curves
@@ -76,14 +78,15 @@ def put_checkpoint(folder: Path, filesystem: fs.FileSystem, path: str, may: Call
     Args:
         may: is asked before the checkpoint counts; raises if it must not.
     """
-    begun = json.loads((folder / MANIFEST).read_bytes())
+    written = json.loads((folder / MANIFEST).read_bytes())
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    inventory = transfer(fs.LocalFileSystem(), str(folder), names, filesystem, path, move=True)
-    manifest = sealed({**begun, "files": inventory})
-    if wrong := fault(manifest, filesystem, path, contents=False):  # an object store is asked for what it holds
-        raise OSError(f"{path} does not hold what was written to it: {wrong}")
-    may()
-    files.write_bytes(filesystem, f"{path}/{MANIFEST}", json.dumps(manifest, indent=2).encode())
+    with begun(path) if isinstance(filesystem, fs.LocalFileSystem) else contextlib.nullcontext():
+        inventory = transfer(fs.LocalFileSystem(), str(folder), names, filesystem, path, move=True)
+        manifest = sealed({**written, "files": inventory})
+        if wrong := fault(manifest, filesystem, path, contents=False):  # an object store is asked for what it holds
+            raise OSError(f"{path} does not hold what was written to it: {wrong}")
+        may()
+        files.write_bytes(filesystem, f"{path}/{MANIFEST}", json.dumps(manifest, indent=2).encode())
 
 
 def save_model(folder: Path, model: Any, processor: Any, lineage: dict[str, Any]) -> None:

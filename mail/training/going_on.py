@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from mail.data import files
 from mail.inventory import DamagedError, Inventory, compared, difference, transfer
-from mail.training.checkpoint import ASIDE, MANIFEST, Saved, address_below, judge, scan
+from mail.training.checkpoint import ASIDE, MANIFEST, Saved, address_below, find_best, judge, scan
 
 T = TypeVar("T")
 
@@ -31,6 +31,18 @@ def find_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
     """The same, of which every file is what was written; reads them all."""
     found = load_newest(uri, lambda folder: None, tell)
     return None if found is None else found[0]
+
+
+def find_best_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
+    """The same of the best one, as `find_best` has it."""
+    while (best := find_best(uri)) is not None:
+        try:
+            load_checkpoint(best.address, lambda folder: None)
+        except DamagedError as error:
+            _put_aside(best.address, error.fault, tell)
+        else:
+            break
+    return best
 
 
 def load_newest(uri: str, load: Callable[[Path], T], tell: Callable[[str], None]) -> tuple[Saved, T] | None:

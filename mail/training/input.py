@@ -15,6 +15,7 @@ from mail.data.epoch_plan import Batch, EpochPlan
 from mail.data.expression_index import ExpressionIndex
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_snapshot import MaskSnapshot
+from mail.data.rehearsal import JoinedMasks, JoinedRows, RehearsedPlan
 from mail.data.row_groups import RowReader
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
@@ -39,9 +40,9 @@ class TrainingInput:
     """
 
     store_uri: str
-    image_rows: RowReader
-    expression_rows: RowReader
-    snapshot: MaskSnapshot | None
+    image_rows: RowReader | JoinedRows
+    expression_rows: RowReader | JoinedRows
+    snapshot: MaskSnapshot | JoinedMasks | None
     processor: MailProcessor
     seed: int = 0
     proposal_dropout: float = 0.0
@@ -124,7 +125,7 @@ def _with_an_empty_slot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 def batches(
     source: TrainingInput,
-    plan: EpochPlan,
+    plan: EpochPlan | RehearsedPlan,
     start: int,
     stop: int,
     rank: int = 0,

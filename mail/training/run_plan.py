@@ -1,37 +1,27 @@
 """What a training run is, worked out from its options before anything starts."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from mail import addresses, lineage
+from mail import lineage
 from mail.data.epoch_plan import EpochPlan, ExpressionIndex
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
-from mail.data.schema import is_evaluation_split
+from mail.data.rehearsal import RehearsedPlan
+from mail.data.schema import VALIDATION_SPLIT, is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.leakage import Verdict, check_leakage, check_split
-from mail.model import (
-    MailConfig,
-    MailProcessor,
-    TextCoverage,
-    describe,
-    find_preset,
-    load_tokenizer,
-    tokenizer_from_texts,
-)
-from mail.model.vilt_weights import check_vilt
+from mail.model import MailConfig, TextCoverage, describe
+from mail.training.beginning import Beginning, recipe
 from mail.training.input import TrainingInput, texts, training_input, unusable_images
+from mail.training.parent import PATIENCE, Parent
+from mail.training.rehearsing import Rehearsal
 from mail.training.settings import TrainingSettings
 from mail.training.validation import Validation
-
-VALIDATION_SPLIT = "val"
-# a made vocabulary holds, besides words, special tokens and single characters
-CHARACTERS = 200
 
 
 @dataclass
@@ -39,8 +29,9 @@ class RunPlan:
     """Everything that the workers need, resolved.
 
     Attributes:
-        settings: the recipe. network: the network's configuration. pretrained: ViLT weights (a folder from any working
-            directory, or a hub name), None for none. fetched: what comes from the Hugging Face hub, by its names there.
+        settings: the recipe. beginning: network, vocabulary and weights before the first step.
+        parent: the model that it goes on from, None for a network of its own. rehearsal: what
+            is trained on besides, so that it is not forgotten.
         source, epochs: the training input and its order. validation: what to validate on, None for nothing.
         coverage: what of the training texts reaches the network.
         verdicts: whether the training split or the proposer saw evaluation images.
@@ -51,27 +42,28 @@ class RunPlan:
     store: DataStore
     snapshot: MaskSnapshot | None
     settings: TrainingSettings
-    network: MailConfig
-    pretrained: str | None
-    fetched: list[str]
+    beginning: Beginning
+    parent: Parent | None
+    rehearsal: Rehearsal | None
     source: TrainingInput
-    epochs: EpochPlan
+    epochs: EpochPlan | RehearsedPlan
     validation: Validation | None
     coverage: TextCoverage
     verdicts: list[Verdict]
     config: dict[str, Any]
 
     @classmethod
-    def make(cls, options: Any) -> "RunPlan":
+    def make(cls, options: Any, parent: Parent | None = None) -> "RunPlan":
         """Reads what the options name.
 
         Args:
             options: of a training, by the names of `pipelines.training.config.TrainConfig`.
+            parent: the model to go on from.
 
         Raises:
             UserError: an option is wrong, or the masks do not cover the data.
         """
-        preset = find_preset(options.preset)
+        preset = recipe(options, parent)
         settings = TrainingSettings(
             seed=options.seed,
             steps=_or(options.steps, preset.steps),
@@ -93,15 +85,19 @@ class RunPlan:
             unusable = unusable_images(snapshot)
         verdicts = [check_split(store, options.split, options.allow_leaky)]
         if snapshot is not None:
-            verdicts.append(check_leakage(snapshot.trained_on(), store, allow_leaky=options.allow_leaky))
+            proposer = f"proposer {snapshot.proposer_id}"
+            verdicts.append(check_leakage(snapshot.origin(), store, None, options.allow_leaky, ingredient=proposer))
+        if parent is not None:
+            verdicts.append(parent.check_unseen(store, options.allow_leaky))
         index = ExpressionIndex.read(store, options.split, unusable)
+        rehearsal = Rehearsal.read(options, parent, snapshot)
         spoken = texts(store, options.split)
-        pretrained, vocabulary = _begin_with(options, preset)
-        fetched = [
-            source for source in dict.fromkeys([pretrained, vocabulary]) if source and not source.startswith("/")
-        ]
-        network, processor = _network(options, preset, spoken, pretrained, vocabulary)
-        epochs = EpochPlan(
+        if rehearsal is not None:
+            verdicts.append(rehearsal.verdict(store, options.allow_leaky))
+            spoken += rehearsal.texts
+        beginning = Beginning.of(options, preset, parent, spoken)
+        network, processor = beginning.network, beginning.processor
+        order = EpochPlan(
             index,
             settings.global_batch_size,
             settings.seed,
@@ -110,27 +106,38 @@ class RunPlan:
             settings.window_groups,
         )
         source = training_input(store, index, snapshot, processor, settings.seed, settings.proposal_dropout)
+        epochs: EpochPlan | RehearsedPlan = order
+        if rehearsal is not None:
+            source, epochs = rehearsal.join(source, order)
         config = {
             "name": options.name,
-            "preset": options.preset,
+            "preset": options.preset if parent is None else parent.preset,
             "proposals": options.proposals,
             "split": options.split,
             "data": store.uri,
             "data_digest": store.digest,
             "masks": snapshot.uri if snapshot else None,
             "masks_digest": snapshot.digest if snapshot else None,
-            "pretrained": pretrained,
+            "pretrained": beginning.pretrained,
             "recipe": settings.to_dict(),
             "network": {k: v for k, v in network.to_diff_dict().items() if k != "transformers_version"},
         }
+        if parent is not None:
+            config["parent"] = {"asked": parent.asked, "address": parent.address, "digest": parent.digest}
+        if rehearsal is not None:
+            config["rehearsal"] = rehearsal.config
         validation = _validation(options, store, unusable)
-        begin, coverage = (network, pretrained, fetched), processor.coverage(spoken)
+        begin, coverage = (beginning, parent, rehearsal), processor.coverage(spoken)
         return cls(options, store, snapshot, settings, *begin, source, epochs, validation, coverage, verdicts, config)
 
-    def check_pretrained(self) -> None:
-        """Raises UserError where the network cannot begin with the pre-trained weights."""
-        if self.pretrained is not None:
-            check_vilt(self.network, self.pretrained)
+    @property
+    def network(self) -> MailConfig:
+        return self.beginning.network
+
+    @property
+    def patience(self) -> int:
+        """Validations without a better one after which the training ends; 0: it never does."""
+        return _or(self.options.patience, PATIENCE if self.parent is not None else 0)
 
     def describe(self) -> dict[str, Any]:
         """The plan and its cost, ready for JSON."""
@@ -139,7 +146,7 @@ class RunPlan:
         return {
             "config": self.config,
             "network": network,
-            "fetched_from_the_hugging_face_hub": self.fetched,
+            "fetched_from_the_hugging_face_hub": list(self.beginning.fetched),
             "training": {
                 "images": self.images,
                 "expressions": len(index),
@@ -175,16 +182,21 @@ class RunPlan:
             f"{self.settings.steps} steps of {self.settings.global_batch_size} are "
             f"{self.settings.steps / self.epochs.steps_per_epoch:.1f} epochs"
         ]
+        if self.parent is not None:
+            lines.append(f"going on from the model {self.parent.address}, digest {self.parent.digest[:12]}")
+        if self.rehearsal is not None:
+            lines.append(self.rehearsal.describe())
+        lines += self.beginning.remarks
         lines.append(self.coverage.describe())
         if index.skipped_images:
             lines.append(
                 f"left out: {index.skipped_images} images that cannot be decoded, with "
                 f"{index.skipped_expressions} expressions (`mail-ris masks status` lists them)"
             )
-        if self.fetched:
+        if self.beginning.fetched:
             lines.append(
-                f"from the Hugging Face hub: {', '.join(self.fetched)} (a folder with the same files does as well, for "
-                "all workers: --pretrained FOLDER)"
+                f"from the Hugging Face hub: {', '.join(self.beginning.fetched)} (a folder with the same files does as "
+                "well, for all workers: --pretrained FOLDER)"
             )
         lines += [remark for verdict in self.verdicts for remark in verdict.remarks]
         if self.leaky:
@@ -217,7 +229,11 @@ class RunPlan:
         }
 
     def lineage(self, run_id: str | None) -> dict[str, Any]:
-        return lineage.of_training(self.store, self.snapshot, self.config, run_id, self.leaky)
+        leaks = [asdict(overlap) for verdict in self.verdicts for overlap in verdict.overlaps]
+        found = lineage.of_training(self.store, self.snapshot, self.config, run_id, self.leaky, leaks)
+        if self.rehearsal is not None:
+            found["rehearsal"] = self.rehearsal.lineage
+        return found if self.parent is None else found | {"parent": self.parent.record}
 
 
 def _snapshot(options: Any) -> MaskSnapshot:
@@ -226,35 +242,6 @@ def _snapshot(options: Any) -> MaskSnapshot:
             "--masks is missing: give the mask table that `mail-ris precompute` filled, or --proposals none"
         )
     return MaskTable(options.masks).snapshot(options.proposer_id)
-
-
-def _begin_with(options: Any, preset: Any) -> tuple[str | None, str | None]:
-    """Folders or hub names of the weights and of the vocabulary to begin with; None for none."""
-    pretrained = _or(options.pretrained, preset.pretrained)
-    pretrained = None if pretrained in (None, "none") else addresses.absolute_or_name(pretrained)
-    vocabulary = _or(options.tokenizer, pretrained if options.pretrained else preset.tokenizer)
-    return pretrained, None if vocabulary in (None, "none") else addresses.absolute_or_name(str(vocabulary))
-
-
-def _network(
-    options: Any, preset: Any, spoken: Sequence[str], pretrained: str | None, vocabulary: str | None
-) -> tuple[MailConfig, MailProcessor]:
-    config = preset.config()
-    values = options.model.given()
-    if options.proposals == "none":
-        values["mask_modality"] = "none"
-    if vocabulary is None:
-        if pretrained is not None:
-            raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
-        tokenizer = tokenizer_from_texts(spoken, max(1, config.vocab_size - CHARACTERS))
-    else:
-        tokenizer = load_tokenizer(vocabulary)
-    values["vocab_size"] = len(tokenizer)
-    try:
-        network = MailConfig(**{**config.to_dict(), **values})
-    except (ValueError, TypeError) as error:
-        raise UserError(f"this network cannot be: {error}") from None
-    return network, MailProcessor.for_config(tokenizer, network)
 
 
 def _validation(options: Any, store: DataStore, unusable: Any) -> Validation | None:

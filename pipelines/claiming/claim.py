@@ -19,7 +19,6 @@ import functools
 import json
 import os
 import random
-import socket
 import threading
 import time
 import uuid
@@ -29,19 +28,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
-
 from mail import addresses
 from mail.data import files
 from mail.data.object_store import PASSING
 from mail.errors import UserError
 from mail.waiting import until_answered
 from pipelines.claiming.marks import FOLDER, Marks
+from pipelines.processes import identity, lives
 from pipelines.terminal import say
 
 PATIENCE = "MAIL_CLAIM_SECONDS"
 LOOKS = 6  # renewals in the time after which an owner that is not heard of counts as gone
-SAME_START = 2.0  # seconds by which two readings of one process's start may differ
 
 
 @dataclass
@@ -166,7 +163,7 @@ class Claim:
             UserError: it lives.
         """
         owner, before = _read(self._marks, number)
-        alive = _lives_here(owner)
+        alive = lives(owner)
         patience = float(owner.get("seconds", self._patience))
         begun, said = time.monotonic(), False
         while alive is None and time.monotonic() - begun < patience:
@@ -207,32 +204,7 @@ def _read(marks: Marks, number: int) -> tuple[dict[str, Any], str]:
 
 
 def _this_process() -> dict[str, Any]:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    started = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "process": os.getpid(), "since": since, "started": started, "seen": _world()}
-
-
-def _world() -> str | None:
-    """Where a process's number means the same process: this start of this machine, and this container in it."""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
-    return None
-
-
-def _lives_here(owner: dict[str, Any]) -> bool | None:
-    """Whether the owner is a living process of this machine; None if that cannot be told."""
-    if not owner or owner.get("seen") is None or owner["seen"] != _world():
-        return None
-    try:
-        process = psutil.Process(owner["process"])
-        if abs(process.create_time() - owner["started"]) > SAME_START or process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return None if process.status() == psutil.STATUS_STOPPED else True
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return None
+    return {**identity(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _whose(owner: dict[str, Any]) -> str:

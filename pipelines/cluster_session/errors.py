@@ -27,7 +27,7 @@ def user_error(error: BaseException) -> UserError | None:
     (`controller_failure`), Python chains it. Of what a train worker or an actor's constructor raised, Ray hands on the
     printed stack trace alone.
     """
-    found = list(_inside(error))
+    found = list(inside(error))
     for inner in found:
         if isinstance(inner, UserError) and not hasattr(inner, "cause"):  # Ray derives one that says the whole trace
             return inner
@@ -38,10 +38,11 @@ def user_error(error: BaseException) -> UserError | None:
     return None
 
 
-def _inside(error: BaseException | None) -> Iterator[BaseException]:
+def inside(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those in it: what Ray wrapped, what its workers and its controller met, what it was raised from."""
     if not isinstance(error, BaseException):
         return
     yield error
     several = getattr(error, "worker_failures", {}).values()
     for inner in (*several, *(getattr(error, name, None) for name in ("controller_failure", "cause", "__cause__"))):
-        yield from _inside(inner)
+        yield from inside(inner)

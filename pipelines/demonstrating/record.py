@@ -1,4 +1,4 @@
-"""What of a demo is done, so that one that was killed goes on."""
+"""What of a chain of stages (the demo, a fine-tuning) is done, so that one that was killed goes on."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from mail.errors import UserError
 
 
 class Record:
-    """What of a demo is done, how long it took and what came out, kept in a file so that a killed demo can go on."""
+    """What is done, how long it took and what came out, kept in a file so that a chain that was killed can go on."""
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path, self.settings = path, settings
@@ -21,21 +21,28 @@ class Record:
         self.continued: list[str] = []  # killed once: their seconds are those of the last start
 
     @classmethod
-    def open(cls, path: Path, settings: dict[str, Any]) -> "Record":
+    def open(
+        cls,
+        path: Path,
+        settings: dict[str, Any],
+        what: str = "a demo",
+        mend: str = "start anew with --fresh, or choose another --out",
+    ) -> "Record":
         """The record in the file, a new one if there is none.
 
+        Args:
+            what: the chain. mend: what a person can do about another one.
+
         Raises:
-            UserError: the file is of a demo with other settings.
+            UserError: the file is of a chain with other settings.
         """
         record = cls(path, settings)
         if path.exists():
             values = json_text.read_record(path, path.read_bytes(), "settings")
             before = values["settings"]
             if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
-                names = ", ".join(f"--{k.replace('_', '-')}" for k in changed)
-                raise UserError(
-                    f"{path.parent} holds a demo with other {names}: start anew with --fresh, or choose another --out"
-                )
+                names = ", ".join(f"--{k.rstrip('_').replace('_', '-')}" for k in changed)
+                raise UserError(f"{path.parent} holds {what} with other {names}: {mend}")
             record.__dict__ |= values
         return record
 

@@ -7,7 +7,7 @@ without any, it would be another system's.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 from mail import lineage
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import model_digest
 from mail.metrics import get_protocol, paired_bootstrap
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.evaluation import evaluate
+from pipelines.evaluating.parent import ParentModel
 from pipelines.registry.comparison import Comparison, Evaluation, NotEvaluated, read_evaluations
 from pipelines.registry.evaluation_notes import logged_evaluations
 from pipelines.registry.models import SCHEME, Version, download
@@ -69,6 +69,25 @@ class EvaluationComparer:
         found = paired_bootstrap(a.counts.counts, b.counts.counts, protocol=get_protocol(self.protocol))
         return Comparison(split, self.protocol, a, b, found)
 
+    def forgetting(self, candidate: Version, splits: tuple[str, ...]) -> list[Comparison] | None:
+        """As `Comparer.forgetting`."""
+        folder = download(candidate)
+        parent = ParentModel.of(folder, lineage.read(folder))
+        if parent is None:
+            return None
+        data, masks, chosen = parent.data(splits)
+        old = replace(self, data=data, masks=masks)
+        if old.digest == self.digest and set(chosen) <= set(splits):
+            return []  # it is the data that they are compared on
+        found = []
+        for split in chosen:
+            ours, theirs = old._of(candidate, split)[0], old._of_parent(candidate, parent, split)
+            pair = [old._checked(e, split) for e in (ours, theirs)]
+            protocol = get_protocol(self.protocol)
+            differences = paired_bootstrap(pair[0].counts.counts, pair[1].counts.counts, protocol=protocol)
+            found.append(Comparison(split, self.protocol, pair[0], pair[1], differences))
+        return found
+
     def missing(self, version: Version, split: str) -> bool:
         """Whether an evaluation would have to be run."""
         return not self._found(version, split)
@@ -89,7 +108,7 @@ class EvaluationComparer:
     def _found(self, version: Version, split: str) -> list[Evaluation]:
         """Evaluations of this very model, the newest first."""
         local = download(version)
-        model, proposer = model_digest(local), _proposer(lineage.read(local))
+        model, proposer = lineage.model_digest(local), _proposer(lineage.read(local))
         wanted = (model, proposer, split, self.protocol, self.digest)
 
         def known(evaluation: Evaluation) -> tuple[str | None, ...]:
@@ -101,23 +120,37 @@ class EvaluationComparer:
         found = [e for e in read_evaluations(folders) if known(e) == wanted]
         return sorted(found, key=lambda e: -(e.folder / "metrics.json").stat().st_mtime)
 
-    def _evaluate(self, version: Version, split: str) -> Evaluation:
+    def _of_parent(self, version: Version, parent: ParentModel, split: str) -> Evaluation:
+        """The parent's evaluation, which may be no registered version, found or made beside its child's."""
+        wanted = (lineage.model_digest(parent.folder), split, self.protocol, self.digest)
+        out = self._folder(version, f"parent-{split}")
+        for found in read_evaluations([*self.evaluations, out]):
+            figures = found.figures
+            model = (figures.get("model") or {}).get("digest")
+            if (model, figures["split"], figures["protocol"], found.store) == wanted:
+                return found
+        say(f"evaluating {parent.address}, which it goes on from, on {split}")
+        evaluate(self._config(str(parent.folder), split, out))
+        return next(iter(read_evaluations([out])))
+
+    def _config(self, model: str, split: str, out: Path) -> EvaluationConfig:
         assert self.data is not None
+        return EvaluationConfig(
+            model=model,
+            data=self.data,
+            masks=self.masks,
+            split=split,
+            out=out,
+            protocol=self.protocol,
+            workers=self.workers,
+            allow_leaky=self.allow_leaky,
+            gallery=False,
+        )
+
+    def _evaluate(self, version: Version, split: str) -> Evaluation:
         out = self._folder(version, split)
         say(f"evaluating {version.name} version {version.version} on {split}")
-        evaluate(
-            EvaluationConfig(
-                model=f"{SCHEME}{version.name}/{version.version}",
-                data=self.data,
-                masks=self.masks,
-                split=split,
-                out=out,
-                protocol=self.protocol,
-                workers=self.workers,
-                allow_leaky=self.allow_leaky,
-                gallery=False,
-            )
-        )
+        evaluate(self._config(f"{SCHEME}{version.name}/{version.version}", split, out))
         made = next(iter(read_evaluations([out])))
         wanted = _proposer(lineage.read(download(version)))
         if _proposer(made.figures) != wanted:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress, Options
+from pipelines.options import Address, LocalPathOrParent, LocalTarget, ModelAddress, Options
 
 
 @dataclass(kw_only=True)
@@ -43,8 +43,9 @@ class EvaluationConfig(Options):
     batch_images: int = 8
     """Images, each with all of its sentences, that are predicted together."""
 
-    compare: LocalPath | None = None
-    """Folder of another evaluation of this split: side by side in the gallery, with a paired bootstrap."""
+    compare: LocalPathOrParent | None = None
+    """Folder of another evaluation of this split: side by side in the gallery, with a paired bootstrap. `parent`: the
+    model that this one goes on from (`train --from`), on this data and on its own, which shows what is forgotten."""
 
     allow_leaky: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Evaluate although the proposer or the model saw images of the split; the results are labelled leaky."""

@@ -9,19 +9,20 @@ interrupted one stopped; it is used only if everything that determines the answe
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mail import lineage
 from mail.data import files
+from mail.data.filling import naming
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks
 from mail.inference import Predictor
-from mail.leakage import check_leakage, check_model
+from mail.leakage import Verdict, check_evaluation
 from mail.metrics import (
     Accumulator,
     MetricsReport,
@@ -38,6 +39,7 @@ from mail.report.gallery import thumbnail_side
 from pipelines.claiming.claim import Claim
 from pipelines.ending import EndRequested
 from pipelines.evaluating.config import EvaluationConfig
+from pipelines.evaluating.finished import note
 from pipelines.evaluating.gallery import write_evaluation_gallery
 from pipelines.evaluating.inputs import find_snapshot, read_other
 from pipelines.evaluating.tables import of_what, print_differences, print_report, summary
@@ -48,8 +50,11 @@ from pipelines.terminal import Advance, done, say
 ANSWERS = ".answers.jsonl"
 
 
-def evaluate(config: EvaluationConfig) -> MetricsReport:
+def evaluate(config: EvaluationConfig, facts: Mapping[str, Any] | None = None) -> MetricsReport:
     """Evaluates, or goes on with what was interrupted, and writes `metrics.json`, `predictions.jsonl`, the gallery.
+
+    Args:
+        facts: what else belongs in `metrics.json`.
 
     Raises:
         UserError: an option is wrong, masks are missing, the model or its masks leak and that is not allowed, or
@@ -58,7 +63,7 @@ def evaluate(config: EvaluationConfig) -> MetricsReport:
     with Claim(config.out, f"the evaluation in {config.out}", "another --out") as claim:
         evaluation = Evaluation.prepare(config)
         evaluation.predict(may=claim.alive)
-        return evaluation.write(claim.check)
+        return evaluation.write(claim.check, facts or {})
 
 
 @dataclass
@@ -67,7 +72,7 @@ class Evaluation:
 
     Attributes:
         folder: of the model. model: its address and digest, for the record.
-        coverage: what of the split's texts reaches the network.
+        coverage: what of the split's texts reaches the network. verdict: what of the split was seen in training.
         answers: what is known already, by image id. other: what is compared with.
     """
 
@@ -79,7 +84,7 @@ class Evaluation:
     snapshot: MaskSnapshot | None
     protocol: Protocol
     coverage: TextCoverage
-    leaky: bool
+    verdict: Verdict
     answers: dict[str, ImageAnswer]
     other: Accumulator | None = None
 
@@ -99,18 +104,15 @@ class Evaluation:
         store = DataStore(config.data)
         plan = SplitPlan.read(store, store.check_split(config.split), config.batch_images)
         snapshot = find_snapshot(config, folder, origin)
-        verdicts = [check_model(origin, store, config.split, config.allow_leaky, config.model)]
+        verdict = check_evaluation(origin, store, config.split, snapshot, config.allow_leaky, config.model, folder)
         if snapshot is not None:
             check_masks(store, plan.images, snapshot)
-            what = f"proposer {snapshot.proposer_id}"
-            verdicts.append(check_leakage(snapshot.trained_on(), store, [config.split], config.allow_leaky, what))
-        for line in [remark for verdict in verdicts for remark in verdict.remarks]:
+        for line in verdict.remarks:
             say(line)
-        leaky = any(verdict.leaky for verdict in verdicts)
-        model: dict[str, Any] = {"address": config.model, "digest": model_digest(folder)}
+        model: dict[str, Any] = {"address": config.model, "digest": lineage.model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
         coverage = processor.coverage(plan.expressions["text"].to_pylist())
-        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, leaky, {}, other)
+        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, verdict, {}, other)
         found.answers = found._read_answers()
         return found
 
@@ -125,7 +127,7 @@ class Evaluation:
             "data_store": {"name": self.store.name, "digest": self.store.digest},
             "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
             "protocol": self.protocol.description,
-            "leaky": self.leaky,
+            "leaky": self.verdict.leaky,
         }
 
     def predict(self, batches: Sequence[int] | None = None, may: Callable[[], None] = lambda: None) -> None:
@@ -145,6 +147,7 @@ class Evaluation:
         if not pending:
             return
         with (
+            naming(self._record),
             open(self._record, "a" if self.answers else "w") as record,
             Advance("images evaluated", total, len(self.answers)) as advance,
         ):
@@ -163,11 +166,12 @@ class Evaluation:
                 end.kept = f"the answers for {len(self.answers)} of {total} images are kept"
                 raise
 
-    def write(self, may: Callable[[], None] = lambda: None) -> MetricsReport:
+    def write(self, may: Callable[[], None] = lambda: None, facts: Mapping[str, Any] | None = None) -> MetricsReport:
         """Counts the answers, writes the files and prints the figures.
 
         Args:
             may: is asked before those of an earlier evaluation are replaced; raises if they must not be.
+            facts: as of `evaluate`.
         """
         config, out = self.config, self.config.out
         predictions = {e: p for answer in self.answers.values() for e, p in answer.predictions.items()}
@@ -180,7 +184,7 @@ class Evaluation:
         accumulator = accumulate(self.plan.expressions, predictions, self.protocol)
         context = self.store.expressions(columns=["image_id", "ann_ids", "category"])
         slices = slice_expressions(self.plan.expressions, context)
-        extra, differences = self._facts(), None
+        extra, differences = self._facts() | dict(facts or {}), None
         if self.other is not None:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
             extra["compared"] = {"with": str(config.compare), **{k: d._asdict() for k, d in differences.items()}}
@@ -201,6 +205,9 @@ class Evaluation:
                     compare=config.compare,
                 )
             report.write_json(new / "metrics.json")
+            names = "metrics.json, predictions.jsonl" + (", gallery.html" if config.gallery else "")
+            told = f"{summary(report)}{', LEAKY' if self.verdict.leaky else ''} -> {out}: {names}"
+            note(new, config, self.folder, self.snapshot.proposer_id if self.snapshot is not None else None, told)
         self._record.unlink(missing_ok=True)
         self._note(report)
         print_report(report)
@@ -208,8 +215,7 @@ class Evaluation:
             print_differences(differences, str(config.compare), of_what(report))
         for text in self._warnings():
             say(text)
-        names = "metrics.json, predictions.jsonl" + (", gallery.html" if config.gallery else "")
-        done(f"{summary(report)}{', LEAKY' if self.leaky else ''} -> {out}: {names}")
+        done(told)
         return report
 
     @property
@@ -265,7 +271,8 @@ class Evaluation:
             "model": self.model,
             "code_version": lineage.code_version(),
             "mask_table": self.snapshot.lineage if self.snapshot is not None else None,
-            "leaky": self.leaky,
+            "leaky": self.verdict.leaky,
+            "leaks": [asdict(overlap) for overlap in self.verdict.overlaps],
             "texts": self.coverage.to_dict(),
             "images": len(self.plan.images),
             "errors": dict(sorted((a.image_id, a.error) for a in self.answers.values() if a.error)),
@@ -280,7 +287,7 @@ class Evaluation:
             )
         if not self.coverage.complete:
             yield self.coverage.describe()
-        if self.leaky:
+        if self.verdict.leaky:
             yield "LEAKY: images of this split were seen in training, or nobody knows; do not compare these numbers"
 
     def _note(self, report: MetricsReport) -> None:

@@ -1,6 +1,7 @@
 """Metrics on the screen: one table that says what was counted, one for the slices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +56,38 @@ def print_differences(differences: dict[str, Difference], other: str, what: str)
     console.print(table)
 
 
+class Row(NamedTuple):
+    """A model against the one that it goes on from, on one split: what data it is, and the figures' differences."""
+
+    what: str
+    store: str
+    split: str
+    differences: Mapping[str, Difference]
+
+    def record(self) -> dict[str, Any]:
+        found = {name: d._asdict() for name, d in self.differences.items()}
+        return {"what": self.what, "data_store": self.store, "split": self.split, "difference": found}
+
+    def cells(self, name: str) -> tuple[str, ...]:
+        d = self.differences[name]
+        interval = f"{100 * d.lower:+.2f} .. {100 * d.upper:+.2f}"
+        where = f"{self.what}: {self.store} / {self.split}"
+        difference = f"{100 * d.difference:+.2f}"
+        return where, str(d.expressions), name, points(d.candidate), points(d.baseline), difference, interval
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Prints what was won on the new data and what was lost on the parent's, in points."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    table = Table(title="against the model that it goes on from: paired bootstrap", title_justify="left")
+    for name in ("", "expressions", "", "this", "parent", "difference", "95% interval"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in rows:
+        for name in row.differences:
+            table.add_row(*row.cells(name))
+    console.print(table)
+
+
 def print_comparison(comparison: Comparison, candidate: str, champion: str | None) -> None:
     """Prints what a promotion was decided by: both versions' figures, or the candidate's where there is no champion."""
     ours, theirs = comparison.candidate.figures, comparison.champion and comparison.champion.figures
@@ -69,7 +102,7 @@ def print_comparison(comparison: Comparison, candidate: str, champion: str | Non
             table.add_row(str(number), str(m["expressions"]), *figures)
     console.print(table)
     if comparison.differences:
-        print_differences(comparison.differences, f"version {champion}", what)
+        print_differences(comparison.differences, "its parent" if champion == "parent" else f"version {champion}", what)
 
 
 def points(value: float | None) -> str:

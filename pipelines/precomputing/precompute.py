@@ -59,7 +59,7 @@ class Precomputation:
         files.check_writable(config.masks)
         store, table = DataStore(config.data), MaskTable(config.masks)
         what = f"the proposer {config.proposer}"
-        verdict = check_leakage(folder.seen, store, allow_leaky=config.allow_leaky, what=what)
+        verdict = check_leakage(folder.origin, store, allow_leaky=config.allow_leaky, what=what)
         for line in verdict.remarks:
             say(line)
         return cls(config, folder, store, table, verdict.leaky, choose)
@@ -97,14 +97,13 @@ class Precomputation:
         config, started = self.config, time.monotonic()
         proposer_id, images = self.folder.proposer_id, self.store.manifest["image_count"]
         head, pending = self.pending()
+        origin = self.table.register_origin(proposer_id, self.folder.origin)  # which may have been said since
         if len(pending) == 0:
             nothing = f"all {images} images have masks by {proposer_id} already"
             done(f"{config.masks}: {nothing if self.choose is None else f'no such images by {proposer_id}'}")
             return {"proposer_id": proposer_id, "images": 0, "version": head.version, "digest": head.digest}
         say(f"{len(pending)} of {images} images are pending for {proposer_id}")
-        if self.folder.seen is not None:
-            self.table.register_images(proposer_id, self.folder.seen)
-        info = {**self.folder.info, "leaky": self.leaky}
+        info = {**self.folder.info, "trained_on": origin.summary, "leaky": self.leaky}
         use_system_memory()
         give_back_memory()  # what the plan took
         with (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from mail.data.origins import NOTHING
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.rows import WorkUnit, decode_unit, detect_rows, propose_rows, select_rows
@@ -103,7 +104,7 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
     )
     if pool.apart:
         # the ids of the images that it saw would travel with every task
-        folder = replace(ProposerFolder.read(config.proposer).with_selection(*chosen), seen=None)
+        folder = replace(ProposerFolder.read(config.proposer).with_selection(*chosen), origin=NOTHING)
 
         def paste(detected: pa.Table) -> pa.Table:
             return select_rows(folder, detected)

@@ -85,6 +85,17 @@ class Comparer(Protocol):
         """
         ...
 
+    def forgetting(self, candidate: Version, splits: tuple[str, ...]) -> list[Comparison] | None:
+        """A version and the model that it goes on from, on splits that the latter was not trained on of its data.
+
+        Returns:
+            None if it goes on from no other model.
+
+        Raises:
+            UserError: that model or its data are gone, or as of `compare`.
+        """
+        ...
+
 
 def read_evaluations(folders: Iterable[Path]) -> Iterator[Evaluation]:
     """The evaluations in these folders and up to three levels below; what is something else is passed over."""

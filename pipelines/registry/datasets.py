@@ -7,6 +7,7 @@ Name and digest are a dataset's identity: a copy of it elsewhere is the same one
 """
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mail import addresses
@@ -32,6 +33,17 @@ def training_inputs(store: DataStore, snapshot: MaskSnapshot | None) -> "list[Da
     if snapshot is not None:
         inputs.append(_input("masks", snapshot.proposer_id, snapshot.digest, snapshot.uri, snapshot.lineage))
     return inputs
+
+
+def recorded_inputs(origin: Mapping[str, Any]) -> "list[DatasetInput]":
+    """The same of a model's lineage: what it was trained on need not be there any more."""
+    store, masks = origin.get("data_store") or {}, origin.get("mask_table") or {}
+    named = [("training", store, "name", {}), ("masks", masks, "proposer_id", masks)]
+    return [
+        _input(context, record[name], record["digest"], record["uri"], dict(profile))
+        for context, record, name, profile in named
+        if record.keys() >= {name, "digest", "uri"}
+    ]
 
 
 def _input(context: str, name: str, digest: str, uri: str, profile: dict[str, Any]) -> "DatasetInput":

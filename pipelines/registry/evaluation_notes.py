@@ -22,6 +22,7 @@ from typing import Any
 from pipelines.registry.client import answers, connect
 from pipelines.registry.comparison import KEPT
 from pipelines.registry.datasets import short_digest
+from pipelines.registry.dead_runs import end_dead_runs
 from pipelines.registry.models import MODEL_NAME, SCHEME, Version, find_version
 from pipelines.registry.run_log import flatten
 
@@ -50,6 +51,7 @@ def log_evaluation(
         version = find_version(model if isinstance(model, str) else f"{SCHEME}{name}/{model}")
         if not version.run_id or not version.model_id:
             return  # registered by other means than `register_model`
+        end_dead_runs(client, client.get_run(version.run_id).info.experiment_id)
         split, protocol, store = metrics["split"], metrics["protocol"], metrics["data_store"]
         prefix = f"{split}/" if protocol == PLAIN else f"{split}/{protocol}/"
         of = {

@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -19,7 +20,9 @@ import mail
 from mail import addresses, lineage
 from mail.addresses import without_secrets as shown
 from mail.errors import UserError
-from pipelines.registry.client import answers, connect, experiment, first_line, registry_uri, tracking_uri
+from pipelines.registry.client import answers, connect, experiment, first_line, registry_uri, surely, tracking_uri
+from pipelines.registry.datasets import recorded_inputs
+from pipelines.registry.dead_runs import DRIVER_TAG, driver, end_dead_runs
 from pipelines.registry.run_log import known
 from pipelines.registry.smoke_test import example
 
@@ -28,6 +31,7 @@ CHAMPION = "champion"
 # what a registered model needs to predict, in the versions that it was trained with
 REQUIREMENTS = ("torch", "torchvision", "transformers", "safetensors", "pycocotools", "numpy", "pillow", "pyarrow")
 SCHEME = addresses.REGISTRY
+_RUN = re.compile(r"runs:/+([0-9a-f]+)(?:/.*)?|([0-9a-f]{32})")  # the latter is no path: `resolve` has made it one
 LOGGED_MODEL = "model_id"  # tag of a version: MLflow's own databases do not keep it
 
 
@@ -51,7 +55,7 @@ def register_model(model_dir: str | os.PathLike, run_id: str | None = None, name
         client = connect()
         source = Path(temporary) / "mail"
         shutil.copytree(Path(mail.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        with _run(client, run_id, folder.parent.name), _quiet("mlflow"):
+        with _run(client, run_id, folder.parent.name, origin), _quiet("mlflow"):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -89,17 +93,25 @@ def signature() -> Any:
 
 
 @contextlib.contextmanager
-def _run(client: Any, run_id: str | None, name: str) -> Iterator[None]:
-    """An active run: the given one if this store has it, else a new one. A given one ends as it was before."""
+def _run(client: Any, run_id: str | None, name: str, origin: Mapping[str, Any]) -> Iterator[None]:
+    """An active run: the given one if this store has it, else a new one with the inputs that a lineage names.
+
+    A given one ends as it was before.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     if run_id is not None and not known(client, run_id):
         run_id = None
     where = None if run_id else experiment(client)
+    if where:
+        end_dead_runs(client, where)
     before = client.get_run(run_id).info.status if run_id else None
     try:
-        with mlflow.start_run(run_id, experiment_id=where, run_name=name, log_system_metrics=False):
+        tags = None if run_id else {DRIVER_TAG: driver()}
+        with mlflow.start_run(run_id, experiment_id=where, run_name=name, tags=tags, log_system_metrics=False) as run:
+            if run_id is None and (inputs := recorded_inputs(origin)):
+                surely(client.log_inputs, run.info.run_id, inputs)
             yield
     except BaseException:  # the training has not failed because its model is not registered
         if run_id and before:
@@ -203,7 +215,8 @@ def _version(found: Any, aliases: tuple[str, ...] | None = None) -> Version:
 
 
 def resolve_model(address: str | os.PathLike) -> Path:
-    """The local MODEL folder of an address: `models:/NAME@ALIAS`, `models:/NAME/3`, a model, checkpoint or run folder.
+    """The local MODEL folder of an address: `models:/NAME@ALIAS`, `models:/NAME/3`, `runs:/ID` or a run's id, a model,
+    checkpoint or run folder.
 
     Models of a remote store are downloaded once and kept below `$XDG_CACHE_HOME/mail-ris`.
 
@@ -214,6 +227,9 @@ def resolve_model(address: str | os.PathLike) -> Path:
     if text.startswith(SCHEME):
         with answers():
             return download(find_version(text))
+    if (run := _RUN.fullmatch(text)) is not None:
+        with answers():
+            return _model_of_run(run[1] or run[2])
     folder = addresses.local_path(text)
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
@@ -222,6 +238,23 @@ def resolve_model(address: str | os.PathLike) -> Path:
     raise UserError(
         f"{text} is no model: {why} (give a folder that `mail-ris train` wrote, or {SCHEME}{MODEL_NAME}@{CHAMPION})"
     )
+
+
+def _model_of_run(run_id: str) -> Path:
+    """The MODEL folder that a training run noted, or the version that was registered of it."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    try:
+        noted = client.get_run(run_id).data.tags.get("model")
+    except MlflowException as error:
+        raise UserError(f"no run {run_id} at {shown(tracking_uri())}: {first_line(error)[:120]}") from None
+    if noted and addresses.remote_path(noted) is None and (Path(noted) / "config.json").is_file():
+        return Path(noted)
+    if found := client.search_model_versions(f"run_id = '{run_id}'", max_results=1):
+        return download(_version(found[0]))
+    where = f"its model is not at {noted} now" if noted else "it noted no model"
+    raise UserError(f"run {run_id} has no model here: {where}, and no version of it is registered")
 
 
 def download(version: Version) -> Path:

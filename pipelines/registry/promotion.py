@@ -3,8 +3,9 @@
 | gate | passes if |
 |---|---|
 | `lineage` | every link of the chain was recorded and still leads where it did |
-| `label` | neither the model nor its evaluations are leaky, or a reason to allow it is given |
+| `label` | neither the model nor its evaluations are leaky or of unknown origin, or a reason to allow it is given |
 | `comparison` | per split, the lower bound of the paired bootstrap against the champion is above the least gain |
+| `forgetting` | on the data of the model that it goes on from, it may lose as many points to that one as is allowed |
 | `smoke test` | a fresh process loads the registered model and segments a photo with it, nothing else at hand |
 
 The first champion has nobody to be compared with; the other gates are the same. Every decision, refusals too, becomes a
@@ -28,12 +29,12 @@ from pipelines.registry.champions import Champions, Reign
 from pipelines.registry.client import answers, connect, environment
 from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
 from pipelines.registry.evaluation_notes import log_evaluation
+from pipelines.registry.leaky_versions import gaps_and_leaks, record_allowed
 from pipelines.registry.models import (
     CHAMPION,
     MODEL_NAME,
     SCHEME,
     Version,
-    broken_links,
     download,
     find_version,
     versions,
@@ -54,12 +55,15 @@ class Terms:
         splits: compared on, all of them must pass.
         figures: of `mIoU` and `oIoU`, those whose difference must be above `min_gain`.
         min_gain: points (percent), for the lower bound of the difference's interval.
+        max_forgotten: points that the upper bound of what is lost on the parent's data must stay below; None: it
+            is only shown.
         allow_leaky: why a leaky model may be promoted; None refuses it.
     """
 
     splits: tuple[str, ...] = ()
     figures: tuple[str, ...] = ("mIoU", "oIoU")
     min_gain: float = -0.5
+    max_forgotten: float | None = None
     allow_leaky: str | None = None
 
 
@@ -74,7 +78,9 @@ class Decision:
     gates: dict[str, str] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    forgetting: list[Comparison] = field(default_factory=list)
     smoke: dict[str, Any] | None = None
+    leaks: list[str] = field(default_factory=list)
     promoted: bool = False
 
     def gate(self, name: str, problems: list[str]) -> None:
@@ -92,8 +98,10 @@ class Decision:
             "protocol": self.protocol,
             "figures": list(self.terms.figures),
             "min_gain": self.terms.min_gain,
+            "max_forgotten": self.terms.max_forgotten,
             "allow_leaky": self.terms.allow_leaky,
             "splits": {c.split: c.record() for c in self.comparisons},
+            "forgetting": {c.split: c.record() for c in self.forgetting},
             "smoke_test": self.smoke,
             "code_version": lineage.code_version(),
         }
@@ -134,18 +142,18 @@ def _judge(decision: Decision, champion: Version | None, comparer: Comparer) -> 
     """The gates, cheap ones first; what costs minutes is not tried on a version that is refused already."""
     version = decision.version
     folder = download(version)
-    origin = lineage.read(folder)
-    broken = broken_links(origin, folder)
-    missing = [f"{name} was not recorded" for name in lineage.gaps(origin)]
-    decision.gate("lineage", missing + [f"{name}: {problem}" for name, problem in broken.items()])
-    leaky = bool(origin.get("leaky")) or version.tags.get("leaky") == "true"
+    gaps, leaks = gaps_and_leaks(version, folder)
+    decision.gate("lineage", gaps)
     decision.gate("label", [])
-    if leaky:
-        _leaky(decision, "the model")
-    decision.gates |= {"comparison": NOT_TRIED, "smoke test": NOT_TRIED}
+    for leak in leaks:
+        _leaky(decision, leak)
+    decision.gates |= {"comparison": NOT_TRIED, "forgetting": NOT_TRIED, "smoke test": NOT_TRIED}
     if decision.reasons:
         return
     _compare(decision, champion, comparer)
+    if decision.reasons:
+        return
+    _forgetting(decision, comparer)
     if decision.reasons:
         return
     say("smoke test: a fresh process loads the registered model")
@@ -165,7 +173,7 @@ def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -
             continue
         decision.comparisons.append(found)
         if found.candidate.figures.get("leaky"):
-            _leaky(decision, f"the evaluation on {split}")
+            _leaky(decision, f"the evaluation on {split} is leaky: {lineage.leaks(found.candidate.figures)}")
         for name in terms.figures if champion else ():
             lower = 100 * found.differences[name].lower
             if not lower > terms.min_gain:
@@ -179,12 +187,37 @@ def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -
         decision.gates["comparison"] = "no champion to compare with"
 
 
-def _leaky(decision: Decision, what: str) -> None:
-    said = f"{what} is leaky: evaluation images were seen in training, or nobody knows"
-    if decision.terms.allow_leaky:
-        decision.gates["label"] = f"{said}; allowed: {decision.terms.allow_leaky}"
-    else:
-        decision.gate("label", [f"{said} (--allow-leaky REASON)"])
+def _forgetting(decision: Decision, comparer: Comparer) -> None:
+    most, problems = decision.terms.max_forgotten, []
+    try:
+        found = comparer.forgetting(decision.version, decision.terms.splits)
+    except UserError as error:
+        decision.gate("forgetting", [] if most is None else [str(error)])
+        if most is None:
+            decision.gates["forgetting"] = f"not compared: {error}"
+        return
+    decision.forgetting = found or []
+    for comparison in decision.forgetting if most is not None else ():
+        for name in decision.terms.figures:
+            lost = -100 * comparison.differences[name].lower
+            if most is not None and lost > most:
+                problems.append(
+                    f"{name} on {comparison.split} of {comparison.candidate.figures['data_store']['name']} may have "
+                    f"lost {lost:.2f} points, {most:g} are allowed"
+                )
+    decision.gate("forgetting", problems)
+    if found is None:
+        decision.gates["forgetting"] = "it goes on from no other model"
+    elif most is None and found:
+        decision.gates["forgetting"] = "shown only (--max-forgotten asks for more)"
+
+
+def _leaky(decision: Decision, leak: str) -> None:
+    decision.leaks.append(leak)
+    allowed = decision.terms.allow_leaky
+    decision.gates["label"] = "; ".join([*decision.leaks, *([f"allowed: {allowed}"] if allowed else [])])
+    if not allowed:
+        decision.reasons.append(f"label: {leak} (--allow-leaky REASON)")
 
 
 def smoke_test(version: Version, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -218,6 +251,8 @@ def _record(decision: Decision) -> None:
     version = decision.version
     value = without_secrets(json.dumps(decision.record(), separators=(",", ":")))
     connect().set_model_version_tag(version.name, version.version, key, value)
+    if decision.promoted and decision.leaks:
+        record_allowed(version, decision.leaks, str(decision.terms.allow_leaky))
     for comparison in decision.comparisons:
         found, address = comparison.candidate, f"{SCHEME}{version.name}/{version.version}"
         log_evaluation(address, found.figures, folder=found.folder)

@@ -43,11 +43,13 @@ def start_run(
 ) -> str:
     """Creates a run, or finds one that was interrupted, and returns its id: another one where that was deleted.
 
+    Runs whose processes were killed are ended.
+
     Args:
         params: nested config; logged flat (`model.num_hidden_layers`).
         tags: labels. inputs: what it reads (`pipelines.registry.datasets`).
         run_id: of the interrupted one. key: a unique word for it, where its id may have been lost.
-        folder: of the run's files; runs of the same name and folder whose processes were killed are ended.
+        folder: of the run's files, a label.
 
     Raises:
         UserError: MLflow cannot be reached, or the experiment was deleted.
@@ -57,15 +59,15 @@ def start_run(
     with answers():
         client = connect()
         if run_id is not None and known(client, run_id):
-            if folder is not None:
-                client.set_tag(run_id, DRIVER_TAG, driver())
+            client.set_tag(run_id, DRIVER_TAG, driver())
+            end_dead_runs(client, client.get_run(run_id).info.experiment_id, run_id)
             return run_id
         where = experiment(client)
         found = client.search_runs([where], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
         if found:
             run_id = found[0].info.run_id
         else:
-            own = {KEY_TAG: key, FOLDER_TAG: folder, DRIVER_TAG: driver() if folder else None}
+            own = {KEY_TAG: key, FOLDER_TAG: folder, DRIVER_TAG: driver()}
             tags = {k: without_secrets(v) for k, v in ({**tags, **own}).items() if v is not None}
             run_id = client.create_run(where, run_name=name, tags=tags).info.run_id
         flat = [Param(k, without_secrets(str(v))[:6000]) for k, v in flatten(params).items()]
@@ -73,8 +75,7 @@ def start_run(
             client.log_batch(run_id, params=flat[start : start + 100])
         if inputs:
             surely(client.log_inputs, run_id, list(inputs))  # another run may note the same data set at this moment
-        if folder is not None:
-            end_dead_runs(client, where, name, without_secrets(folder), run_id)
+        end_dead_runs(client, where, run_id)
     return run_id
 
 
@@ -115,7 +116,7 @@ class RunLog:
         # the run refuses to be written, or is another process's now: no later step may be there without those before
         self._gone = False
         self._aside: list[Callable[[], Any]] = []  # files that were not taken, to be tried once more at the end
-        self._whole = True
+        self._whole, self._away = True, False
         self._deadline = float("inf")
         self._logged: dict[str, int] = {}
         self._images: set[tuple[str, int]] | None = None  # key and step; None: to be looked up
@@ -145,6 +146,8 @@ class RunLog:
 
     def close(self, status: str = "FINISHED", timeout: float = 60.0) -> bool:
         """Ends the run once everything is written, or gives up after `timeout` seconds; whether all was written."""
+        if self._away:
+            self._say(f"waiting for MLflow, {timeout:.0f} s at most")
         self._queue.put(self._files_again)
         self._queue.put(lambda: self._client.set_terminated(self.run_id, status))
         self._deadline = time.monotonic() + timeout
@@ -159,25 +162,24 @@ class RunLog:
         self._thread.join(5)
 
     def _work(self) -> None:
-        away = False
         while (call := self._queue.get()) is not None:
             while not self._gone:
                 try:
                     call()
-                    if away:
+                    if self._away:
                         self._say("MLflow is back: the run's record is complete again")
-                    away = False
+                    self._away = False
                     break
                 except Exception as error:
                     if _is_refusal(error):
                         self._gone, self._whole = True, False
                         self._say(f"MLflow refuses the run's record ({first_line(error)[:160]}); the training goes on")
                         break
-                    if not away:
+                    if not self._away:
                         self._say(
                             f"MLflow does not answer ({first_line(error)[:160]}); the training goes on, I try again"
                         )
-                    away = True
+                    self._away = True
                     if time.monotonic() > self._deadline:
                         self._whole = False
                         break

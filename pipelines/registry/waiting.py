@@ -3,6 +3,7 @@
 MLflow's own tries take minutes, without a word, and for a typing error too.
 """
 
+import contextlib
 import functools
 import re
 import urllib.error
@@ -43,6 +44,17 @@ def await_answer(uri: str, variable: str) -> None:
             raise UserError(f"{shown} cannot be used ({reason(error)}): mend {variable}") from error
         proxy = _proxy(uri) if addresses.is_web(uri) else ""
         raise UserError(f"{shown} does not answer ({reason(error)}): start it, or mend {variable}{proxy}") from error
+
+
+def answers_now(uri: str) -> bool:
+    """Whether somebody answers at an URI, without a second try; a file does."""
+    with contextlib.suppress(Exception):  # whatever it is, `await_answer` tells it to whoever needs an answer
+        if addresses.is_web(uri):
+            _ask_server(uri)
+        elif addresses.is_remote_database(uri):
+            _ask_database(uri)
+        return True
+    return False
 
 
 def _is_away(error: Exception) -> bool:

@@ -23,7 +23,14 @@ class Evaluate(EvaluationConfig, Stage):
 
         return Evaluation.prepare(self).describe()
 
+    def execute(self) -> None:
+        from pipelines.evaluating.finished import tell
+
+        if self.dry_run or not tell(self):
+            super().execute()
+
     def run(self) -> Any:
+        from pipelines.evaluating.against_parent import WORD, evaluate_against_parent
         from pipelines.evaluating.evaluation import evaluate
 
-        return evaluate(self)
+        return evaluate_against_parent(self) if self.compare == WORD else evaluate(self)

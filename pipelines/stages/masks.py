@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mail.data import files
+from mail.data.mask_snapshot import read_origin
 from mail.data.mask_table import MaskTable
 from mail.data.mask_upkeep import STATUSES, collect, compact, problems, reasons, seconds_per_image, status, verify
 from mail.data.store import DataStore
@@ -74,7 +75,9 @@ class MasksStatus(_OfTable):
             seconds = seconds_per_image(table, entry.proposer_id)
             report["proposers"][entry.proposer_id] = {**dataclasses.asdict(entry), "seconds_per_image": seconds}
             counts = ", ".join(f"{n} {s}" for s, n in entry.statuses.items())
-            label = ", leaky" if entry.proposer.get("leaky") else ""
+            origin = read_origin(table.uri, entry.proposer_id)
+            report["proposers"][entry.proposer_id]["saw"] = str(origin)
+            label = f", saw {origin}" + (", leaky" if entry.proposer.get("leaky") else "")
             say(
                 f"{entry.proposer_id}: {entry.rows} images ({counts}), {entry.files} files, "
                 f"{entry.bytes:,} bytes{label}" + (f", {seconds * 1000:.1f} ms an image" if seconds else "")

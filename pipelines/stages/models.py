@@ -1,4 +1,4 @@
-"""`mail-ris models list | show | register | promote | rollback`: the registered models, and which one is the champion.
+"""`mail-ris models list | show | audit | register | promote | rollback`: the registered models, and the champion.
 
 The champion is the version with the alias `champion`; `predict --model models:/mail-ris@champion` uses it. Earlier
 champions are remembered in order (`pipelines.registry.champions`), so that `rollback` may be called again and again.
@@ -18,7 +18,7 @@ from mail import lineage
 from mail.addresses import without_secrets
 from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
-from pipelines.options import Address, LocalPath, ModelAddress
+from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress
 from pipelines.registry.client import registry_uri
 from pipelines.registry.evaluation_notes import evaluation_lines, noted, scores_line
 from pipelines.registry.models import (
@@ -33,6 +33,7 @@ from pipelines.registry.models import (
 )
 from pipelines.registry.promotion import Terms, champion, decisions, previous_champion, promote, rollback
 from pipelines.stage import Stage
+from pipelines.stages.audit_model import AuditModel
 from pipelines.terminal import done
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Promote(Stage):
     """Folders that `mail-ris evaluate` wrote, or folders of them, to use instead of evaluating again. Those that were
     made of registered versions are found by themselves."""
 
-    out: LocalPath = Path("runs/promotions")
+    out: LocalTarget = Path("runs/promotions")
     """Folder for new evaluations; an interrupted promotion continues there."""
 
     protocol: str = "original"
@@ -163,6 +164,10 @@ class Promote(Stage):
 
     min_gain: float = -0.5
     """Points that the lower bound of the paired bootstrap's interval must be above (0: better beyond chance)."""
+
+    max_forgotten: float | None = None
+    """Of a model that goes on from another one: points that it may have lost to that one on the data which that one was
+    trained on, at the worse end of the interval. Without it, what is lost is shown."""
 
     allow_leaky: str | None = None
     """Promote a leaky model all the same; the text is the reason, which is recorded."""
@@ -200,10 +205,15 @@ class Promote(Stage):
             done(f"{version.name} version {version.version} is the {CHAMPION} already")
             return version
         figures = ("mIoU", "oIoU") if self.figure == "both" else (self.figure,)
-        terms = Terms(splits=self.split, figures=figures, min_gain=self.min_gain, allow_leaky=self.allow_leaky)
+        gain, lost = self.min_gain, self.max_forgotten
+        terms = Terms(
+            splits=self.split, figures=figures, min_gain=gain, max_forgotten=lost, allow_leaky=self.allow_leaky
+        )
         decision = promote(version, terms, self._comparer())
         for comparison in decision.comparisons:
             print_comparison(comparison, version.version, decision.against)
+        for comparison in decision.forgetting:
+            print_comparison(comparison, version.version, "parent")
         if not decision.promoted:
             raise UserError(f"{version.name} version {version.version} is not promoted: {'; '.join(decision.reasons)}")
         replaced = f", it was version {decision.against}" if decision.against else ""
@@ -244,6 +254,7 @@ class Rollback(Stage):
 MODELS: dict[str, type[Stage]] = {
     "list": ListModels,
     "show": ShowModel,
+    "audit": AuditModel,
     "register": Register,
     "promote": Promote,
     "rollback": Rollback,

@@ -3,7 +3,7 @@
 MLflow is a witness: it may be away, or have lost a run, and the training's folder still holds all of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,11 @@ from mail.errors import UserError
 from mail.training.checkpoint import Saved
 from mail.training.curves import Curves
 from mail.training.going_on import find_whole
+from pipelines.claiming.claim import Claim
+from pipelines.registry.datasets import recorded_inputs
 from pipelines.registry.models import MODEL_NAME, find_version, register_model
 from pipelines.registry.run_log import RunLog, start_run
+from pipelines.registry.witness import has_lost, seen
 from pipelines.terminal import say
 from pipelines.training.overlays import Overlays
 from pipelines.training.run_state import RunState
@@ -38,26 +41,46 @@ def register(folder: str, run_id: str | None, name: str = MODEL_NAME) -> int | N
 
 
 def complete(
-    state: RunState, newest: Saved | None, keep: int, wanted: bool, inputs: "Sequence[DatasetInput]" = ()
+    state: RunState,
+    newest: Saved | None,
+    keep: int,
+    wanted: bool,
+    inputs: "Sequence[DatasetInput]" = (),
+    may: Callable[[], None] = lambda: None,
 ) -> None:
     """Gives MLflow what it lacks of a finished run, as the run noted it, and notes what it has then.
 
+    Where MLflow does not take it, a line says so: the training is none the worse.
+
     Args:
         newest: checkpoint with the curves, None if it is gone. keep: checkpoints. wanted: the model registered.
+        may: raises if the folder is another process's by now.
     """
     result = dict(state.result)
-    if not result.get("recorded", True):
-        result |= record(state, newest, inputs)
-    if wanted and result.get("version") is None:
+    if not result.get("recorded", True) or has_lost(result.get("run_id"), result.get("seen")):
+        try:
+            result |= record(state, newest, inputs, may)
+        except UserError as error:
+            say(f"MLflow does not have the run's record ({error}): {LATER.format(state.folder)}")
+            wanted = False
+    moved = result.get("run_id") != state.result.get("run_id")
+    if wanted and (result.get("version") is None or moved):
         result["version"] = register(state.model, result.get("run_id"))
         if result["version"]:
             say(f"registered as {MODEL_NAME} version {result['version']}")
     if result != state.result:
-        state.finish(result, keep)
+        state.finish(result | {"seen": seen()}, keep)
 
 
-def record(state: RunState, newest: Saved | None, inputs: "Sequence[DatasetInput]" = ()) -> dict[str, Any]:
+def record(
+    state: RunState,
+    newest: Saved | None,
+    inputs: "Sequence[DatasetInput]" = (),
+    may: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Writes a finished run's whole record, to a new MLflow run where the old one is gone: `run_id` and `recorded`.
+
+    The model's lineage names that run then.
 
     Raises:
         UserError: MLflow cannot be reached, or its experiment was deleted.
@@ -67,6 +90,7 @@ def record(state: RunState, newest: Saved | None, inputs: "Sequence[DatasetInput
     if state.run_id not in (None, run_id):
         say(f"MLflow's run {state.run_id} is deleted: the record is written to a new one, {run_id}")
     state.recorded_as(run_id)
+    state.name_run_in_model(may)
     log = RunLog(run_id, say)
     if newest is not None:
         with files.local_folder(newest.address) as folder:
@@ -100,12 +124,17 @@ def register_folder(folder: str, name: str = MODEL_NAME) -> int:
         raise UserError(
             f"run {state.name} in {run} is not finished: `mail-ris train` with --resume ends and registers it"
         )
-    found = record(state, find_whole(state.checkpoints, say))
-    version = state.result.get("version") if name == MODEL_NAME else None
-    if version is None or not _has(name, version, found["run_id"]):
+    with Claim(run, f"run {state.name}", "another folder") as claim:
         with files.local_folder(state.model) as local:
-            version = register_model(local, found["run_id"], name)
-    state.finish(state.result | found | ({"version": version} if name == MODEL_NAME else {}), keep=10**6)
+            inputs = recorded_inputs(lineage.read(local))
+        found = record(state, find_whole(state.checkpoints, say), inputs, claim.check)
+        version = state.result.get("version") if name == MODEL_NAME else None
+        if version is None or not _has(name, version, found["run_id"]):
+            with files.local_folder(state.model) as local:
+                version = register_model(local, found["run_id"], name)
+        found |= {"seen": seen()} | ({"version": version} if name == MODEL_NAME else {})
+        claim.check()
+        state.finish(state.result | found, keep=10**6)
     if not found["recorded"]:
         raise UserError(f"{name} version {version} is registered, but MLflow does not have the whole record of its run")
     return int(version)

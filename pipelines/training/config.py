@@ -2,10 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from mail import addresses
-from pipelines.options import Address, HubName, Options, Target
+from pipelines.options import Address, HubName, ModelAddress, Options, Target
 from pipelines.training.shares import Workers
 
 
@@ -66,9 +68,13 @@ class ModelOverrides:
 class TrainConfig(Options):
     """What to train on what, how long and where."""
 
-    preset: str
+    preset: str | None = None
     """Network and recipe: tiny (CPU, minutes), vilt-b32 (the real size), vilt-b16 (finer patches). The last two begin
     with dandelin/vilt-b32-mlm, fetched from the Hugging Face hub; --pretrained FOLDER or none does without it."""
+
+    from_: Annotated[ModelAddress | None, tyro.conf.arg(name="from")] = None
+    """Instead of a preset: MODEL to go on from (folder, runs:/ID, models:/NAME@ALIAS), with its network, vocabulary and
+    recipe: fine-tuning. For a few hundred photos; the defaults are 400 steps at half of the model's learning rate."""
 
     data: Address
     """Data store (local folder or s3://)."""
@@ -108,8 +114,22 @@ class TrainConfig(Options):
     validation_expressions: int = 128
     """Expressions to validate on, evenly spread over the split; 0 leaves validation out."""
 
+    rehearse: Address | None = None
+    """With --from: data store of which a share is trained on as well, so that it is not forgotten: the one that the
+    model was trained on."""
+
+    rehearse_masks: Address | None = None
+    """Its mask table (default: the one that the model was trained with)."""
+
+    share: float = 0.3
+    """Share of every step's expressions that is rehearsed, with --rehearse."""
+
     steps: int | None = None
-    """Optimizer steps (default: the preset's)."""
+    """Optimizer steps (default: the preset's; 400 with --from)."""
+
+    patience: int | None = None
+    """Validations without a better one after which the training ends; the best checkpoint becomes the model then
+    (default: 6 with --from, else 0, for a training to the last step and its model)."""
 
     global_batch_size: int | None = None
     """Expressions in a step over all workers (default: the preset's)."""
@@ -118,7 +138,7 @@ class TrainConfig(Options):
     """Expressions a worker computes in one pass at most; more are accumulated. Lower it when memory runs out."""
 
     learning_rate: float | None = None
-    """Peak learning rate (default: the preset's)."""
+    """Peak learning rate (default: the preset's; with --from, half of what the model was first trained with)."""
 
     because: str | None = None
     """Why --resume goes on with another --learning-rate; recorded in the model's lineage."""
@@ -147,7 +167,7 @@ class TrainConfig(Options):
     """auto: bf16 autocast on GPUs that have it, fp32 elsewhere."""
 
     checkpoint_every: int | None = None
-    """Steps between checkpoints (default: a tenth of the run, at most 1000)."""
+    """Steps between checkpoints (default: a tenth of the run, a twentieth with a --patience; at most 1000)."""
 
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; the best on validation stays as well."""

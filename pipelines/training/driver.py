@@ -23,13 +23,16 @@ from pipelines.cluster_session.session import connect
 from pipelines.registry.datasets import training_inputs
 from pipelines.registry.run_log import RunLog, start_run
 from pipelines.registry.system_metrics import system_metrics
+from pipelines.registry.witness import seen
 from pipelines.terminal import done, say
 from pipelines.training.catching_up import CLOSE_SECONDS, LATER, complete, register
+from pipelines.training.chosen import find_chosen
 from pipelines.training.config import TrainConfig
 from pipelines.training.finished import asked, has_model, outcome
 from pipelines.training.input import Transport
 from pipelines.training.on_ray import fit
 from pipelines.training.overlays import Overlays, default_every
+from pipelines.training.parentage import bundled_proposer, find_parent, keep_parent
 from pipelines.training.progress import Mailbox, Progress, start_mailbox
 from pipelines.training.run_state import RunState
 from pipelines.training.shares import check_workers, worker_range
@@ -70,6 +73,7 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
         say(f"going on from {start.address}")
     elif state.starts:
         say("no checkpoint of an earlier start is left: the training begins anew")
+    kept = keep_parent(config, state, claim.check)
     state.begin(run.config, asked(config))
     log: RunLog | None = None
     try:
@@ -85,9 +89,10 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
         lineage = run.lineage(run_id)
         overlays = Overlays(state.overlays)
         overlays.log(log)  # what a driver that was killed did not get to log
-        job = _job(config, run, state, lineage, claim)
+        job = _job(config, run, state, lineage, claim, kept)
         last, scores = _fit(config, run, state, job, log, validated, overlays)
-        model_dir = state.export_model(run.settings.steps, lineage, config.proposer, claim.check)
+        chosen, ended = find_chosen(state, run.settings.steps, run.patience, job.checkpoint_every)
+        model_dir = state.export_model(chosen, lineage, _proposer(config, run, kept), claim.check)
         claim.check()
     except BaseException as error:
         if claim.is_lost():  # whoever has it now says how it ends
@@ -107,11 +112,11 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
     with ending.postponed():  # what is registered is noted, or it would be registered once more
         version = register(model_dir, run_id) if config.register else None
         result = {"version": version, "run_id": run_id, "steps": run.settings.steps, "last": last, "validation": scores}
-        noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent}
-        state.finish(result | noted, config.keep_checkpoints)
+        noted = {"best": state.best(), "recorded": recorded, "tags": run.tags() | parent, "seen": seen()}
+        state.finish(result | noted | {"ended_at": ended.step}, config.keep_checkpoints)
     seconds = time.monotonic() - begun
     named = f", registered as mail-ris version {version}" if version else ""
-    done(f"trained {run.settings.steps} steps in {seconds:.0f} s: {model_dir}{named}")
+    done(f"trained {ended.step} steps in {seconds:.0f} s: {model_dir}{named}")
     return {"model": model_dir, "seconds": seconds, **state.result}
 
 
@@ -124,14 +129,18 @@ def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
     check_options(config)
     state = RunState.open(config.folder, config.name)
     start = state.find_start(config.resume)
-    read = {f"--{name}": place for name in ("data", "masks", "proposer") if (place := getattr(config, name))}
+    read = {
+        f"--{name.replace('_', '-')}": place
+        for name in ("data", "masks", "proposer", "rehearse", "rehearse_masks")
+        if (place := getattr(config, name))
+    }
     files.check_apart({"the folder of the run": config.folder}, read)
     files.check_writable(config.folder)
     state.is_over(config.steps, start)
-    run = RunPlan.make(config)
+    run = RunPlan.make(config, find_parent(config, state))
     state.check_config(run.config, config.because, start.step if start else 0)
     if start is None:
-        run.check_pretrained()
+        run.beginning.check_pretrained()
     # generously: weights are written with AdamW's two moments; there are the best checkpoint and
     # the one that comes beside the newest
     checkpoints = config.keep_checkpoints + 2 if start is None else 1
@@ -158,21 +167,40 @@ def _finished(
     """Makes complete what a finished run lacks by now: its model, MLflow's record, its place in the registry."""
     if not has_model(config.folder):
         assert newest is not None, "otherwise it is refused"
-        state.export_model(newest.step, None, config.proposer, claim.check)
-        say(f"the model of run {config.name} was gone: exported again from {newest.address}")
-    complete(state, newest, config.keep_checkpoints, config.register, training_inputs(run.store, run.snapshot))
+        kept = keep_parent(config, state, claim.check)
+        chosen, _ = find_chosen(state, state.earned, run.patience, _every(config, run))
+        state.export_model(chosen, None, _proposer(config, run, kept), claim.check)
+        say(f"the model of run {config.name} was gone: exported again from {chosen.address}")
+    inputs = training_inputs(run.store, run.snapshot)
+    complete(state, newest, config.keep_checkpoints, config.register, inputs, claim.check)
     done(f"run {config.name} is finished: {state.earned} steps, model in {state.model}")
     return {"model": state.model, **state.result}
 
 
-def _job(config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, Any], claim: Ticket) -> Job:
-    every = config.checkpoint_every or max(1, min(1000, -(-run.settings.steps // 10)))
+def _proposer(config: TrainConfig, run: RunPlan, kept: str | None) -> str | None:
+    """The proposer to bundle: the one that is named, or the parent's where the masks are of that."""
+    weights = run.snapshot.proposer.get("weights_sha256") if run.snapshot is not None else None
+    return config.proposer or bundled_proposer(kept, weights)
+
+
+def _every(config: TrainConfig, run: RunPlan) -> int:
+    """Steps between checkpoints: a patience needs more of them."""
+    checkpoints = 20 if run.patience else 10
+    return config.checkpoint_every or max(1, min(1000, -(-run.settings.steps // checkpoints)))
+
+
+def _job(
+    config: TrainConfig, run: RunPlan, state: RunState, lineage: dict[str, Any], claim: Ticket, parent: str | None
+) -> Job:
+    every = _every(config, run)
     shown = default_every(run.settings.steps, every) if config.overlay_every is None else config.overlay_every
     return Job(
         options=config,
         settings=run.settings,
         network=run.network.to_dict(),
-        pretrained=run.pretrained,
+        pretrained=run.beginning.pretrained,
+        parent=parent,
+        patience=run.patience,
         checkpoints=state.checkpoints,
         validation=run.validation,
         bf16={"auto": None, "fp32": False, "bf16": True}[config.precision],

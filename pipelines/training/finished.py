@@ -10,6 +10,7 @@ from typing import Any
 
 from mail import addresses, json_text
 from mail.data import files
+from pipelines.registry.witness import has_lost
 from pipelines.terminal import done
 from pipelines.training.config import TrainConfig
 
@@ -31,6 +32,8 @@ def outcome(config: TrainConfig) -> dict[str, Any] | None:
         return None
     model = addresses.join(config.folder, "model")
     done(f"run {config.name} is finished: {result['steps']} steps, model in {model}")
+    if has_lost(result["run_id"], result.get("seen")):
+        return None  # its record is written anew
     return {"model": model, **result}
 
 

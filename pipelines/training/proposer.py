@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 import tempfile
 import threading
 import time
@@ -21,10 +20,8 @@ from mail import addresses, json_text
 from mail.data import files
 from mail.data.orientation import assumption
 from mail.errors import UserError
-from mail.inventory import check_inventory
-from mail.proposers.fit import WEIGHTS, ProposerJob, fit
-from mail.proposers.folder import write_proposer
-from mail.training.checkpoint import FORMAT_VERSION, MANIFEST, prune, put_checkpoint
+from mail.proposers.fit import WEIGHTS, ProposerJob
+from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.training.going_on import find_whole
 from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
@@ -32,12 +29,11 @@ from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
-from pipelines.training.proposer_plan import check_weights, images_seen, look_at_photos, plan_training
+from pipelines.training.proposer_plan import check_weights, look_at_photos, origin, plan_training
+from pipelines.training.proposer_worker import PROGRESS, work
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
-PROGRESS = "progress.jsonl"
-KEPT = 2  # checkpoints: the newest, and one to go on from where that is damaged
 
 
 def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
@@ -46,8 +42,28 @@ def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
     Raises:
         UserError: an option is wrong, the folder holds something else, or another process has it.
     """
+    if (before := outcome(config)) is not None:
+        return before
     with Claim(config.out, f"proposer {config.out}", "another --out") as claim:
         return _train_proposer(config, claim)
+
+
+def outcome(config: ProposerTrainingConfig) -> dict[str, Any] | None:
+    """Tells what a finished training of this very command gave; None if there is anything to do, or to refuse.
+
+    Raises:
+        UserError: the proposer is damaged.
+    """
+    filesystem, root = files.resolve(config.out)
+    if not files.exists(filesystem, f"{root}/proposer.json"):
+        return None
+    found = ProposerFolder.read(config.out)
+    if found.training.get("asked") != config.asked("workers"):
+        return None
+    found.weights()
+    quality = found.training["held_out"]
+    done(f"{config.out} is finished: {found.proposer_id}, {_quality(quality, config.class_agnostic)}")
+    return {"proposer_id": found.proposer_id, "seconds": 0.0, **quality}
 
 
 def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, Any]:
@@ -70,9 +86,11 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
         say(assumption(chosen.assumed, config.exif_annotated))
     for line in remarks:
         say(line)
-    seen = images_seen(config, chosen.namespace, keys)
-    if seen is None:
+    seen = origin(config, chosen.namespace, keys)
+    if seen.unknown:
         say(f"nobody knows which images {config.weights} saw: this proposer counts as leaky (see --weights-images)")
+    elif config.weights:
+        say(f"the proposer will have seen {seen}")
     try:
         if new:
             check_weights(job)
@@ -92,7 +110,7 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
         selection=job.selection,
         weights=weights,
         seen=seen,
-        training={**job.recipe(), "held_out": metrics, "images": len(job.train)},
+        training={**job.recipe(), "held_out": metrics, "images": len(job.train), "asked": config.asked("workers")},
     )
     filesystem, path = files.resolve(training)
     filesystem.delete_dir(path)
@@ -173,7 +191,7 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
             callbacks=[ToFile()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
         )
         trainer = TorchTrainer(
-            _worker,
+            work,
             train_loop_config={
                 "job": job,
                 "local_folder": None if workers else folder,
@@ -198,57 +216,6 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
         else:
             weights = (Path(folder) / "checkpoint" / WEIGHTS).read_bytes()
         return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    import ray.train
-    import ray.train.torch
-    import torch
-    from ray.train.collective import broadcast_from_rank_zero
-
-    context, training, claim = ray.train.get_context(), config["training"], config["claim"]
-    device = ray.train.torch.get_device()
-    local = config["local_folder"]
-    if device.type == "cpu" and not local:
-        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-
-    def put(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        filesystem, root = files.resolve(f"{training}/{context.get_experiment_name()}/{name}")
-        put_checkpoint(Path(checkpoint.path), filesystem, root, claim.check)
-        prune(training, KEPT)
-        return ray.train.Checkpoint(root, filesystem)
-
-    def report(metrics: dict[str, Any], folder: Path | None) -> None:
-        if context.get_world_rank() == 0:
-            claim.check() if folder else claim.alive()
-        if local:
-            with open(Path(local) / PROGRESS, "a") as file:
-                file.write(json.dumps(metrics) + "\n")
-            if folder:
-                shutil.copytree(folder, Path(local) / "checkpoint", dirs_exist_ok=True)
-            ray.train.report(metrics)
-            return
-        if folder:
-            record = {"format_version": FORMAT_VERSION, "step": metrics["step"], "validation": None}
-            (folder / MANIFEST).write_text(json.dumps(record))
-        ray.train.report(
-            metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None,
-            checkpoint_dir_name=f"step-{metrics.get('step', 0):07d}",
-            checkpoint_upload_fn=put,
-        )
-
-    arguments = {"device": device, "report": report, "rank": context.get_world_rank()}
-    arguments |= {"world_size": context.get_world_size(), "wrap": ray.train.torch.prepare_model}
-    newest = find_whole(training, say) if context.get_world_rank() == 0 and not local else None
-    address = None if local else broadcast_from_rank_zero(newest.address if newest else None)
-    if address is None:
-        fit(config["job"], **arguments)
-        return
-    with files.local_folder(address) as folder:
-        check_inventory(folder, (MANIFEST,))  # also what came to another machine
-        fit(config["job"], **arguments, resume=folder)
 
 
 def _scaling(workers: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
-from pipelines.options import Address, AddressOrNone, LocalPath, Options, Target
+from pipelines.options import Address, LocalPath, Options, Seen, Target
 
 
 @dataclass(kw_only=True)
@@ -47,9 +47,10 @@ class ProposerTrainingConfig(Options):
     weights: Address | None = None
     """State dict to start from (.safetensors or .pth): torchvision's Mask R-CNN, or a ResNet-50 as backbone."""
 
-    weights_images: AddressOrNone | None = None
-    """File with the ids of the images that --weights saw, or `none` if it saw none of COCO's (an ImageNet classifier).
-    Without it the origin of --weights is unknown, and everything made with it counts as leaky."""
+    weights_images: tuple[Seen, ...] = ()
+    """What --weights saw, as --images-seen of import-proposer, or `none` if nothing with masks (an ImageNet
+    classifier). A proposer's weights, and those that torchvision published, tell it themselves. Otherwise the origin is
+    unknown, and everything made with it counts as leaky."""
 
     exif_annotated: ExifAnnotated = AS_SHOWN
     """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
@@ -81,3 +82,8 @@ class ProposerTrainingConfig(Options):
 
     seed: int = 0
     """Of the initial weights and the order of the images."""
+
+    def __post_init__(self) -> None:
+        # callers in Python may name one
+        self.weights_images = (self.weights_images,) if isinstance(self.weights_images, str) else self.weights_images
+        super().__post_init__()

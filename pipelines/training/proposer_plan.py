@@ -6,13 +6,16 @@ import pyarrow as pa
 
 from mail.data.coco import CocoInstances
 from mail.data.image_keys import identities, keys_of
+from mail.data.image_lists import origin_of, read_ids, read_images
 from mail.data.ingest import Progress
+from mail.data.origins import UNKNOWN, Origin
 from mail.data.schema import is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers.fit import ProposerJob
 from mail.proposers.learnable import examine
 from mail.proposers.maskrcnn import build_network, load_initial_weights
+from mail.proposers.origin import origin_of_weights
 from mail.proposers.presets import preset
 from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import (
@@ -20,8 +23,6 @@ from mail.proposers.training_images import (
     choose_images,
     evaluation_images,
     infer_namespace,
-    read_ids,
-    read_images,
     store_namespace,
 )
 from pipelines.terminal import progress_of
@@ -133,10 +134,12 @@ def check_weights(job: ProposerJob) -> None:
         load_initial_weights(build_network(job.network, job.selection), job.weights)
 
 
-def images_seen(options: ProposerTrainingConfig, namespace: str, keys: pa.Table) -> pa.Table | None:
-    """Keys of all images that make the weights: those trained on, and those of `weights`; None if these are unknown."""
-    if options.weights is None or options.weights_images == "none":
-        return keys
-    if options.weights_images is None:
-        return None
-    return pa.concat_tables([keys, read_images(options.weights_images, namespace)])
+def origin(options: ProposerTrainingConfig, namespace: str, keys: pa.Table) -> Origin:
+    """What the finished weights will have seen: the images trained on, and what `weights` saw before."""
+    seen = Origin.of(keys)
+    if options.weights is None or options.weights_images == ("none",):
+        return seen
+    if options.weights_images:
+        return seen | origin_of(options.weights_images, None, namespace)
+    known = origin_of_weights(options.weights)
+    return seen | (UNKNOWN if known is None else known[1])

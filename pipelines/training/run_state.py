@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mail import addresses, json_text
+from mail import addresses, json_text, lineage
 from mail.data import files
+from mail.data.filling import naming
 from mail.errors import UserError
-from mail.inventory import write_inventory
+from mail.inventory import FILE, check_inventory, write_inventory
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
 from mail.training.curves import FILE as CURVES
 from mail.training.going_on import find_complete, find_whole, take_model
@@ -21,7 +22,19 @@ from pipelines.training import changes
 from pipelines.training.finished import has_model, is_longer
 
 # what may differ between two starts of one run: it changes where and how it is computed, not what
-FREE = ("workers", "micro_batch_size", "steps", "precision", "data", "masks", "code_version", "changes")
+FREE = (
+    "workers",
+    "micro_batch_size",
+    "steps",
+    "precision",
+    "data",
+    "masks",
+    "code_version",
+    "changes",
+    "asked",
+    "address",
+)
+PARENT = "parent"  # a copy of the model that the run goes on from
 NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json", CURVES)
 
 
@@ -88,6 +101,11 @@ class RunState:
         """Steps of the model that the run came to, 0 if it came to none yet."""
         return int(self.result.get("steps", 0))
 
+    @property
+    def ended_at(self) -> int:
+        """Step of the last checkpoint of the finished run: before the last step, where it ended early."""
+        return int(self.result.get("ended_at", self.earned))
+
     def find_start(self, resume: bool) -> Saved | None:
         """Where to go on, None for the beginning.
 
@@ -132,7 +150,7 @@ class RunState:
             )
         if not self.finished or is_longer(steps, self.earned):
             return False
-        if not there and start is not None and start.step < self.earned:
+        if not there and start is not None and start.step < self.ended_at:
             raise UserError(
                 f"run {self.name} was finished with {self.earned} steps, but its model and its last checkpoints are "
                 f"gone: go on from {start.address} with more --steps than {self.earned}, or give another --name"
@@ -171,6 +189,8 @@ class RunState:
         started = f"{root}/checkpoints/{self.start_name}"
         if files.exists(filesystem, started):
             filesystem.delete_dir(started)  # Ray Train would go on with what it noted there
+        if self._before is None and files.exists(filesystem, kept := f"{root}/{PARENT}"):
+            filesystem.delete_dir(kept)
         if self._before is not None:
             files.write_bytes(filesystem, f"{root}/run.json", self._before)
         else:
@@ -183,38 +203,51 @@ class RunState:
             self._write()
 
     def export_model(
-        self, steps: int, lineage: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
+        self, found: Saved, origin: dict[str, Any] | None, proposer: str | None, may: Callable[[], None]
     ) -> str:
-        """Copies the model of the checkpoint of the last step, without its optimizer, to `OUT/model`, and a proposer.
+        """Copies the model of a checkpoint, without its optimizer, to `OUT/model`, and a proposer.
 
         Args:
-            lineage: None for the checkpoint's. may: raises if the folder is another process's by now.
+            origin: the lineage, None for the checkpoint's. may: raises if the folder is another process's by now.
 
         Raises:
             UserError: that checkpoint is damaged.
         """
         filesystem, target = files.resolve(self.model)
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary, naming(temporary):
             local = Path(temporary) / "model"
-            found = find_complete(self.checkpoints, say)
-            taken = None
-            if found is not None and found.step >= steps:
-                taken = take_model(found, NOT_OF_THE_MODEL, local, say)
+            taken = take_model(found, NOT_OF_THE_MODEL, local, say)
             if taken is None:
-                left = find_whole(self.checkpoints, say)
-                raise UserError(
-                    f"{self.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "
-                    f"{left.step if left else 0}"
-                )
+                raise UserError(f"{found.address} cannot be exported: give the same command with --resume")
             if proposer is not None:
                 with files.local_folder(proposer) as there:
                     shutil.copytree(there, local / "proposer")
-            if lineage is not None:
-                (local / "lineage.json").write_text(json.dumps(lineage, indent=2))
-                del taken["lineage.json"]
+            if origin is not None:
+                (local / lineage.FILE).write_text(json.dumps(origin, indent=2))
+                taken.pop(lineage.FILE, None)
             write_inventory(local, taken)
             files.replace_folder(local, filesystem, target, may)
         return self.model
+
+    def name_run_in_model(self, may: Callable[[], None]) -> None:
+        """Has the model's lineage name the MLflow run that has the run's record now, if it names another one.
+
+        Args:
+            may: as of `export_model`.
+
+        Raises:
+            UserError: the model is damaged, and must not be called whole anew.
+        """
+        filesystem, target = files.resolve(self.model)
+        with tempfile.TemporaryDirectory() as temporary, files.local_folder(self.model) as there:
+            origin = lineage.read(there)
+            if origin.get("run_id") == self.run_id:
+                return
+            check_inventory(there)
+            local = shutil.copytree(there, Path(temporary) / "model", ignore=shutil.ignore_patterns(FILE))
+            (local / lineage.FILE).write_text(json.dumps({**origin, "run_id": self.run_id}, indent=2))
+            write_inventory(local)
+            files.replace_folder(local, filesystem, target, may)
 
     def best(self) -> dict[str, Any] | None:
         """`checkpoint`, `step` and `oIoU` of the best of the checkpoints on validation."""

@@ -4,11 +4,12 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from pipelines.cluster_session.errors import user_error
+from mail.errors import full_disk
+from pipelines.cluster_session.errors import inside, user_error
 
 
 class EndOnWrongInput(UserCallback):
-    """Ends the run where a worker met a wrong input (UserError), which would be as wrong for the next one.
+    """Ends the run where a worker met a wrong input (UserError) or a full disk, which the next one would meet again.
 
     `FailureConfig` is for lost workers and knows no kinds; but what a callback raises ends a run at once, and the
     controller then stops the workers that still wait for the one with the error.
@@ -16,7 +17,7 @@ class EndOnWrongInput(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if wrong := user_error(error):
+            if wrong := user_error(error) or next(filter(None, map(full_disk, inside(error))), None):
                 raise wrong
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from mail.data import files
 from mail.data.epoch_plan import EpochPlan
-from mail.model import MailConfig, MailForReferringSegmentation
-from mail.model.vilt_weights import load_vilt
-from mail.training.checkpoint import load_optimizer, put_checkpoint, save_checkpoint
-from mail.training.curves import Curves
+from mail.data.filling import begun
+from mail.data.rehearsal import RehearsedPlan
+from mail.training.checkpoint import put_checkpoint, save_checkpoint
+from mail.training.early_stop import is_over
 from mail.training.going_on import load_checkpoint, load_newest
 from mail.training.input import TrainingInput, batches
-from mail.training.optimizer import make_optimizer
+from mail.training.network import Beginning, begin
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, check_finite, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
@@ -39,8 +40,6 @@ from pipelines.training.overlays import Overlays
 from pipelines.training.progress import remote_ending, remote_put
 
 Batches = Generator[TrainingBatch, None, None]
-Beginning = tuple[MailForReferringSegmentation, torch.optim.Optimizer, int, Curves]
-"""Network, optimizer, steps that were taken, and what was measured in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,7 @@ class Job:
     Attributes:
         options: of the training, as given.
         settings: the recipe. network: the network's configuration. pretrained: ViLT weights to begin with.
+        parent: folder of the model to go on from. patience: as of `mail.training.early_stop`.
         checkpoints: folder of the checkpoints of all starts; the newest complete one is where to go on.
         validation: what to validate on, None to leave it out.
         bf16: autocast; None: where the GPU has it.
@@ -64,6 +64,8 @@ class Job:
     settings: TrainingSettings
     network: dict[str, Any]
     pretrained: str | None
+    parent: str | None
+    patience: int
     checkpoints: str
     validation: Validation | None
     bf16: bool | None
@@ -110,9 +112,12 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
-    model, optimizer, start, curves = _begin(job, place)
+    start_from = partial(begin, settings, job.network, job.pretrained, job.parent, device)
+    model, optimizer, start, curves = place.resume(start_from) or start_from(None)
     if rank == 0:
         place.tell("begun", start, world, curves)
+    if is_over(curves, job.patience, job.checkpoint_every):  # a driver was killed before it could export
+        return
     network: Any = torch.compile(model) if job.options.compile else model
     wrapped = place.wrap(network).train()
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
@@ -147,6 +152,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                     scores = validate(model, source, job.validation, rank, world, device)
                     record = {"step": done, "time": time.time(), **scores}
                     curves.add("validation", [record])
+                    halts = halts or is_over(curves, job.patience, job.checkpoint_every)
                     if rank == 0:
                         place.tell("validation", record)
                         if _shows(job, done):
@@ -154,12 +160,13 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 folder = None
                 if rank == 0:
                     folder = Path(tempfile.mkdtemp(prefix="mail-checkpoint-"))
-                    save_checkpoint(
-                        *(folder, done, model, source.processor, optimizer, job.config, job.lineage),
-                        curves=curves,
-                        scores=scores,
-                    )
-                    job.claim.check()
+                    with begun(folder):
+                        save_checkpoint(
+                            *(folder, done, model, source.processor, optimizer, job.config, job.lineage),
+                            curves=curves,
+                            scores=scores,
+                        )
+                        job.claim.check()
                 place.report(done, folder)
                 if rank == 0:
                     place.tell("saved", done)
@@ -184,23 +191,6 @@ def _show(job: Job, model: nn.Module, source: TrainingInput, step: int, place: P
         say(f"no pictures of step {step}: {error}")
     else:
         place.tell("overlays", step)
-
-
-def _begin(job: Job, place: Place) -> Beginning:
-    def load(folder: Path) -> Beginning:
-        model = MailForReferringSegmentation.from_pretrained(folder)
-        model.to(place.device)  # type: ignore[arg-type]
-        optimizer = make_optimizer(model, job.settings)
-        return model, optimizer, load_optimizer(folder, model, optimizer), Curves.load(folder)
-
-    if (begun := place.resume(load)) is not None:
-        return begun
-    torch.manual_seed(job.settings.seed)
-    model = MailForReferringSegmentation(MailConfig(**job.network))
-    if job.pretrained is not None:
-        load_vilt(model, job.pretrained)
-    model.to(place.device)  # type: ignore[arg-type]
-    return model, make_optimizer(model, job.settings), 0, Curves()
 
 
 def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
@@ -252,9 +242,9 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     def resume(load: Callable[[Path], Beginning]) -> Beginning | None:
         # What is whole in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
         # driver. One rank looks, so that all go on from the same step; each compares what it loads.
-        newest, begun = (load_newest(job.checkpoints, load, say) if rank == 0 else None) or (None, None)
+        newest, loaded = (load_newest(job.checkpoints, load, say) if rank == 0 else None) or (None, None)
         address = broadcast_from_rank_zero(newest.address if newest is not None else None)
-        return load_checkpoint(address, load) if address is not None and rank else begun
+        return load_checkpoint(address, load) if address is not None and rank else loaded
 
     place = Place(
         rank=rank,
@@ -273,7 +263,12 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
 
 
 def here(
-    job: Job, source: TrainingInput, plan: EpochPlan, transport: Transport, tell: Callable[..., None], target: str
+    job: Job,
+    source: TrainingInput,
+    plan: EpochPlan | RehearsedPlan,
+    transport: Transport,
+    tell: Callable[..., None],
+    target: str,
 ) -> None:
     """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 
@@ -285,8 +280,10 @@ def here(
 
     def report(step: int, folder: Path | None) -> None:
         assert folder is not None
-        put_checkpoint(folder, filesystem, f"{root}/step-{step:07d}", job.claim.check)
-        shutil.rmtree(folder)
+        try:
+            put_checkpoint(folder, filesystem, f"{root}/step-{step:07d}", job.claim.check)
+        finally:
+            shutil.rmtree(folder)
 
     place = Place(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),

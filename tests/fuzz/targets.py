@@ -20,9 +20,11 @@ from mail.data.images import ImageError, decode_image
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.metrics.predictions import png_name, read_prediction_folder, read_predictions
+from tests import own_formats
 from tests.boxes import make_boxes
 from tests.fuzz import mutations
 from tests.mask_rows import ids, mask_rows
+from tests.own_formats import Item
 from tests.published import Published, jpeg
 
 
@@ -48,6 +50,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "refs": Target(mutations.pickles(published.refs), lambda data: _refs(published.root, data, "refs.p")),
         "grefs": Target(mutations.json_files(grefs), lambda data: _refs(published.root, data, "grefs.json")),
         "json lines": _custom(folder / "custom"),
+        **_own(folder / "own"),
         "predictions": _predictions(folder / "predictions.jsonl"),
         "mask png": _mask_pngs(folder / "pngs"),
         "photo": Target(st.one_of(*map(mutations.damaged, _photos())), _photo),
@@ -102,6 +105,35 @@ def _custom(folder: Path) -> Target:
         custom.write_store(folder / "lines.jsonl", folder / "images", out, name="mine", skip_bad=True)
 
     return Target(mutations.json_lines(lines), read)
+
+
+def _own(folder: Path) -> dict[str, Target]:
+    """The other formats of own data."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "images/a.jpg").write_bytes(jpeg())
+    polygons = [[1.0, 1.0, 20.0, 1.0, 20.0, 20.0]]
+    items = [Item(str(n), "r", "train", "a.jpg", (30, 40), f"cup {n}", "cup", polygons) for n in range(2)]
+
+    def target(writer: Callable[[Path, list[Item]], Path], suffix: str) -> Target:
+        place = folder / writer.__name__
+        place.mkdir()
+        written = writer(place, items)
+        path = written / "a.json" if written.is_dir() else written
+        sound = path.read_bytes()
+
+        def read(data: bytes) -> None:
+            path.write_bytes(data)
+            custom.check(path, folder / "images", name="own", format=suffix)
+
+        return Target(mutations.damaged(sound) if suffix == "csv" else mutations.json_files(json.loads(sound)), read)
+
+    return {
+        "json": target(own_formats.json_array, "json"),
+        "csv": target(own_formats.csv_of_excel, "csv"),
+        "label studio": target(own_formats.label_studio, "label-studio"),
+        "labelme": target(own_formats.labelme_masks, "labelme"),
+        "coco with sentences": target(own_formats.cvat, "coco"),
+    }
 
 
 def _predictions(path: Path) -> Target:

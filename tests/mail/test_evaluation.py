@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mail import lineage
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_digest
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks
 from mail.inference import Predictor
 from tests.boxes import Boxes, make_boxes
 from tests.mail.test_inference import make_model
@@ -95,9 +96,9 @@ def test_an_unknown_split_names_those_there_are(boxes: Boxes):
 
 def test_the_digest_of_a_model_is_of_its_weights_and_settings(tmp_path: Path):
     model = make_model(tmp_path / "model")
-    first = model_digest(model)
+    first = lineage.model_digest(model)
     (model / "lineage.json").write_text("{}")
     (model / "proposer").mkdir()
-    assert model_digest(model) == first
+    assert lineage.model_digest(model) == first
     (model / "processor_config.json").write_text((model / "processor_config.json").read_text() + " ")
-    assert model_digest(model) != first
+    assert lineage.model_digest(model) != first

@@ -54,10 +54,8 @@ def test_unknown_origin_counts_as_leaky(store: DataStore) -> None:
 
 def test_a_mask_table_remembers_what_its_proposer_saw(tmp_path: Path) -> None:
     boxes = make_boxes(tmp_path)
-    assert not check_leakage(boxes.masks.trained_on(), boxes.store).leaky
-    clean = boxes.masks.trained_on()
-    assert clean is not None
-    assert set(clean["image_id"].to_pylist()) == {f"boxes/{n:04d}" for n in range(30) if n % 4 != 3}
+    assert not check_leakage(boxes.masks.origin(), boxes.store).leaky
+    assert set(boxes.masks.origin().image_ids) == {f"boxes/{n:04d}" for n in range(30) if n % 4 != 3}
 
 
 def test_every_split_but_train_is_an_evaluation_split() -> None:

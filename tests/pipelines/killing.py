@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mail.data.mask_table import MaskTable
@@ -19,12 +19,16 @@ PATIENCE = 240  # seconds for anything on a busy machine
 
 
 class Run:
-    """One run of `mail-ris ...` with a Ray of its own, until it ends or is made to."""
+    """One run of `mail-ris ...` with a Ray of its own, until it ends or is made to.
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None):
+    Args:
+        within: a command that starts it (`prlimit ...`), and becomes it.
+    """
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, within: Sequence[str] = ()):
         clean = {k: v for k, v in (environment or dict(os.environ)).items() if not k.startswith("RAY_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *arguments],
+            [*within, sys.executable, "-m", "pipelines", *arguments],
             env=clean,
             start_new_session=True,
             stdout=subprocess.DEVNULL,

@@ -38,7 +38,7 @@ def flags(stage: type, prefix: str = "") -> list[str]:
     hints = get_type_hints(stage, include_extras=True)
     found = []
     for field in dataclasses.fields(stage):
-        name = prefix + field.name.replace("_", "-")
+        name = prefix + field.name.rstrip("_").replace("_", "-")
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             found += flags(hint, f"{name}.")
@@ -81,7 +81,13 @@ train-proposer --instances FILE --images DIR --out PROPOSER
 train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
 import-proposer --weights COCO_V1 --out PROPOSER
 precompute --data STORE --proposer PROPOSER --masks TABLE --dry-run
+prepare custom --expressions FILE --images DIR --out STORE --name N --splits train=.8,val=.1,test=.1 --seed 1
+prepare custom --expressions FILE --out STORE --format label-studio --text-field words --instances FILE2 --skip-bad
+prepare check DIR
+prepare check --expressions FILE --images DIR --out STORE --name N --splits train=.8,val=.1,test=.1 --seed 1
 data verify STORE --json FILE
+data show STORE --out DIR --most 48 --seed 1 --json FILE
+data diff A B --json FILE
 masks status --masks TABLE --data STORE --json FILE
 masks verify --masks TABLE --data STORE --json FILE
 train --preset tiny --data STORE --masks TABLE --name RUN --workers 2 --resume --out DIR
@@ -90,12 +96,22 @@ score --data STORE --split testA --predictions FILE --protocol original --json F
 predict --model models:/mail-ris@champion --image FILE --text WORDS --out FILE.png --proposer PROPOSER
 models list
 models show models:/mail-ris@champion
+models audit models:/mail-ris@champion --data STORE OTHER --json FILE
+import-proposer --weights FILE --out PROPOSER --images-seen coco/train2017 FILE --images-not-seen FILE
+train-proposer --instances FILE --images DIR --out PROPOSER --weights FILE --weights-images coco/train2017
 models promote 3
 models promote 3 --split testA testB --data STORE --masks TABLE --evaluations DIR --min-gain 0 --figure mIoU
 models promote models:/mail-ris/3 --split testA --allow-leaky REASON
 models rollback
 models register RUN --name NAME
 train --preset tiny --data STORE --masks TABLE --name RUN --grace 60
+train --from MODEL --data STORE --masks TABLE --name RUN --patience 4
+train --from MODEL --data STORE --masks TABLE --name RUN --rehearse STORE --share .3 --rehearse-masks TABLE
+fine-tune --from MODEL --expressions FILE --images DIR --name RUN
+fine-tune --from MODEL --data STORE --name RUN --out DIR --promote
+evaluate --model MODEL --data STORE --masks TABLE --split SPLIT --out DIR --compare parent
+models promote 2 --split testA --max-forgotten 2
+prepare scenes --out STORE --scene.domain tiles
 train --preset tiny --data STORE --masks TABLE --name RUN --resume --learning-rate 1e-4 --because REASON
 """
 
@@ -221,7 +237,7 @@ OTHER_TEXT = {
     "proposer_id",
 }
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
-OTHER_TEXT |= {"validation_split"}
+OTHER_TEXT |= {"text_field", "validation_split"}
 
 
 def test_every_option_that_names_a_place_is_marked_as_one() -> None:

@@ -53,7 +53,7 @@ def table(folder: Path, store: DataStore, seen: list | None) -> str:
     """A mask table whose proposer saw these images."""
     masks = MaskTable(folder)
     if seen is not None:
-        masks.register_images("p-1", seen)
+        masks.register_origin("p-1", seen)
     images = store.image_index
     rows = mask_rows(images["image_id"].to_pylist())
     column = rows.schema.get_field_index("image_sha256")

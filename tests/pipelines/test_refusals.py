@@ -28,13 +28,21 @@ def caused_by(error: Exception) -> RuntimeError:
         (UserError("no photo"), "no photo"),
         (caused_by(UserError("no photo")), "no photo"),
         (PermissionError(13, "Permission denied", "/out"), "/out: Permission denied"),
-        (OSError(28, "No space left on device", "/out"), "/out: No space left on device"),
         (FileNotFoundError(2, "No usable temporary directory found"), "[Errno 2] No usable temporary directory found"),
         (MemoryError(), "this machine is out of memory: give it more, or less at once"),
     ],
 )
 def test_what_a_person_can_cause_is_a_line(error: Exception, line: str) -> None:
     assert explained(error) == line
+
+
+def test_a_full_disk_is_named_with_how_to_go_on(tmp_path: Path) -> None:
+    full = caused_by(OSError(28, "No space left on device", "/out/a"))
+    again = "make room there, then give the same command"
+    assert explained(full, "evaluate") == f"/out/a: no space is left on its disk: {again} again"
+    assert explained(full, "train") == f"/out/a: no space is left on its disk: {again} with --resume"
+    unnamed = OSError(28, "Error writing bytes to file")
+    assert str(tmp_path) in str(explained(unnamed, "train", [str(tmp_path / "out")]))
 
 
 def test_short_memory_names_what_to_lower_in_that_stage() -> None:

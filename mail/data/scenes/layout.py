@@ -11,18 +11,21 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
+from mail.data.filling import naming
+from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
 from mail.data.scenes.scene import SceneConfig, generate_scene
-from mail.data.scenes.shapes import KINDS
 from mail.errors import UserError
 
-CATEGORY_IDS = {kind: number for number, kind in enumerate(KINDS, start=1)}
+CATEGORY_IDS = {kind: n for n, kind in enumerate([k for d in DOMAINS.values() for k in d.kinds], start=1)}
+_BEGIN = '{"info": '
 _DESCRIPTION = "Generated scenes with referring expressions"
 
 
@@ -38,7 +41,7 @@ def write_published_layout(
     `progress` is called with (scenes written, scenes in all) after each scene.
 
     Raises:
-        UserError: `images` is not positive.
+        UserError: `images` is not positive, or the folder holds scenes of another seed or look.
     """
     if images < 1:
         raise UserError(f"scenes: {images} images asked for; at least 1 is needed (12 for every split to occur)")
@@ -47,12 +50,18 @@ def write_published_layout(
     photos.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
     instances, refs = annotations / "instances.json", annotations / "refs(synthetic).p"
+    info = {"description": _DESCRIPTION, "version": "1", "seed": seed, "scenes": json.loads(json.dumps(asdict(config)))}
+    _check_same(instances, info)
     entries: list[str] = []  # of images; their part of the file comes after the annotations
     annotation_ids, ref_ids, sentence_ids = count(1), count(1), count(1)
-    with open(f"{instances}.partial", "w", encoding="utf-8") as text, open(f"{refs}.partial", "wb") as pickled:
-        info = {"description": _DESCRIPTION, "version": "1", "seed": seed}
-        categories = [{"supercategory": "shape", "id": number, "name": kind} for kind, number in CATEGORY_IDS.items()]
-        text.write(f'{{"info": {json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
+    with (
+        naming(root),
+        open(f"{instances}.partial", "w", encoding="utf-8") as text,
+        open(f"{refs}.partial", "wb") as pickled,
+    ):
+        kinds = DOMAINS[config.domain].kinds
+        categories = [{"supercategory": "shape", "id": CATEGORY_IDS[kind], "name": kind} for kind in kinds]
+        text.write(f'{_BEGIN}{json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
         text.write(', "annotations": [')
         pickled.write(b"\x80\x02]")  # protocol 2, empty list; each reference then is pushed and appended
         for image_id in range(1, images + 1):
@@ -75,6 +84,20 @@ def write_published_layout(
         pickled.write(b".")
     Path(f"{instances}.partial").replace(instances)
     Path(f"{refs}.partial").replace(refs)
+
+
+def _check_same(instances: Path, info: dict[str, Any]) -> None:
+    """Raises UserError where another layout is: its photos would become these, and its store's would be gone."""
+    for path in (instances, Path(f"{instances}.partial")):
+        try:
+            with open(path, encoding="utf-8") as file:
+                found, _ = json.JSONDecoder().raw_decode(file.read(4096).removeprefix(_BEGIN))
+        except (FileNotFoundError, ValueError):  # half of a line, from a disk that was full
+            continue
+        if other := [key for key, value in dict(found).items() if info.get(key) != value]:
+            raise UserError(
+                f"{path} is of scenes with another {', '.join(other)}: choose another --root, or delete that one"
+            )
 
 
 def _annotation(number: int, image_id: int, item: SceneObject) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import numpy as np
 
 from mail import rle
 from mail.data.scenes import textures
+from mail.data.scenes.domains import DOMAINS, Domain, DomainName
 from mail.data.scenes.expressions import meaning_for
 from mail.data.scenes.meaning import CLEARLY_VISIBLE, Meaning, SceneObject
-from mail.data.scenes.shapes import ANGULAR, KINDS, ROUND, outline, stamp
+from mail.data.scenes.shapes import outline, stamp
 from mail.data.scenes.wording import say_meaning
 from mail.errors import UserError
 
 SPLITS = ("train", "val", "testA", "testB")
-_FAMILIES = {"train": KINDS, "val": KINDS, "testA": ROUND, "testB": ANGULAR}
 _SMALLEST_SLIVER = 16  # pixels; a scene that shows less than this of an object is drawn again
 
 
@@ -36,6 +36,8 @@ class SceneConfig:
     """Most objects of a scene that are referred to."""
     max_sentences: int = 3
     """Most sentences for one referent."""
+    domain: DomainName = "shapes"
+    """What is in the scenes: shapes, or tiles, which look otherwise (other kinds, colours, textures and grounds)."""
     jpeg_quality: int = 90
     """Quality of the JPEG files, 1..95."""
     split_shares: tuple[float, float, float, float] = (0.80, 0.08, 0.06, 0.06)
@@ -100,6 +102,11 @@ def _split_cycle(shares: tuple[float, ...]) -> tuple[str, ...]:
     return tuple(cycle)
 
 
+def family(split: str, domain: Domain) -> tuple[str, ...]:
+    """The kinds that a split refers to."""
+    return {"testA": domain.round, "testB": domain.angular}.get(split, domain.kinds)
+
+
 def split_of(index: int, config: SceneConfig) -> str:
     """Split of a scene: it follows from its number alone, so no scene is in two."""
     cycle = _split_cycle(config.split_shares)
@@ -132,8 +139,9 @@ _RADII = {"small": (8.2, 9.6), "medium": (12.2, 14.2), "large": (19.0, 23.5)}
 
 
 def _attempt(rng: Random, index: int, split: str, config: SceneConfig) -> Scene | None:
+    domain = DOMAINS[config.domain]
     height, width = rng.randint(config.min_side, config.max_side), rng.randint(config.min_side, config.max_side)
-    plans = _compose(rng, split, min(height, width) / 128, config)
+    plans = _compose(rng, split, min(height, width) / 128, config, domain)
     _arrange(rng, plans, height, width)
     # small ones tend to lie on top, or they would often be gone
     plans.sort(key=lambda plan: -plan.radius * rng.uniform(0.4, 1.6))
@@ -177,23 +185,23 @@ def _attempt(rng: Random, index: int, split: str, config: SceneConfig) -> Scene 
                 mask=mask,
             )
         )
-    references = _refer(rng, objects, (height, width), _FAMILIES[split], config)
+    references = _refer(rng, objects, (height, width), family(split, domain), config)
     if not references:
         return None
-    canvas = textures.background(rng, height, width)
+    canvas = domain.background(rng, height, width)
     for plan, stamped in zip(plans, stamps, strict=True):
-        textures.paint(canvas, stamped, plan.colour, plan.radius, rng)
+        textures.paint(canvas, stamped, domain.colours[plan.colour], plan.radius, rng, domain.surface)
     canvas += rng.uniform(1, 5) * textures.noise(rng, 0, height, width)[:, :, None]
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     return Scene(index=index, split=split, image=image, objects=objects, references=references)
 
 
-def _compose(rng: Random, split: str, scale: float, config: SceneConfig) -> list[_Plan]:
+def _compose(rng: Random, split: str, scale: float, config: SceneConfig, domain: Domain) -> list[_Plan]:
     """Objects in groups of one kind; the first group is of a kind that the split may refer to, and never alone."""
     total = rng.randint(config.min_objects, config.max_objects)
-    palette = rng.sample(list(textures.COLOURS), rng.randint(2, 4))
-    kinds = [rng.choice(_FAMILIES[split])]
-    kinds += rng.sample([kind for kind in KINDS if kind != kinds[0]], len(KINDS) - 1)
+    palette = rng.sample(list(domain.colours), rng.randint(2, 4))
+    kinds = [rng.choice(family(split, domain))]
+    kinds += rng.sample([kind for kind in domain.kinds if kind != kinds[0]], len(domain.kinds) - 1)
     sizes = [min(total, rng.choice((2, 2, 3, 3, 4, 5)))]
     while sum(sizes) < total:
         sizes.append(min(total - sum(sizes), rng.choice((1, 1, 2, 2, 3))))
@@ -242,12 +250,12 @@ def _arrange(rng: Random, plans: list[_Plan], height: int, width: int) -> None:
 
 
 def _refer(
-    rng: Random, objects: list[SceneObject], size: tuple[int, int], family: tuple[str, ...], config: SceneConfig
+    rng: Random, objects: list[SceneObject], size: tuple[int, int], kinds_of_split: tuple[str, ...], config: SceneConfig
 ) -> list[Reference]:
     """Referents (clearly visible, with another object of their kind in sight) and what is said about each."""
     clear = [i for i, item in enumerate(objects) if item.visible >= CLEARLY_VISIBLE]
     kinds = [objects[i].kind for i in clear]
-    eligible = [i for i in clear if objects[i].kind in family and kinds.count(objects[i].kind) > 1]
+    eligible = [i for i in clear if objects[i].kind in kinds_of_split and kinds.count(objects[i].kind) > 1]
     rng.shuffle(eligible)
     references: list[Reference] = []
     for target in eligible:

@@ -17,6 +17,8 @@ SUPERSAMPLE = 4  # coverage is counted on a grid this much finer than the pixels
 ROUND = ("circle", "ring", "heart", "crescent")
 ANGULAR = ("square", "triangle", "star", "cross", "bar", "diamond")
 KINDS = ROUND + ANGULAR
+OTHER_ROUND = ("oval", "drop", "leaf", "flower")
+OTHER_ANGULAR = ("hexagon", "arrow", "trapezoid", "bolt", "house", "gear")
 
 Contours = list[np.ndarray]  # each (points, 2)
 
@@ -116,6 +118,69 @@ def _diamond(rng: Random) -> Contours:
     return [np.array([[0, -1.06], [width, 0], [0, 1.06], [-width, 0]])]
 
 
+def _oval(rng: Random) -> Contours:
+    return [_UNIT_CIRCLE * (1.05, rng.uniform(0.58, 0.68))]
+
+
+def _drop(rng: Random) -> Contours:
+    # a circle drawn out to a point at the top
+    pull = np.clip(np.sin(_ANGLES - math.pi), 0, 1) ** 5
+    points = _UNIT_CIRCLE * (rng.uniform(0.68, 0.76), 0.72)
+    points[:, 0] *= 1 - 0.75 * pull
+    return [points + np.stack([np.zeros(len(_ANGLES)), 0.3 - 0.62 * pull], axis=1)]
+
+
+def _leaf(rng: Random) -> Contours:
+    width = rng.uniform(0.42, 0.52)
+    return [np.stack([1.05 * np.cos(_ANGLES), width * np.sin(_ANGLES) * np.abs(np.sin(_ANGLES))], axis=1)]
+
+
+def _flower(rng: Random) -> Contours:
+    petals, depth = rng.choice((5, 6)), rng.uniform(0.2, 0.26)
+    angles = np.linspace(0, 2 * math.pi, 16 * petals, endpoint=False)
+    radii = 1 - depth + depth * np.cos(petals * angles)
+    return [np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)]
+
+
+def _hexagon(rng: Random) -> Contours:
+    angles = np.arange(6) * math.pi / 3
+    return [np.stack([np.cos(angles), np.sin(angles)], axis=1) * (1, rng.uniform(0.9, 1.0))]
+
+
+def _arrow(rng: Random) -> Contours:
+    shaft, head = rng.uniform(0.2, 0.27), rng.uniform(0.62, 0.74)
+    tip, neck = [1.05, 0], rng.uniform(0.05, 0.2)
+    upper = [[-1.0, -shaft], [neck, -shaft], [neck, -head]]
+    lower = [[neck, head], [neck, shaft], [-1.0, shaft]]
+    return [np.array([*upper, tip, *lower])]
+
+
+def _trapezoid(rng: Random) -> Contours:
+    top, half = rng.uniform(0.4, 0.5), rng.uniform(0.52, 0.6)
+    return [np.array([[-top, -half], [top, -half], [1.0, half], [-1.0, half]])]
+
+
+def _bolt(rng: Random) -> Contours:
+    lean = rng.uniform(-0.06, 0.06)
+    right = [[0.1, -1.05], [0.55, -1.05], [0.2 + lean, -0.25], [0.62, -0.25]]
+    left = [[-0.4, 1.05], [-0.02 + lean, 0.1], [-0.5, 0.1]]
+    return [np.array([*right, *left])]
+
+
+def _house(rng: Random) -> Contours:
+    side, eaves = rng.uniform(0.66, 0.74), rng.uniform(-0.2, -0.08)
+    return [np.array([[0, -1.0], [0.95, eaves], [side, eaves], [side, 0.85], [-side, 0.85], [-side, eaves],
+                      [-0.95, eaves]])]  # fmt: skip
+
+
+def _gear(rng: Random) -> Contours:
+    teeth, inner = 8, rng.uniform(0.74, 0.8)
+    angles = np.linspace(0, 2 * math.pi, 4 * teeth, endpoint=False) + math.pi / (4 * teeth)
+    radii = np.where(np.arange(4 * teeth) % 4 < 2, 1.0, inner)
+    rim = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    return [rim, _UNIT_CIRCLE * rng.uniform(0.28, 0.36)]
+
+
 _OUTLINES: dict[str, Callable[[Random], Contours]] = {
     "circle": _circle,
     "ring": _ring,
@@ -127,9 +192,20 @@ _OUTLINES: dict[str, Callable[[Random], Contours]] = {
     "cross": _cross,
     "bar": _bar,
     "diamond": _diamond,
+    "oval": _oval,
+    "drop": _drop,
+    "leaf": _leaf,
+    "flower": _flower,
+    "hexagon": _hexagon,
+    "arrow": _arrow,
+    "trapezoid": _trapezoid,
+    "bolt": _bolt,
+    "house": _house,
+    "gear": _gear,
 }
 # how far (radians) a kind may turn before it could be taken for another one or looks wrong
 _TURN = {"square": 0.25, "diamond": 0.2, "heart": 0.45, "cross": 0.3, "triangle": 0.5, "bar": 0.4}
+_TURN |= {"drop": 0.5, "trapezoid": 0.35, "bolt": 0.4, "house": 0.3}
 
 
 def outline(kind: str, rng: Random) -> Contours:

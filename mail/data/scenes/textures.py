@@ -7,6 +7,7 @@ drawing fresh noise for each image would cost more than everything else together
 import colorsys
 import functools
 import math
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -24,6 +25,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (250, 150, 196),
     "white": (240, 240, 236),
 }
+Colour = tuple[int, int, int]
+Surface = Callable[[Random, int, int, float], np.ndarray]
 _FIELD = 512  # side of a noise field
 _GRAINS = (1, 3, 8, 24)  # pixels per noise cell
 
@@ -128,14 +131,14 @@ def surface(rng: Random, height: int, width: int, radius: float) -> np.ndarray:
     return light
 
 
-def paint(canvas: np.ndarray, stamped: Stamp, colour: str, radius: float, rng: Random) -> None:
+def paint(canvas: np.ndarray, stamped: Stamp, colour: Colour, radius: float, rng: Random, surface: Surface) -> None:
     """Lays an object over the canvas (H, W, 3) in place: fill, shading, pattern and outline."""
     height, width = stamped.coverage.shape
     window = canvas[stamped.top : stamped.top + height, stamped.left : stamped.left + width]
-    base = np.array([channel + rng.uniform(-10, 10) for channel in COLOURS[colour]], np.float32)
+    base = np.array([channel + rng.uniform(-10, 10) for channel in colour], np.float32)
     fill = surface(rng, height, width, radius)[:, :, None] * base
     if stamped.rim is not None:
-        tone = rng.choice((0.45, 0.6, 0.75)) if colour == "white" or rng.random() < 0.75 else 1.25
+        tone = rng.choice((0.45, 0.6, 0.75)) if colour == COLOURS["white"] or rng.random() < 0.75 else 1.25
         fill += stamped.rim[:, :, None] * (base * tone - fill)
     fill -= window
     window += stamped.coverage[:, :, None] * fill

@@ -9,7 +9,7 @@ ahead), so memory does not grow with the data set's pixels.
 
 from pipelines.stage import Stage
 from pipelines.stages.prepare.coco_text import PrepareCocoText
-from pipelines.stages.prepare.custom import PrepareCustom
+from pipelines.stages.prepare.custom import PrepareCheck, PrepareCustom
 from pipelines.stages.prepare.mix import PrepareMix
 from pipelines.stages.prepare.refer import PrepareGrefcoco, PrepareRefcoco, PrepareRefcocog, PrepareRefcocoPlus
 from pipelines.stages.prepare.synthetic import PrepareScenes, PrepareSynthetic
@@ -23,5 +23,6 @@ PREPARE: dict[str, type[Stage]] = {
     "grefcoco": PrepareGrefcoco,
     "coco-text": PrepareCocoText,
     "custom": PrepareCustom,
+    "check": PrepareCheck,
     "mix": PrepareMix,
 }

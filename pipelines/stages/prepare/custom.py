@@ -1,31 +1,44 @@
-"""`mail-ris prepare custom`: your own photos and expressions."""
+"""`mail-ris prepare custom` and `mail-ris prepare check`: your own photos and expressions."""
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from mail.data.custom import read_expressions, write_store
+import tyro
+
+from mail.data.custom import DEFAULT, Checked, check, photos_beside, shares_of, write_store
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
-from pipelines.options import LocalPath, Target
+from mail.errors import UserError, on_one_line
+from pipelines.options import Address, Target
+from pipelines.stage import Stage
 from pipelines.stages.prepare.report import Flag, PrepareStage, write
+from pipelines.terminal import done, progress_of, say
+
+FormatName = Literal["jsonl", "json", "csv", "label-studio", "labelme", "coco"]
 
 
 @dataclass(kw_only=True)
 class PrepareCustom(PrepareStage):
-    """Your own data: a JSON Lines file of expressions with polygons or run lengths, and a folder of photos.
+    """Your own data: expressions with masks in any of the formats below, and a folder of photos."""
 
-    A line is {"expr_id", "image", "text", "split", and "polygons" or "rle" or "no_target": true}.
-    """
-
-    expressions: LocalPath
-    """JSON Lines file, one expression a line."""
-    images: LocalPath
-    """Folder that the lines' "image" is relative to."""
+    expressions: Address
+    """File of expressions, or a folder of such files."""
+    images: Address | None = None
+    """Folder that holds the photos, if not the one of the expressions."""
     out: Target
     """Data store to write: a folder or an s3:// address."""
     name: str = "custom"
     """Name of the data set, and the beginning of its ids."""
+    format: FormatName | None = None
+    """Format of the expressions, if what the file holds does not tell."""
+    text_field: str | None = None
+    """Field with the sentence, if it has an unusual name."""
+    instances: Address | None = None
+    """COCO instances.json that ids of annotations (ann_ids) are of."""
+    splits: str = DEFAULT
+    """Shares of the splits that are drawn, photo by photo, where the file gives none."""
+    seed: int = 0
+    """Which photos are drawn into which split."""
     exif_annotated: ExifAnnotated = AS_SHOWN
     """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
     skip_bad: Flag = False
@@ -33,12 +46,78 @@ class PrepareCustom(PrepareStage):
 
     def plan(self) -> dict[str, Any]:
         DataStoreWriter(self.out, self.name)  # refuses to overwrite a finished store
-        expressions = read_expressions(self.expressions)
-        splits = Counter(referent.split for _, referent in expressions)
-        return {"name": self.name, "images": len({image for image, _ in expressions}), "expressions": dict(splits)}
+        found = _checked(self, self.expressions)
+        return {"name": self.name, "splits": found.splits, "problems": found.problems.counts()}
 
     def run(self) -> DataStore:
-        inputs = (self.expressions, self.images, self.out)
-        return write(
-            self, write_store, *inputs, name=self.name, skip_bad=self.skip_bad, exif_annotated=self.exif_annotated
+        inputs = (self.expressions, self.images or photos_beside(self.expressions), self.out)
+        return write(self, write_store, *inputs, skip_bad=self.skip_bad, **_options(self))
+
+
+@dataclass(kw_only=True)
+class PrepareCheck(Stage):
+    """What `prepare custom` would find: every problem of your own data at once, and nothing is written."""
+
+    data: Annotated[Address | None, tyro.conf.Positional] = None
+    """File of expressions, or a folder of such files."""
+    expressions: Address | None = None
+    """The same, so that only the word `custom` of a command need change."""
+    images: Address | None = None
+    """Folder that holds the photos, if not the one of the expressions."""
+    out: Target | None = None
+    """Data store that is meant to be written."""
+    name: str = "custom"
+    """Name of the data set, and the beginning of its ids."""
+    format: FormatName | None = None
+    """Format of the expressions, if what the file holds does not tell."""
+    text_field: str | None = None
+    """Field with the sentence, if it has an unusual name."""
+    instances: Address | None = None
+    """COCO instances.json that ids of annotations (ann_ids) are of."""
+    splits: str = DEFAULT
+    """Shares of the splits that are drawn, photo by photo, where the file gives none."""
+    seed: int = 0
+    """Which photos are drawn into which split."""
+    exif_annotated: ExifAnnotated = AS_SHOWN
+    """Where EXIF turns a photo and its size does not tell: annotated as a viewer shows it, or on the stored pixels."""
+
+    def plan(self) -> dict[str, Any]:
+        return {"data": self._source, "images": self.images or photos_beside(self._source)}
+
+    def run(self) -> Checked:
+        """Ends with 1 where there are problems."""
+        if self.out is not None:
+            DataStoreWriter(self.out, self.name)
+        found = _checked(self, self._source)
+        for line in found.findings.lines():
+            say(line)
+        for kind, names in found.problems.most_frequent():
+            print(f"{len(names)} {kind}")
+            for name in names:
+                print(f"  {on_one_line(name)}")
+        if found.problems.names:
+            done(f"{self._source}: {sum(found.problems.counts().values())} problems")
+            raise SystemExit(1)
+        splits = ", ".join(
+            f"{split} {count['expressions']} on {count['images']} photos" for split, count in found.splits.items()
         )
+        done(f"{self._source}: all right, {found.findings.expressions} expressions ({splits})")
+        return found
+
+    @property
+    def _source(self) -> str:
+        given = [place for place in (self.data, self.expressions) if place is not None]
+        if len(given) != 1:
+            raise UserError("name one file or folder of expressions")
+        return given[0]
+
+
+def _options(stage: PrepareCustom | PrepareCheck) -> dict[str, Any]:
+    """What reading takes of a config."""
+    named = ("name", "format", "text_field", "instances", "seed", "exif_annotated")
+    return {key: getattr(stage, key) for key in named} | {"shares": shares_of(stage.splits)}
+
+
+def _checked(stage: PrepareCustom | PrepareCheck, source: str) -> Checked:
+    with progress_of("images read") as progress:
+        return check(source, stage.images or photos_beside(source), progress=progress, **_options(stage))

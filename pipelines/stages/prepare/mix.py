@@ -9,8 +9,8 @@ from mail.errors import UserError
 from mail.leakage import check_leakage, overlaps
 from pipelines.options import Address, Target
 from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, record
-from pipelines.terminal import done, progress_of, say
+from pipelines.stages.prepare.report import Flag, owned, record
+from pipelines.terminal import done, say
 
 
 @dataclass(kw_only=True)
@@ -58,7 +58,7 @@ class PrepareMix(Stage):
             ]
             if found:
                 raise UserError(f"{'; '.join(found)}. Without --strict they are left out of the training")
-        with progress_of("images mixed") as progress:
+        with owned(self.out, "images mixed") as progress:
             mixture = mix(stores, self.out, self.name, held_out, record(self), progress)
         for (store, where), (images, expressions) in mixture.left_out.items():
             say(f"left out: {expressions} training expressions of {store} on {images} images of {where}")

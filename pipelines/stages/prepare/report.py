@@ -1,16 +1,18 @@
 """What every `prepare` says and records: progress, findings, the summary, and its own config."""
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from mail.data.ingest import Findings
+from mail.data.ingest import Findings, Progress
 from mail.data.store import DataStore
 from mail.leakage import check_split
+from pipelines.claiming.claim import Claim
 from pipelines.options import HubName
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
@@ -34,6 +36,7 @@ def write(
 
     Args:
         write_store: of a kind of data set; takes `inputs`, `options`, `prepared_with` and `progress`.
+        inputs: the last is where the store goes.
 
     Returns:
         The store.
@@ -43,7 +46,7 @@ def write(
         from mail.model import load_tokenizer  # torch is only imported where it is needed
 
         tokenizer = load_tokenizer(stage.tokenizer)
-    with progress_of("images read") as progress:
+    with owned(inputs[-1], "images read") as progress:
         store, findings = write_store(*inputs, **options, prepared_with=record(stage), progress=progress)
     for line in findings.lines():
         say(line)
@@ -61,6 +64,22 @@ def write(
         f"({splits}), digest {store.digest[:12]}"
     )
     return store
+
+
+@contextlib.contextmanager
+def owned(out: str, what: str) -> Iterator[Progress]:
+    """A block that writes a store, alone; shows the progress that it is told, and asks meanwhile whether it still may.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    with Claim(out, f"the data store {out}", "another --out") as claim, progress_of(what) as show:
+
+        def progress(finished: int, total: int) -> None:
+            claim.alive()
+            show(finished, total)
+
+        yield progress
 
 
 def record(stage: Stage) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`mail-ris prepare synthetic|scenes`: generated scenes in the published layout, read like RefCOCO."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ from mail.data.refer import find_layout, read_refs
 from mail.data.scenes import SceneConfig, write_published_layout
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
+from pipelines.claiming.claim import Claim
 from pipelines.options import LocalTarget, Target
 from pipelines.stages.prepare.refer import write_and_report
 from pipelines.stages.prepare.report import PrepareStage
@@ -40,8 +42,9 @@ class PrepareSynthetic(PrepareStage):
 
     def run(self) -> DataStore:
         self.plan()
-        with tempfile.TemporaryDirectory(prefix="mail-scenes-") as temporary:
-            root = self.root or temporary
+        with contextlib.ExitStack() as stack:
+            root = self.root or stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-scenes-"))
+            stack.enter_context(Claim(root, f"the layout {root}", "another --root"))
             say(f"generating {self.images} scenes from seed {self.seed}")
             with progress_of("scenes generated") as progress:
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
@@ -58,7 +61,10 @@ class PrepareSynthetic(PrepareStage):
         """Scenes that look different have different ids, so that no mask table takes one for the other."""
         if self.scene == SceneConfig():
             return f"synthetic/{self.seed}"
-        config = json.dumps(dataclasses.asdict(self.scene), sort_keys=True)
+        fields = dataclasses.asdict(self.scene)
+        if fields["domain"] == SceneConfig().domain:  # which earlier versions had only
+            del fields["domain"]
+        config = json.dumps(fields, sort_keys=True)
         return f"synthetic/{self.seed}-{hashlib.sha256(config.encode()).hexdigest()[:8]}"
 
 

@@ -14,6 +14,7 @@ import pytest
 from mail.data import files, schema
 from mail.data.mask_table import MaskTable
 from mail.data.mask_upkeep import collect, compact, status, verify
+from mail.data.origins import UNKNOWN, Origin
 from mail.errors import UserError
 from tests.mask_rows import ids, mask_rows
 from tests.s3 import BUCKET, s3_server, unreliable, use_endpoint
@@ -161,7 +162,7 @@ def test_a_failing_object_store_neither_loses_nor_doubles_anything(endpoint: str
 def test_reads_are_tried_again_also_where_the_error_is_longer_than_what_was_asked_for(endpoint: str) -> None:
     uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     table = MaskTable(uri)
-    table.register_images("p-1", ["coco/1"])
+    table.register_origin("p-1", ["coco/1"])
     add(table, 1, 2)
     reads: list[str] = []
     with unreliable(endpoint, [], reads) as proxy, pytest.MonkeyPatch.context() as patch:
@@ -274,14 +275,26 @@ def test_any_characters_do_in_addresses_and_proposer_ids(uri: str, name: str) ->
     add(table, 3, proposer_id=proposer_id)
     retried = table.write(mask_rows(ids(2), proposer_id, status="too_large"))
     table.commit([retried], {"id": proposer_id, "leaky": True}, replace=True)
-    table.register_images(proposer_id, ["coco/1"])
+    table.register_origin(proposer_id, ["coco/1"])
     assert compact(MaskTable(uri)) == (3, 1)
     assert len(collect(MaskTable(uri), timedelta(0), delete=True)) == 4
     assert counts(uri, proposer_id) == Counter(ids(1, 2, 3))
     snapshot = MaskTable(uri).snapshot()
     assert (snapshot.proposer_id, snapshot.lineage["leaky"]) == (proposer_id, True)
-    assert snapshot.trained_on()["image_id"].to_pylist() == ["coco/1"]
+    assert snapshot.origin().image_ids == ["coco/1"]
     assert list(verify(table)) == []
+
+
+def test_what_anybody_said_that_a_proposer_saw_counts(tmp_path: Path) -> None:
+    table = MaskTable(tmp_path)
+    table.commit([table.write(mask_rows(ids(1)))], {"id": "p-1", "trained_on": None})
+    assert table.snapshot().origin() == UNKNOWN
+    table.register_origin("p-1", ["coco/1"])
+    table.register_origin("p-1", UNKNOWN)  # knows less
+    both = table.register_origin("p-1", Origin.of((), ["coco/train2017"]))
+    assert str(both) == "coco/train2017, 1 listed images"
+    assert MaskTable(tmp_path).snapshot().origin() == both
+    assert MaskTable(tmp_path).snapshot().proposer["trained_on"] == both.summary
 
 
 def test_an_address_that_delta_would_decode_twice_is_refused(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def age(path: Path, hours: float) -> None:
 
 def test_gc_takes_only_old_files_that_no_recent_version_names(tmp_path: Path) -> None:
     table = MaskTable(tmp_path)
-    table.register_images("p-1", ["coco/1"])
+    table.register_origin("p-1", ["coco/1"])
     for number in range(3):
         table.commit([table.write(mask_rows(ids(number)))], PROPOSER)
     before = table.snapshot()
@@ -108,7 +108,7 @@ def test_gc_takes_only_old_files_that_no_recent_version_names(tmp_path: Path) ->
     assert (tmp_path / young.path).exists()
     collect(table, timedelta(0), delete=True)
     assert sorted(r["image_id"] for r in table.snapshot().rows()) == ids(0, 1, 2, *range(10, 30))
-    assert table.snapshot().trained_on()["image_id"].to_pylist() == ["coco/1"]
+    assert table.snapshot().origin().image_ids == ["coco/1"]
     assert list(verify(table)) == []
     with pytest.raises(UserError, match="is missing"):
         list(before.rows())

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mail import rle
 from mail.data.scenes import SceneConfig, generate_scene, write_published_layout
+from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import (
     CATEGORIES,
     CLEARLY_VISIBLE,
@@ -180,6 +181,22 @@ def test_test_a_refers_to_round_things_and_test_b_to_angular_ones(scenes):
         kinds = {s.objects[r.target].kind for s in scenes if s.split == split for r in s.references}
         assert kinds
         assert kinds <= set(family)
+
+
+def test_scenes_of_another_domain_share_nothing_but_the_words_for_places(tmp_path):
+    config = SceneConfig(domain="tiles")
+    other = [generate_scene(7, index, config) for index in range(60)]
+    found = {item.kind for s in other for item in s.objects}
+    assert found == set(DOMAINS["tiles"].kinds)
+    assert not found & set(KINDS)
+    assert not set(DOMAINS["tiles"].colours) & set(COLOURS)
+    for split, family in (("testA", DOMAINS["tiles"].round), ("testB", DOMAINS["tiles"].angular)):
+        assert {s.objects[r.target].kind for s in other if s.split == split for r in s.references} <= set(family)
+    write_published_layout(tmp_path, images=12, seed=3, config=config)
+    published = json.loads((tmp_path / "synthetic/instances.json").read_text())
+    names = {c["id"]: c["name"] for c in published["categories"]}
+    assert sorted(names.values()) == sorted(DOMAINS["tiles"].kinds)
+    assert {a["category_id"] for a in published["annotations"]} <= set(names)
 
 
 # --- what a scene holds --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from mail.data.origins import UNKNOWN
 from mail.errors import UserError
 from mail.proposers import load_proposer
 from mail.proposers.config import NetworkConfig, SelectionConfig
@@ -29,12 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ProposerFolder:
 def test_a_written_proposer_is_read_back(folder: ProposerFolder) -> None:
     again = ProposerFolder.read(folder.path)
     assert again == folder
-    assert again.image_ids == ("coco/25", "coco/9")
+    assert again.origin.image_ids == ["coco/25", "coco/9"]
     assert again.info["trained_on"]["count"] == 2
 
 
 def test_the_id_changes_with_all_that_changes_the_output_and_with_nothing_else(folder: ProposerFolder) -> None:
-    same = dataclasses.replace(folder, path="elsewhere", training={"steps": 7}, seen=None)
+    same = dataclasses.replace(folder, path="elsewhere", training={"steps": 7}, origin=UNKNOWN)
     assert same.proposer_id == folder.proposer_id
     others = [
         folder.with_selection(0.5, None),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mail.data.coco import CocoInstances
+from mail.data.image_lists import read_ids
 from mail.data.images import turn_upright
 from mail.data.orientation import ExifAnnotated
 from mail.data.scenes.layout import write_published_layout
@@ -20,7 +21,7 @@ from mail.proposers.fit import ProposerJob, fit
 from mail.proposers.presets import PRESETS, preset
 from mail.proposers.quality import RECALL_AT, instance_recall
 from mail.proposers.training import InstanceImages, learning_rate, training_batches
-from mail.proposers.training_images import choose_images, evaluation_images, infer_namespace, read_ids
+from mail.proposers.training_images import choose_images, evaluation_images, infer_namespace
 from tests.published import Published
 
 TINY = PRESETS["tiny"]

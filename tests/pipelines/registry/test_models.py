@@ -86,7 +86,7 @@ def test_a_model_registered_in_a_folder_of_any_name_is_found_again(form, tmp_pat
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    version = make_registered(folder / "model", boxes, "odd", proposer=False)
+    version = make_registered(folder / "model", boxes, "odd", bundled=False)
     found = resolve_model("models:/odd/1")
     assert (found / "model.safetensors").read_bytes() == (folder / "model/model.safetensors").read_bytes()
     assert found.is_relative_to(folder / "mlruns")
@@ -185,7 +185,7 @@ def test_show_prints_the_lineage(three, capsys):
     MODELS["show"](model=address).run()
     text = capsys.readouterr().out
     assert "training run 0123" in text
-    assert "trained on 3 images" in text
+    assert "saw 3 listed images" in text
     MODELS["show"](model=address, json=True).run()
     assert json.loads(capsys.readouterr().out)["lineage"] == WHOLE
 

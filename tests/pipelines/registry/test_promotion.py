@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from mail import lineage
 from mail.errors import UserError
+from mail.evaluation import model_digest
 from pipelines.__main__ import main
 from pipelines.registry.client import connect
 from pipelines.registry.models import CHAMPION, Version, download, find_version
@@ -65,10 +67,15 @@ def on_boxes(version: Version, boxes: Boxes, tmp_path: Path, **settings: Any) ->
 
 @pytest.mark.cluster
 def test_the_first_champion_passes_every_gate_but_the_comparison(mlflow_here, boxes: Boxes, folder: Path):
-    """This one is leaky, which takes a reason."""
-    version = make_registered(folder / "first" / "model", boxes, "first", leaky=True)
-    with pytest.raises(UserError, match="label: the model is leaky"):
+    """This one is leaky, and nobody knows what its proposer saw, which takes a reason."""
+    leaks = [{"ingredient": "proposer p", "split": "val", "images": 3, "of": 6}]
+    unknown = {"id": boxes.masks.proposer_id, "trained_on": None}
+    version = make_registered(folder / "first" / "model", boxes, "first", leaky=True, leaks=leaks, proposer=unknown)
+    with pytest.raises(UserError, match="label: the model is leaky: proposer p saw 3 of the 6 images of val"):
         Promote(model=version.version, name="first").run()
+    assert last_decision(version)["reasons"][1] == (
+        "label: images that the proposer saw was not recorded (--allow-leaky REASON)"
+    )
     assert last_decision(version)["decision"] == "refused"
     with pytest.raises(UserError, match="needs the reason"):
         Promote(model=version.version, name="first", allow_leaky=" ").run()
@@ -76,12 +83,17 @@ def test_the_first_champion_passes_every_gate_but_the_comparison(mlflow_here, bo
     assert champion("first") is not None
     found = last_decision(version)
     assert (found["decision"], found["against"], found["allow_leaky"]) == ("promoted", None, "shown on purpose")
-    assert found["gates"].pop("label").endswith("or nobody knows; allowed: shown on purpose")
-    assert found["gates"] == {"lineage": "passed", "comparison": "no champion to compare with", "smoke test": "passed"}
+    assert found["gates"].pop("label").endswith("was not recorded; allowed: shown on purpose")
+    alone = {"comparison": "no champion to compare with", "forgetting": "it goes on from no other model"}
+    assert found["gates"] == {"lineage": "passed", **alone, "smoke test": "passed"}
     # it was the model's own code and proposer, in a process that knew no checkout
     assert "mlruns" in found["smoke_test"]["code"]
     assert [a["text"] for a in found["smoke_test"]["answers"]] == ["the red box on the left", "the circle"]
     assert find_version(number(version)).tags["leaky"] == "true"
+    assert find_version(number(version)).tags["leaky.allowed"] == "shown on purpose"
+    described = connect().get_model_version("first", version.version).description
+    assert described.startswith("Promoted although leaky (the model is leaky: proposer p saw 3 of the 6 images of val")
+    assert described.endswith("): shown on purpose")
 
 
 def test_a_candidate_that_is_worse_is_refused_with_its_figures(mlflow_here, boxes: Boxes, versions, tmp_path: Path):
@@ -115,6 +127,22 @@ def test_a_clear_gain_is_promoted_and_rolled_back(mlflow_here, boxes: Boxes, ver
     shown = capsys.readouterr().out
     assert f"promoted against version {versions['blind'].version}" in shown
     assert f"expressions, protocol original, data store boxes {boxes.store.digest[:12]})" in shown
+
+
+def test_what_a_fine_tuned_model_forgot_is_shown_and_may_be_limited(mlflow_here, boxes, folder, versions, tmp_path):
+    parent = download(versions["finds"])
+    known = {**lineage.read(parent), "address": number(versions["finds"]), "digest": model_digest(parent)}
+    child = make_registered(folder / "child" / "model", boxes, "tuned", finds=False, proposer=False, parent=known)
+    out = {"name": "tuned", "out": tmp_path / "promotions", "workers": 0}
+    with pytest.raises(UserError, match=r"forgetting: mIoU on testA of boxes may have lost \d+\.\d+ points, 2 are"):
+        Promote(model=child.version, max_forgotten=2.0, **out).run()
+    found = last_decision(child)
+    lost = found["forgetting"]["testA"]["difference"]["mIoU"]
+    assert (lost["candidate"], lost["difference"]) == (0.0, -lost["baseline"])
+    assert (found["max_forgotten"], found["gates"]["smoke test"]) == (2.0, "not tried")
+    with pytest.raises(UserError, match="smoke test: no proposer is bundled"):  # the next gate
+        Promote(model=child.version, **out).run()
+    assert last_decision(child)["gates"]["forgetting"] == "shown only (--max-forgotten asks for more)"
 
 
 def test_evaluations_are_used_again_and_known_by_the_model_not_by_its_name(
@@ -217,6 +245,18 @@ def test_the_champion_stays_the_champion(mlflow_here, versions, capsys: pytest.C
     assert "is the champion already" in capsys.readouterr().out
 
 
+def test_an_audit_says_what_every_ingredient_saw_of_every_split(
+    mlflow_here, versions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    found = MODELS["audit"](model=number(versions["finds"]), json=str(tmp_path / "audit.json")).run()
+    assert json.loads((tmp_path / "audit.json").read_text()) == found
+    assert found["leaky"] is False
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["ingredient", "testA", "val", "saw"] in lines
+    assert ["training", "data", "boxes", "train", "clean", "clean", "36", "listed", "images"] in lines
+    assert ["proposer", "boxes-0123456789ab", "clean", "clean", "36", "listed", "images"] in lines
+
+
 def test_a_chain_with_gaps_is_refused(mlflow_here, boxes: Boxes, folder: Path):
     version = make_registered(folder / "gap" / "model", boxes, "gap", run_id=None, proposer_id={})
     with pytest.raises(UserError, match="lineage: training run was not recorded"):
@@ -252,7 +292,7 @@ def test_a_store_that_was_prepared_anew_is_another_one(mlflow_here, folder: Path
 
 
 def test_a_model_that_needs_more_than_a_photo_is_refused(mlflow_here, boxes: Boxes, folder: Path):
-    version = make_registered(folder / "bare" / "model", boxes, "bare", proposer=False)
+    version = make_registered(folder / "bare" / "model", boxes, "bare", bundled=False)
     with pytest.raises(UserError, match="smoke test: no proposer is bundled"):
         Promote(model=number(version)).run()
 

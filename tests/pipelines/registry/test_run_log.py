@@ -125,20 +125,17 @@ def test_files_that_are_not_taken_hold_up_no_figures(mlflow_here, monkeypatch):
     assert "does not have 1 file" in said[-1]
 
 
-def test_a_run_of_a_killed_process_is_ended_by_the_next_of_its_name_and_folder(mlflow_here):
+def test_a_run_of_a_killed_process_is_ended_by_the_next_start(mlflow_here):
     found, dead = client.connect(), subprocess.Popen(["sleep", "60"])
-    written = driver(dead.pid)
-    runs = {place: start_run("killed", {}, {}, folder=place) for place in ("/here", "/there")}
-    living = start_run("killed", {}, {}, folder="/alive")
-    for run_id in runs.values():
-        found.set_tag(run_id, DRIVER_TAG, written)
-    start_run("killed", {}, {}, folder="/here")
-    assert found.get_run(runs["/here"]).info.status == "RUNNING"  # its process lives
+    killed, living, elsewhere = (start_run(name, {}, {}) for name in ("killed", "living", "elsewhere"))
+    found.set_tag(killed, DRIVER_TAG, driver(dead.pid))
+    found.set_tag(elsewhere, DRIVER_TAG, driver(dead.pid).replace('"seen": "', '"seen": "another machine '))
+    start_run("next", {}, {})
+    assert found.get_run(killed).info.status == "RUNNING"  # its process lives
     dead.kill()
     dead.wait()
-    start_run("killed", {}, {}, folder="/here")
-    start_run("killed", {}, {}, folder="/alive")
-    assert [found.get_run(r).info.status for r in (*runs.values(), living)] == ["KILLED", "RUNNING", "RUNNING"]
+    start_run("living", {}, {}, living)  # one that goes on counts as a start
+    assert [found.get_run(r).info.status for r in (killed, living, elsewhere)] == ["KILLED", "RUNNING", "RUNNING"]
 
 
 def test_a_deleted_experiment_is_restored_by_the_command_that_is_named(tmp_path, monkeypatch):

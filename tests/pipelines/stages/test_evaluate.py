@@ -18,6 +18,7 @@ from mail.errors import UserError
 from mail.evaluation import SplitInput
 from mail.metrics import read_per_expression, read_predictions
 from pipelines.evaluating.evaluation import ANSWERS, Evaluation
+from pipelines.evaluating.finished import tell
 from pipelines.stages.evaluate import Evaluate
 from tests.boxes import Boxes, make_boxes
 from tests.mail.test_inference import make_model
@@ -114,6 +115,35 @@ def test_an_interrupted_evaluation_continues_and_ends_alike(stage):
     for name in ("predictions.jsonl", "metrics.json", "gallery.html"):
         ours, theirs = (folder / name for folder in (killed.out, whole.out))
         assert ours.read_text().replace("killed", "whole") == theirs.read_text()
+
+
+def test_a_finished_evaluation_is_told_as_long_as_nothing_that_it_reads_changes(stage, boxes, model, tmp_path):
+    own = shutil.copytree(model, tmp_path / "model")
+    job = stage(model=str(own), split="val")
+    job.run()
+    program = (
+        "import sys; from pipelines.__main__ import main\n"
+        "code = main(sys.argv[1:]); print({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules))\n"
+        "sys.exit(code)"
+    )
+    options = {"model": own, "data": boxes.store_uri, "masks": boxes.masks_uri, "split": "val", "out": job.out}
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-c", program, "evaluate", *given, "--allow-leaky", "--workers", "1"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told[0].startswith("val: oIoU ")
+    assert told[0].endswith("(finished before, of the same model, data and options)")
+    assert told[1:] == ["set()"]
+    assert not tell(stage(model=str(own), split="val", protocol="cris"))
+    predictions = job.out / "predictions.jsonl"
+    whole = predictions.read_bytes()
+    predictions.write_bytes(whole[:-1])
+    assert not tell(job)
+    predictions.write_bytes(whole)
+    assert tell(job)
+    (own / "lineage.json").write_text("{}")  # where it comes from changes no figure
+    assert tell(job)
+    (own / "processor_config.json").write_text((own / "processor_config.json").read_text() + " ")
+    assert not tell(job)
 
 
 def test_answers_of_another_evaluation_are_not_used(stage):

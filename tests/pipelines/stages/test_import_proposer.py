@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
@@ -16,13 +17,19 @@ from pipelines.stages.import_proposer import COCO_V1, ImportProposer
 from pipelines.stages.precompute import Precompute
 from tests.boxes import make_boxes
 from tests.mail.proposers.checkpoints import save_mask2former
+from tests.mail.test_leakage import photos_store, picture, saved
 
 
 def test_a_mask2former_of_unknown_origin_is_leaky(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, store = save_mask2former(tmp_path / "checkpoint"), make_boxes(tmp_path / "boxes", images=8).store
     out = str(tmp_path / "p")
     plan = ImportProposer(weights=str(checkpoint), out=out).plan()
-    assert plan == {"architecture": "mask2former", "fetched_from_pytorch": False, "leaky": True}
+    assert plan == {
+        "architecture": "mask2former",
+        "fetched_from_pytorch": False,
+        "leaky": True,
+        "saw": "nobody knows what",
+    }
     proposer_id = ImportProposer(weights=str(checkpoint), out=out).run()
     assert f"wrote {out}: {proposer_id}, 3 categories" in capsys.readouterr().out
     assert load_proposer(out).proposer_id == proposer_id
@@ -35,6 +42,33 @@ def test_a_mask2former_of_unknown_origin_is_leaky(tmp_path: Path, capsys: pytest
     assert (known["leaky"], known["proposer_id"]) == (False, proposer_id)
     with pytest.raises(UserError, match="already holds a proposer"):
         ImportProposer(weights=str(checkpoint), out=out).plan()
+
+
+def test_what_saw_coco_leaks_on_cocos_ids_and_on_its_photos_under_other_ids_where_they_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = {n: ("val" if n < 3 else "train", saved(picture(n))) for n in range(1, 5)}
+    published = photos_store(tmp_path, "published", {f"coco/{n}": photo for n, photo in photos.items()})
+    own = photos_store(tmp_path, "own", {f"own/{n}": photo for n, photo in photos.items()})
+    checkpoint = str(save_mask2former(tmp_path / "mask2former-swin-tiny-coco-instance"))
+
+    def leaky(name: str, store: DataStore, *seen: str, **given: object) -> bool:
+        out = str(tmp_path / name)
+        ImportProposer(weights=checkpoint, out=out, images_seen=seen, **given).run()
+        masks = str(tmp_path / "masks")
+        return Precompute(data=store.uri, proposer=out, masks=masks).plan()["leaky"]
+
+    refused = r"2 of 2 of val \(first: {}/1\); it saw coco/train2017"
+    with pytest.raises(UserError, match=refused.format("coco")):
+        leaky("declared", published, "coco/train2017")
+    with pytest.raises(UserError, match=refused.format("coco")):
+        leaky("named", published)  # as it was published
+    assert leaky("other", own, "coco/train2017") is False
+    assert "2 of 2 images of the evaluation splits of own are clean by their ids" in capsys.readouterr().err
+    with pytest.raises(UserError, match=refused.format("own")):
+        leaky("listed", own, "coco/train2017", published.uri)
+    (tmp_path / "val2017.json").write_text('{"images": [{"id": 1}, {"id": 2}], "annotations": []}')
+    assert leaky("but", published, "coco/train2017", images_not_seen=str(tmp_path / "val2017.json")) is False
 
 
 @pytest.mark.cluster
@@ -55,7 +89,7 @@ def test_torchvisions_coco_weights_run_as_torchvision_runs_them(
         weights=COCO_V1, architecture="r50-fpn", out=out, min_size=96, max_size=128, score_threshold=0.0
     ).run()
     folder = ProposerFolder.read(out)
-    assert folder.image_ids is None
+    assert str(folder.origin) == "coco/train2017; without masks: imagenet-1k"
     assert isinstance(folder.network.categories, tuple)
     assert dict(folder.network.categories)[90] == "toothbrush"
     proposer = load_proposer(out)

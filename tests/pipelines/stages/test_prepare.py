@@ -4,11 +4,15 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mail.data.custom import FORMATS
 from mail.data.store import DataStore
 from pipelines.__main__ import main
+from pipelines.claiming.claim import Claim
+from pipelines.stages.prepare.custom import FormatName
 from tests.published import Published
 
 MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
@@ -73,6 +77,14 @@ def test_finished_store_is_not_overwritten(tmp_path, capsys):
     assert "already holds a data store" in capsys.readouterr().err
 
 
+def test_a_store_that_another_process_writes_is_left_alone(tmp_path, capsys):
+    Published(tmp_path).write()
+    with Claim(tmp_path / "store", "the store", "another --out"):
+        assert prepare("refcoco", "--root", tmp_path, "--out", tmp_path / "store") == 2
+    assert "is being worked on by process" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
 def test_malicious_pickle_runs_nothing_and_says_so(tmp_path, capsys):
     class Command:
         def __reduce__(self):
@@ -126,7 +138,9 @@ def test_synthetic_is_deterministic_and_grows(tmp_path, capsys):
     first = digest("a", "--images", 6)
     assert digest("b", "--images", 6, "--root", tmp_path / "kept").digest == first.digest
     assert (tmp_path / "kept/synthetic/refs(synthetic).p").exists()
-    more = digest("c", "--images", 8)
+    more = digest("c", "--images", 8, "--root", tmp_path / "kept")
+    assert prepare("synthetic", "--out", tmp_path / "d", "--seed", 4, "--root", tmp_path / "kept") == 2
+    assert "is of scenes with another seed: choose another --root" in capsys.readouterr().err
     shared = zip(first.image_index.to_pylist(), more.image_index.to_pylist(), strict=False)
     assert all(a == b for a, b in shared)
     assert first.image_index["image_id"][0].as_py() == "synthetic/3/1"
@@ -157,6 +171,39 @@ def test_custom_from_the_command_line(tmp_path):
     files = "--expressions", tmp_path / "mine.jsonl", "--images", data.images_folder
     assert prepare("custom", *files, "--out", tmp_path / "store", "--name", "mine") == 0
     assert DataStore(tmp_path / "store").splits == {"val": {"images": 1, "refs": 1, "expressions": 1}}
+
+
+def test_every_format_can_be_named():
+    assert set(get_args(FormatName)) == set(FORMATS)
+
+
+def test_check_prints_every_problem_and_ends_with_1(tmp_path, capsys):
+    data = Published(tmp_path).write()
+    photo = next(iter(data.photos))
+    lines = [
+        {"image": photo, "text": "thing", "polygons": [[1, 1, 9, 1, 9, 9]]},
+        {"image": photo, "text": "\u001b[31m", "polygons": [[1, 1]]},
+        {"image": photo, "text": ""},
+        {"image": photo},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    arguments = "check", "--expressions", path, "--images", data.images_folder, "--out", tmp_path / "store"
+    with pytest.raises(SystemExit) as ended:
+        prepare(*arguments)
+    assert ended.value.code == 1
+    first, *others = capsys.readouterr().out.splitlines()
+    assert (first, others[:2]) == (
+        "2 lines cannot be used",
+        ['  line 3: text must be text, not ""', "  line 4: text must be text, not null"],
+    )
+    assert others[2] == "1 referents have an unusable mask"
+    assert others[3].endswith(": a polygon has fewer than 3 points (line 2)")
+    assert others[4] == f"{path}: 3 problems"
+    path.write_text(json.dumps(lines[0]))
+    assert prepare(*arguments) == 0
+    assert capsys.readouterr().out == f"{path}: all right, 1 expressions (train 1 on 1 photos)\n"
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="needs shared/data/refcoco_mini beside the checkout")

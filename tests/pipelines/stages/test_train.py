@@ -20,9 +20,11 @@ from mail.data.custom import write_store
 from mail.data.epoch_plan import Batch
 from mail.errors import UserError
 from mail.inference import Predictor
+from mail.inventory import check_inventory
 from mail.model.tokenization import SPECIAL
 from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder, write_proposer
+from mail.training.checkpoint import find_latest
 from mail.training.run_plan import RunPlan
 from mail.training.step import TrainingBatch
 from pipelines.registry.client import connect, experiment
@@ -327,18 +329,42 @@ def test_a_finished_run_is_told_without_loading_the_network(train):
     assert told == [f"run micro is finished: 6 steps, model in {result['model']}", "set()"]
 
 
-def test_what_mlflow_lost_is_given_to_it_again_from_the_folder(train, tmp_path):
-    result = train().run()
-    connect().delete_run(result["run_id"])
+def test_what_mlflow_lost_is_given_to_it_again_from_the_folder(train, boxes, tmp_path):
+    first = train().run()
+    connect().delete_run(first["run_id"])
+    second = train(resume=True).run()
+    assert second["run_id"] not in (None, first["run_id"])
+    assert read(second, "lineage.json")["run_id"] == second["run_id"]
+    check_inventory(Path(second["model"]))
+    connect().delete_run(second["run_id"])
     version = register_folder(str(tmp_path / "runs" / "micro"))
     found = find_version(f"{MODEL_NAME}/{version}")
-    assert found.run_id != result["run_id"]
+    assert found.run_id not in (first["run_id"], second["run_id"])
+    recorded = connect().get_run(found.run_id)
     history = connect().get_metric_history(found.run_id, "train/loss")
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
-    assert connect().get_run(found.run_id).data.params["recipe.steps"] == "6"
+    assert recorded.data.params["recipe.steps"] == "6"
+    digests = [boxes.store.digest, boxes.masks.digest]
+    assert [given.dataset.digest for given in recorded.inputs.dataset_inputs] == [d[:36] for d in digests]
     state = json.loads((tmp_path / "runs/micro/run.json").read_text())
     assert (state["run_id"], state["result"]["recorded"], state["result"]["version"]) == (found.run_id, True, version)
     assert register_folder(str(tmp_path / "runs" / "micro" / "model")) == version  # and nothing is made twice
+
+
+def test_a_finished_run_that_mlflow_does_not_take_yet_is_none_the_worse(train, tmp_path, monkeypatch, capsys):
+    result = train().run()
+    state = tmp_path / "runs" / "micro" / "run.json"
+    noted = json.loads(state.read_text())
+    noted["result"]["recorded"] = False
+    state.write_text(json.dumps(noted))
+    (tmp_path / "nowhere").touch()  # a file where the folder would be
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
+        assert train(resume=True).run()["model"] == result["model"]
+    told = capsys.readouterr()
+    assert "MLflow does not have the run's record (MLflow at sqlite:" in told.err
+    assert told.out.splitlines()[-1] == f"run micro is finished: 6 steps, model in {result['model']}"
+    assert not json.loads(state.read_text())["result"]["recorded"]
 
 
 def test_an_interrupted_run_wants_resume(train, tmp_path):
@@ -359,6 +385,24 @@ def test_a_start_that_came_to_nothing_leaves_the_name_free(train, tmp_path, monk
     assert train().run()["steps"] == 6
     runs = connect().search_runs([experiment(connect())])
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+
+
+def test_a_loss_that_is_no_number_is_gone_on_from_as_its_message_says(train, tmp_path):
+    rising = {"resume": True, "steps": 9, "learning_rate": 1e30, "because": "to see it break"}
+    train().run()
+    with pytest.raises(UserError, match="--resume --learning-rate X --because REASON") as broken:
+        train(**rising).run()
+    assert "not finite" in str(broken.value)
+    kept = find_latest("runs/micro/checkpoints")
+    assert kept is not None
+    assert kept.step == 6
+    mended = train(resume=True, steps=9, learning_rate=1e-4, because="the loss became nan").run()
+    assert mended["steps"] == 9
+    assert all(torch.isfinite(value).all() for value in load_file(f"{mended['model']}/model.safetensors").values())
+    was = json.loads((tmp_path / "runs/micro/run.json").read_text())["config"]
+    assert was == read(mended, "lineage.json")["config"]
+    (change,) = was["changes"]
+    assert (change["step"], change["learning_rate"][1], change["because"]) == (6, 1e-4, "the loss became nan")
 
 
 def test_a_resumed_start_that_came_to_nothing_changes_nothing(train):
@@ -407,16 +451,16 @@ def test_weights_in_a_relative_folder_are_those_of_the_driver(train, tmp_path):
     (tmp_path / "vilt").mkdir()
     (tmp_path / "vilt" / "vocab.txt").write_text("\n".join([*SPECIAL, "red", "box"]))
     run = RunPlan.make(train(pretrained="vilt", data=os.path.relpath(train().data), out="run"))
-    assert run.pretrained == run.config["pretrained"] == str(tmp_path / "vilt")
+    assert run.beginning.pretrained == run.config["pretrained"] == str(tmp_path / "vilt")
     assert run.source.store_uri == run.store.uri
     assert os.path.isabs(run.store.uri)
     assert os.path.samefile(run.store.uri, train().data)
     assert run.options.folder == str(tmp_path / "run")
     named = RunPlan.make(train(pretrained="dandelin/vilt-b32-mlm", tokenizer="vilt"))
-    assert named.pretrained == "dandelin/vilt-b32-mlm"
+    assert named.beginning.pretrained == "dandelin/vilt-b32-mlm"
     assert named.describe()["fetched_from_the_hugging_face_hub"] == ["dandelin/vilt-b32-mlm"]
     assert "from the Hugging Face hub: dandelin/vilt-b32-mlm" in " ".join(named.summary())
-    assert run.fetched == []
+    assert run.beginning.fetched == ()
 
 
 def test_the_dry_run_tells_the_cost(train):
@@ -485,7 +529,7 @@ def test_a_relative_folder_of_weights_is_found_from_everywhere(train, tmp_path):
     vilt("weights", 32)
     Path("vocab.txt").write_text("\n".join([*SPECIAL, "red", "green", "blue", "box"]))
     stage = train(pretrained="weights", tokenizer="vocab.txt")
-    assert RunPlan.make(stage).pretrained == str(tmp_path / "weights")
+    assert RunPlan.make(stage).beginning.pretrained == str(tmp_path / "weights")
     assert stage.run()["steps"] == 6
     shutil.rmtree("weights")  # no longer needed
     assert train(pretrained="weights", tokenizer="vocab.txt", resume=True, steps=7).run()["steps"] == 7

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mail.data.coco import CocoInstances
+from mail.data.image_keys import keys_of
+from mail.data.origins import UNKNOWN, Origin
 from mail.data.scenes.layout import write_published_layout
 from mail.errors import UserError
 from mail.leakage import check_leakage
@@ -16,8 +18,8 @@ from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import evaluation_images
 from pipelines.stages.train_proposer import TrainProposer
 from pipelines.training.proposer import begin
-from pipelines.training.proposer_plan import plan_training
-from tests.mail.test_leakage import photos_store
+from pipelines.training.proposer_plan import origin, plan_training
+from tests.mail.test_leakage import photos_store, picture, saved
 from tests.pipelines.killing import Run, wait_for
 
 
@@ -51,9 +53,8 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
     proposer = load_proposer(str(tmp_path / "p"))
     assert proposer.proposer_id == report["proposer_id"]
     folder = ProposerFolder.read(tmp_path / "p")
-    assert folder.seen is not None
-    assert folder.seen["pixels_sha256"].null_count == 0
-    seen = set(folder.seen["image_id"].to_pylist())
+    assert folder.origin.images["pixels_sha256"].null_count == 0
+    seen = set(folder.origin.image_ids)
     assert seen
     assert not seen & set.union(*evaluation_images(str(root), ["synthetic"], "synthetic/0").values())
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
@@ -62,19 +63,35 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
         "proposer.json",
     ]
     assert f"wrote {tmp_path / 'p'}" in capsys.readouterr().out
+    again = stage(root, tmp_path / "p", workers=0).run()
+    assert {**again, "seconds": 0} == {**report, "seconds": 0}
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'p'} is finished: {proposer.proposer_id}, recall@.5 ")
     with pytest.raises(UserError, match="already holds a proposer"):
-        stage(root, tmp_path / "p").run()
+        stage(root, tmp_path / "p", seed=1).run()
 
 
-def test_weights_of_unknown_origin_make_it_leaky(root: Path, tmp_path: Path) -> None:
+def test_a_proposer_saw_what_its_first_weights_saw(root: Path, tmp_path: Path) -> None:
+    """Clean images make no clean proposer of a detector that saw COCO, or of one of which nobody knows."""
     stage(root, tmp_path / "first").run()
     weights = str(tmp_path / "first/model.safetensors")
-    stage(root, tmp_path / "unknown", weights=weights).run()
-    assert ProposerFolder.read(tmp_path / "unknown").image_ids is None
-    stage(root, tmp_path / "known", weights=weights, weights_images=str(tmp_path / "first/images.json")).run()
-    known = ProposerFolder.read(tmp_path / "known").seen
-    assert known is not None
-    assert known.equals(ProposerFolder.read(tmp_path / "first").seen)
+    (tmp_path / "w.safetensors").write_bytes(Path(weights).read_bytes())
+    nobodys, keys = str(tmp_path / "w.safetensors"), keys_of(["synthetic/0/1"])
+
+    def seen(**given: object) -> Origin:
+        return origin(stage(root, tmp_path / "p", **given), "synthetic/0", keys)
+
+    assert seen(weights=weights) == ProposerFolder.read(tmp_path / "first").origin | Origin.of(keys)
+    assert seen(weights=nobodys) == UNKNOWN | Origin.of(keys)
+    assert seen(weights=nobodys, weights_images="none") == seen() == Origin.of(keys)
+    coco = Origin.of(keys, ["coco/train2017"])
+    assert seen(weights=nobodys, weights_images="coco/train2017") == coco
+    stage(root, tmp_path / "detector", weights=nobodys, weights_images="coco/train2017").run()
+    detector = ProposerFolder.read(tmp_path / "detector").origin
+    assert detector.collections == coco.collections
+    evaluated = photos_store(tmp_path, "refcoco", {"coco/9": ("val", saved(picture(1)))})
+    with pytest.raises(UserError, match=r"1 of 1 of val \(first: coco/9\); it saw coco/train2017"):
+        check_leakage(detector, evaluated)
+    assert not check_leakage(ProposerFolder.read(tmp_path / "first").origin, evaluated).leaky
 
 
 def test_photos_that_are_evaluated_on_under_another_name_are_left_out(
@@ -86,11 +103,10 @@ def test_photos_that_are_evaluated_on_under_another_name_are_left_out(
     store = photos_store(tmp_path, "own", {"own/1": ("val", photos.read(chosen.train[3])[0])})
     stage(root, tmp_path / "p", exclude_eval_of="", refs_root=None, exclude_store=store.uri).run()
     folder = ProposerFolder.read(tmp_path / "p")
-    assert folder.image_ids is not None
-    assert len(folder.image_ids) == len(job.train) - 1
-    assert chosen.seen[3] not in folder.image_ids
+    assert len(folder.origin.image_ids) == len(job.train) - 1
+    assert chosen.seen[3] not in folder.origin.image_ids
     assert "excluded: 1 images of own val (by content)" in capsys.readouterr().err
-    assert not check_leakage(folder.seen, store).leaky
+    assert not check_leakage(folder.origin, store).leaky
 
 
 def test_the_plan_says_what_would_be_trained(root: Path, tmp_path: Path) -> None:
