@@ -153,6 +153,7 @@ def work(disk: Disk, run: Path) -> None:
             disk.promised["model"] = step
 
 
+@pytest.mark.soak
 def test_a_whole_checkpoint_and_a_whole_model_are_found_after_it(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +168,6 @@ def test_a_whole_checkpoint_and_a_whole_model_are_found_after_it(
         "some are there": lambda what, states: random_.randrange(states),
     }
     assert len(disk.moments) > 100
-    print(len(disk.moments))
     for number, moment in enumerate(disk.moments):
         for way, choose in ways.items():
             place = tmp_path / f"{number}-{len(way)}"
