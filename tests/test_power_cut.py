@@ -153,7 +153,6 @@ def work(disk: Disk, run: Path) -> None:
             disk.promised["model"] = step
 
 
-@pytest.mark.soak
 def test_a_whole_checkpoint_and_a_whole_model_are_found_after_it(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
