@@ -1,12 +1,19 @@
 """What digests and flushes cost a checkpoint: `python -m benchmarks.checkpoint [--preset vilt-b32]`.
 
-Saved and loaded in turns as training does it (files flushed, an inventory with their digests, all compared when it is
-loaded) and in the plain way (the same files, with nothing asked of the disk and nothing compared). Claim: at most 10 %
-slower each. The last line is JSON.
+In turns as training does it and in the plain way, the same files with nothing asked of the disk and nothing compared:
+
+    save   what the training waits for
+    put    into the run's folder: beside the training on Ray, else the training waits for this as well
+    load   network and moments, every file compared meanwhile
+
+The plain `put` is a copy; `put_plain_fsync` is the copy with a flush, for what the disk alone takes. Claim: `save` and
+`load` at most 10 % slower, where a core is free for the digests. What all cores did for it together is told as well:
+that does not depend on what else the machine does. The last line is JSON.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -16,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyarrow import fs
 from safetensors.torch import load_file, save_file
 
-from mail.inventory import check_inventory
+from mail.inventory import compared, flush_all
 from mail.model import MailConfig, MailForReferringSegmentation, MailProcessor, find_preset, tokenizer_from_texts
 from mail.model.folder import INVENTORIES
 from mail.training import checkpoint
@@ -26,10 +34,11 @@ from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 
 
-def timed(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds, and seconds of all cores together."""
+    begun, spent = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - spent
 
 
 def main() -> None:
@@ -49,10 +58,12 @@ def main() -> None:
     optimizer.step()  # now there are moments
     root = Path(tempfile.mkdtemp(prefix="mail-benchmark-", dir=options.folder))
 
-    def save_safely(folder: Path) -> None:
+    here = fs.LocalFileSystem()
+
+    def save(folder: Path) -> None:
         checkpoint.save_checkpoint(folder, 1, model, processor, optimizer, {}, {})
 
-    def save_plainly(folder: Path) -> None:
+    def save_plain(folder: Path) -> None:
         folder.mkdir()
         checkpoint.save_model(folder, model, processor, {})
         tensors = {
@@ -62,38 +73,66 @@ def main() -> None:
         }
         save_file(tensors, folder / "optimizer.safetensors")
 
-    def load_plainly(folder: Path) -> None:
+    def put_plain(folder: Path, to: Path) -> None:
+        to.mkdir()
+        fs.copy_files(str(folder), str(to), source_filesystem=here, destination_filesystem=here)
+
+    def put_plain_fsync(folder: Path, to: Path) -> None:
+        put_plain(folder, to)
+        flush_all(to)
+
+    def load_plain(folder: Path) -> None:
         MailForReferringSegmentation.from_pretrained(folder)
         for value in load_file(folder / "optimizer.safetensors").values():
             value.sum()  # the file is mapped: it is read here
 
-    def load_safely(folder: Path) -> None:
-        check_inventory(folder, INVENTORIES)
-        load_plainly(folder)
+    def load(folder: Path) -> None:
+        with compared(folder, INVENTORIES):
+            load_plain(folder)
 
-    seconds: dict[str, list[float]] = {name: [] for name in ("save", "save_plain", "load", "load_plain")}
+    names = ("save", "save_plain", "put", "put_plain", "put_plain_fsync", "load", "load_plain")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    cores: dict[str, list[float]] = {name: [] for name in names}
+    written, plain, place, copy = (root / name for name in ("written", "plain", "place", "copy"))
+
+    def measure(name: str, work: Callable[..., None], *folders: Path) -> None:
+        os.sync()  # what is left to the disk is not this one's
+        taken, spent = timed(lambda: work(*folders))
+        seconds[name].append(taken)
+        cores[name].append(spent)
+
     try:
-        for _ in range(options.rounds):
-            for ending, save in (("", save_safely), ("_plain", save_plainly)):
-                folder = root / f"checkpoint{ending}"
+        for number in range(options.rounds):
+            for folder in (written, plain, place, copy):
                 shutil.rmtree(folder, ignore_errors=True)
-                seconds[f"save{ending}"].append(timed(lambda: save(folder)))  # noqa: B023  # called at once
-            for ending, load in (("", load_safely), ("_plain", load_plainly)):
-                seconds[f"load{ending}"].append(timed(lambda: load(root / "checkpoint")))  # noqa: B023
-        size = sum(p.stat().st_size for p in (root / "checkpoint").iterdir())
+            # in turns, for the second one finds another page cache than the first
+            saving = [("save_plain", save_plain, plain), ("save", save, written)]
+            loading = [("load", load, place), ("load_plain", load_plain, place)]
+            for one in saving[:: (-1) ** number]:
+                measure(*one)
+            measure("put_plain", put_plain, plain, copy)
+            shutil.rmtree(copy)
+            measure("put", lambda folder, to: checkpoint.put_checkpoint(folder, here, str(to)), written, place)
+            measure("put_plain_fsync", put_plain_fsync, plain, copy)
+            for one in loading[:: (-1) ** number]:
+                measure(*one)
+        size = sum(p.stat().st_size for p in place.iterdir())
     finally:
         shutil.rmtree(root)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
-        print(f"{name:11} {median[name]:6.2f} s   ({', '.join(f'{v:.2f}' for v in values)})")
+        of_cores = statistics.median(cores[name])
+        print(f"{name:15} {median[name]:6.2f} s, {of_cores:.2f} s of cores   ({', '.join(f'{v:.2f}' for v in values)})")
     print(
         json.dumps(
             {
                 "benchmark": "checkpoint",
                 "ratio": round(median["save"] / median["save_plain"], 3),
+                "put_ratio": round(median["put"] / median["put_plain"], 3),
                 "load_ratio": round(median["load"] / median["load_plain"], 3),
                 "bytes": size,
                 "seconds": {name: round(value, 3) for name, value in median.items()},
+                "core_seconds": {name: round(statistics.median(values), 3) for name, values in cores.items()},
             }
         )
     )

@@ -2,13 +2,16 @@
 
 A power cut leaves files of the right length that are full of zeros, a disk loses a bit, a copy ends early. So a
 checkpoint or a MODEL is whole only if its files are what its inventory says. Lengths are compared at once, contents
-where they are about to be used. The inventory itself carries the digest of what it says.
+while they are loaded: no file is read a second time for its digest where that can be helped, for a digest costs more
+than the reading does. The inventory itself carries the digest of what it says.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,31 +24,91 @@ from mail.errors import UserError
 FILE = "inventory.json"
 SEAL = "sha256"
 _PIECE = 2**22  # bytes
+_SMALL = 2**22  # bytes; what tells how much memory to take is never longer, and is compared before it is looked at
 
 Inventory = dict[str, dict[str, Any]]  # path in the folder -> {"bytes", "sha256"}
 
 
-def take_inventory(folder: Path) -> Inventory:
-    """The inventory of a local folder. Its files are on the disk then, and stay there when the power goes."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing and flushing release the GIL
-        digests = list(pool.map(_flushed, paths))
-    for place in {folder, *(p.parent for p in paths)}:
+class DamagedError(UserError):
+    """What is read is not what was written. `fault` says what is wrong."""
+
+    def __init__(self, folder: object, fault: str, remedy: str):
+        super().__init__(f"{folder} is damaged: {fault}. {remedy}")
+        self.fault = fault
+
+
+def take_inventory(folder: Path, known: Inventory | None = None) -> Inventory:
+    """The inventory of a local folder. Its files are on the disk then, and stay there when the power goes.
+
+    Args:
+        known: what `transfer` found of some of its files, which are not read again.
+    """
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    taken = dict(known or {})
+    with _pool() as pool:  # hashing and flushing release the GIL
+        flushed = pool.map(lambda name: flush(folder / name), names)
+        unknown = [name for name in names if name not in taken]
+        taken |= zip(unknown, pool.map(lambda name: _entry(folder / name), unknown), strict=True)
+        list(flushed)
+    for place in {folder, *((folder / name).parent for name in names)}:
         flush(place)
-    return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(paths, digests, strict=True)
-    }
+    return {name: taken[name] for name in names}
 
 
-def write_inventory(folder: Path) -> None:
-    """Completes a local folder that has none yet: what is changed in it afterwards is refused."""
-    record = sealed({"format_version": 1, "files": take_inventory(folder)})
+def write_inventory(folder: Path, known: Inventory | None = None) -> None:
+    """Completes a local folder that has none yet: what is changed in it afterwards is refused. `known`: see above."""
+    record = sealed({"format_version": 1, "files": take_inventory(folder, known)})
     with open(folder / FILE, "x") as file:
         file.write(json.dumps(record, indent=2))
         file.flush()
         os.fsync(file.fileno())
     flush(folder)
+
+
+def transfer(
+    source: fs.FileSystem, path: str, names: Iterable[str], target: fs.FileSystem, to: str, *, move: bool = False
+) -> Inventory:
+    """Takes files of a folder to another place, and their digests on the way.
+
+    Args:
+        names: their paths in the folder `path` of `source`. to: the folder in `target`.
+        move: where both are on one disk files change their names only; they are left where they were otherwise.
+
+    Returns:
+        The inventory of what was read. On a disk the files are there to stay, and so are their folders.
+    """
+    listed, local = list(names), isinstance(target, fs.LocalFileSystem)
+    if local:
+        for folder in {to, *(os.path.dirname(f"{to}/{name}") for name in listed)}:
+            make_folder(folder)
+    move = move and local and isinstance(source, fs.LocalFileSystem) and os.stat(path).st_dev == os.stat(to).st_dev
+
+    def take(name: str) -> dict[str, Any]:
+        if move:
+            os.replace(f"{path}/{name}", f"{to}/{name}")
+            flushed = flushing.submit(flush, f"{to}/{name}")  # the disk works while a core does
+            entry = _entry(Path(to, name))
+            flushed.result()
+            return entry
+        digest, length = hashlib.sha256(), 0
+        with (
+            source.open_input_stream(f"{path}/{name}", compression=None) as stream,  # as it is, .gz too
+            target.open_output_stream(f"{to}/{name}", compression=None) as out,
+        ):
+            while piece := stream.read(_PIECE):
+                out.write(piece)
+                digest.update(piece)
+                length += len(piece)
+        if local:
+            flush(f"{to}/{name}")
+        return {"bytes": length, "sha256": digest.hexdigest()}
+
+    with _pool() as pool, _pool() as flushing:
+        taken = dict(zip(listed, pool.map(take, listed), strict=True))
+    if local:
+        for folder in {to, *(os.path.dirname(f"{to}/{name}") for name in listed)}:
+            flush(folder)
+    return taken
 
 
 def check_inventory(folder: Path, names: tuple[str, ...] = (FILE,)) -> None:
@@ -55,19 +118,46 @@ def check_inventory(folder: Path, names: tuple[str, ...] = (FILE,)) -> None:
         names: files that may hold the inventory; the first that is there does.
 
     Raises:
-        UserError: a file is not there, or is not what was written.
+        DamagedError: a file is not there, or is not what was written.
     """
-    for name in names:
-        if not (folder / name).is_file():
-            continue
-        try:
-            record = json_text.parse_object((folder / name).read_bytes())
-        except ValueError:
-            record = {}
-        found = fault(record, fs.LocalFileSystem(), str(folder), contents=True)
-        if found is not None:
-            raise UserError(f"{folder} is damaged: {found}. Copy or export it again")
+    with compared(folder, names):
+        pass
+
+
+@contextlib.contextmanager
+def compared(folder: Path, names: tuple[str, ...] = (FILE,), remedy: str = "Copy or export it again") -> Iterator[None]:
+    """The same while a block loads the files; what it made of them must not be used before its end.
+
+    The short files, which say what the long ones hold, are compared before; the long ones beside the block. Whatever
+    the block itself raises over a damaged file, the damage is what is told.
+
+    Args:
+        remedy: what a person can do.
+    """
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        yield
         return
+    try:
+        record = json_text.parse_object(found.read_bytes())
+    except ValueError:
+        record = {}
+    here, root = fs.LocalFileSystem(), str(folder)
+    wrong = fault(record, here, root, contents=False)
+    if wrong is not None:
+        raise DamagedError(folder, wrong, remedy)
+    listed = {name: entry for name, entry in record["files"].items() if not isinstance(entry, int)}
+    large = {name: entry for name, entry in listed.items() if entry["bytes"] > _SMALL}
+    with _pool() as pool:
+        comparing = [pool.submit(_other, here, root, {name: entry}) for name, entry in _longest_first(large)]
+        try:
+            wrong = _other(here, root, {name: entry for name, entry in listed.items() if name not in large})
+            if wrong is None:
+                yield
+        finally:
+            wrong = wrong or next(filter(None, (other.result() for other in comparing)), None)
+            if wrong is not None:
+                raise DamagedError(folder, wrong, remedy)
 
 
 def fault(record: Mapping[str, Any], filesystem: fs.FileSystem, root: str, *, contents: bool) -> str | None:
@@ -78,7 +168,7 @@ def fault(record: Mapping[str, Any], filesystem: fs.FileSystem, root: str, *, co
         contents: read and compare every file, not only its length.
     """
     listed = record.get("files")
-    unsealed = SEAL not in record and isinstance(listed, dict) and any(isinstance(e, dict) for e in listed.values())
+    unsealed = SEAL not in record and isinstance(listed, dict) and not all(type(e) is int for e in listed.values())
     if not isinstance(listed, dict) or unsealed or not is_sealed(record):
         return "the list of its files is not what was written"
     infos = filesystem.get_file_info([f"{root}/{name}" for name in listed])
@@ -88,14 +178,18 @@ def fault(record: Mapping[str, Any], filesystem: fs.FileSystem, root: str, *, co
             return f"{name} is not there"
         if info.size != length:
             return f"{name} has {info.size} bytes instead of {length}"
-    if not contents:
-        return None
-    known = {name: entry["sha256"] for name, entry in listed.items() if not isinstance(entry, int)}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda name: _digest(filesystem, f"{root}/{name}"), known)
-        for (name, digest), now in zip(known.items(), found, strict=True):
-            if now != digest:
-                return f"the content of {name} is not what was written"
+    known = {name: entry for name, entry in listed.items() if not isinstance(entry, int)}
+    return _other(filesystem, root, known) if contents else None
+
+
+def difference(listed: Mapping[str, Any], taken: Inventory) -> str | None:
+    """What of the files that `transfer` took is not what a whole folder's list says, None if nothing."""
+    for name, entry in taken.items():
+        known = listed[name]
+        if entry["bytes"] != (known if isinstance(known, int) else known["bytes"]):
+            return f"{name} has another length"
+        if not isinstance(known, int) and entry != known:
+            return f"the content of {name} is not what was written"
     return None
 
 
@@ -107,6 +201,18 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def is_sealed(record: Mapping[str, Any]) -> bool:
     """Whether an object is what it was when it was sealed; one that never was is."""
     return SEAL not in record or record[SEAL] == _seal({k: v for k, v in record.items() if k != SEAL})
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """A local folder whose name, and those of the folders that it is in, are on the disk."""
+    path = os.path.abspath(path)
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        os.makedirs(folder, exist_ok=True)
+        flush(os.path.dirname(folder))
 
 
 def flush_all(folder: Path) -> None:
@@ -130,16 +236,45 @@ def _seal(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _flushed(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return digest
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+
+
+def _longest_first(entries: Inventory) -> list[tuple[str, dict[str, Any]]]:
+    return sorted(entries.items(), key=lambda entry: -entry[1]["bytes"])
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _digest(fs.LocalFileSystem(), str(path))}
+
+
+def _other(filesystem: fs.FileSystem, root: str, entries: Inventory) -> str | None:
+    """What is wrong with the first of some files whose content is not what was written."""
+
+    def look(listed: tuple[str, dict[str, Any]]) -> str | None:
+        name, entry = listed
+        try:
+            same = _digest(filesystem, f"{root}/{name}") == entry["sha256"]
+        except OSError as error:
+            if error.errno != errno.EIO:  # only a disk that does not give back what it holds is a damage
+                raise
+            return f"{name} cannot be read ({error.strerror})"
+        return None if same else f"the content of {name} is not what was written"
+
+    with _pool() as pool:
+        found = list(pool.map(look, _longest_first(entries)))
+    return next(filter(None, found), None)
 
 
 def _digest(filesystem: fs.FileSystem, path: str) -> str:
     digest = hashlib.sha256()
-    with filesystem.open_input_stream(path, compression=None) as stream:  # as it is, .gz too
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        buffer = memoryview(bytearray(_PIECE))
+        with open(path, "rb", buffering=0) as file:
+            while length := file.readinto(buffer):
+                digest.update(buffer[:length])
+    else:
+        with filesystem.open_input_stream(path, compression=None) as stream:  # as it is, .gz too
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
     return digest.hexdigest()

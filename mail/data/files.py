@@ -14,9 +14,10 @@ from pyarrow import fs
 
 from mail import addresses
 from mail.data import object_store
+from mail.data.exchange import exchange
 from mail.data.filling import begun, naming
 from mail.errors import UserError
-from mail.inventory import flush, flush_all
+from mail.inventory import flush, flush_all, make_folder
 from mail.waiting import until_answered
 
 T = TypeVar("T")
@@ -165,7 +166,7 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     """
     if isinstance(filesystem, fs.LocalFileSystem):
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         plain = _is_plain(path)
         partial = target.with_name(f".{uuid.uuid4().hex}.partial") if plain else target
         try:
@@ -195,8 +196,11 @@ def _is_plain(path: str) -> bool:
 def copy_folder(folder: str | os.PathLike, filesystem: fs.FileSystem, path: str) -> None:
     """Copies a local folder into another file system (or the same); on a disk it is there in full afterwards."""
     with begun(path) if isinstance(filesystem, fs.LocalFileSystem) else contextlib.nullcontext():
-        filesystem.create_dir(path, recursive=True)
         local = fs.LocalFileSystem()
+        if isinstance(filesystem, fs.LocalFileSystem):
+            make_folder(path)
+        else:
+            filesystem.create_dir(path, recursive=True)
         fs.copy_files(os.fspath(folder), path, source_filesystem=local, destination_filesystem=filesystem)
         if isinstance(filesystem, fs.LocalFileSystem):
             flush_all(Path(path))
@@ -218,10 +222,13 @@ def replace_folder(
     copy_folder(folder, filesystem, new)
     may()
     if isinstance(filesystem, fs.LocalFileSystem):
-        if exists(filesystem, path):
-            _delete_folder(filesystem, old)
-            os.replace(path, old)
-        os.replace(new, path)
+        if exists(filesystem, path) and exchange(new, path):
+            old = new
+        else:
+            if exists(filesystem, path):
+                _delete_folder(filesystem, old)
+                os.replace(path, old)
+            os.replace(new, path)
         flush(os.path.dirname(path))
     else:
         fs.copy_files(new, path, source_filesystem=filesystem, destination_filesystem=filesystem)
@@ -247,8 +254,12 @@ def written_together(folder: Path, last: str, may: Callable[[], None] = lambda: 
         with naming(folder):
             yield new
         may()
+        flush_all(new)
         for file in sorted(new.iterdir(), key=lambda file: file.name == last):
+            if file.name == last:
+                flush(folder)
             file.replace(folder / file.name)
+        flush(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """Reading a mask table: the rows of one proposer as one version names them, and nothing that came later."""
 
 import functools
+import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from mail.data.mask_log import MaskFile
 from mail.data.origins import Origin
 from mail.data.parquet import ParquetReader
 from mail.errors import UserError
+from mail.inventory import SEAL, is_sealed, sealed
 from mail.proposals import Proposals
 
 OPEN_FILES = 64  # footers kept in memory
+CONTENT = "content"
 
 
 @dataclass
@@ -66,6 +69,7 @@ class MaskSnapshot:
             if groups := opened.groups(near):
                 part = opened.parquet.read(read, groups)
                 parts.append(part.filter(pc.is_in(part["image_id"], value_set=pa.array(near, pa.string()))))
+            opened.check_missing(set(near).difference(parts[-1]["image_id"].to_pylist() if groups else ()))
         if not parts:
             return pa.schema([schema.MASK_FILE.field(c) for c in names]).empty_table()
         table = pa.concat_tables(parts)
@@ -117,6 +121,15 @@ class _OpenFile:
         near = ((bisect_right(self._first, image_id) - 1, image_id) for image_id in wanted)
         return sorted({group for group, image_id in near if group >= 0 and image_id <= self._last[group]})
 
+    def check_missing(self, missing: set[str]) -> None:
+        """Raises UserError if the file has one of the ids: unlike its pages, its key ranges carry no checksum."""
+        if missing and not missing.isdisjoint(self._keys):
+            raise UserError(f"{self.parquet.path} is damaged (its key ranges are not its rows'): copy or make it again")
+
+    @functools.cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(self.parquet.read(["image_id"])["image_id"].to_pylist())
+
 
 @functools.lru_cache(OPEN_FILES)  # a file's name is never used again
 def _opened(uri: str, path: str) -> _OpenFile:
@@ -141,8 +154,21 @@ def read_proposer(uri: str, proposer_id: str, what: str) -> Any:
     """What a table knows of a proposer, `info` or `images` (an origin); None if nothing."""
     filesystem, root = files.resolve(uri)
     try:
-        return json_text.parse(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))
+        kept = json_text.parse(files.read_bytes(filesystem, proposer_path(root, proposer_id, what)))
+        if not isinstance(kept, dict) or not {CONTENT, SEAL} & kept.keys():
+            return kept  # an earlier version's, without a digest
+        if not {CONTENT, SEAL} <= kept.keys() or not is_sealed(kept):
+            raise ValueError("it is not what was written")
+        return kept[CONTENT]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{uri} is damaged: what it knows of {proposer_id} is not readable ({error})") from None
+
+
+def keep_proposer(uri: str, proposer_id: str, what: str, content: Any) -> None:
+    """Writes what `read_proposer` reads, with a digest."""
+    filesystem, root = files.resolve(uri)
+    files.write_bytes(
+        filesystem, proposer_path(root, proposer_id, what), json.dumps(sealed({CONTENT: content})).encode()
+    )

@@ -13,7 +13,6 @@ every image has exactly one row a proposer, whoever was killed when.
 
 import hashlib
 import io
-import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ import pyarrow.parquet as pq
 from mail import addresses
 from mail.data import files, schema
 from mail.data.mask_log import NOTHING, MaskFile, MaskLog, MaskState
-from mail.data.mask_snapshot import MaskSnapshot, proposer_path, read_origin, read_proposer
+from mail.data.mask_snapshot import MaskSnapshot, keep_proposer, read_origin, read_proposer
 from mail.data.origins import UNKNOWN, Origin
 from mail.data.parquet import WRITING, ParquetReader
 from mail.errors import UserError
@@ -215,7 +214,7 @@ class MaskTable:
         return origin
 
     def _keep(self, proposer_id: str, what: str, content: Any) -> None:
-        files.write_bytes(self.filesystem, proposer_path(self.root, proposer_id, what), json.dumps(content).encode())
+        keep_proposer(self.uri, proposer_id, what, content)
 
     def validate(self, file: MaskFile, proposer_id: str) -> None:
         """Raises UserError unless a written file has the schema, rows, keys and proposer that its description says."""

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from mail import addresses, json_text
 from mail.errors import UserError
-from mail.inventory import FILE, check_inventory
+from mail.inventory import FILE, check_inventory, compared
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation
 from mail.model.processing import MailProcessor
@@ -39,8 +39,7 @@ def check_model_folder(path: str | os.PathLike) -> Path:
 
 def load_model(folder: Path) -> tuple[MailForReferringSegmentation, MailProcessor]:
     """Network and processor. Raises UserError where the folder is damaged, or its weights are another network's."""
-    check_inventory(folder, INVENTORIES)
-    with _reading(folder):
+    with compared(folder, INVENTORIES), _reading(folder):
         found: Any = MailForReferringSegmentation.from_pretrained(folder, output_loading_info=True)
         model, loaded = found  # with the info asked for, a pair
         processor = MailProcessor.from_pretrained(folder)

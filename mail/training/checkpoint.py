@@ -7,12 +7,14 @@
     curves.jsonl.gz                                                   all that was measured up to here
     checkpoint.json                                                   step, validation, and the inventory of the files
 
-A checkpoint counts only if all files that `checkpoint.json` names are there in full, so one whose copying was cut
-short is passed over; training goes on only from one whose every file is what was written. There is no state of random
-generators: the order of the data and the randomness of a step are functions of (seed, step), see
+It is written where it costs a training the least, and then put into its place: there its files are on the disk before
+`checkpoint.json` says what they are. A checkpoint counts only if all files that this names are there in full, so one
+whose copying was cut short is passed over; training goes on only from one whose every file is what was written. There
+is no state of random generators: the order of the data and the randomness of a step are functions of (seed, step), see
 `mail.data.epoch_plan` and `mail.training.step`.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,8 +27,9 @@ from torch import nn
 
 from mail import addresses, json_text
 from mail.data import files
+from mail.data.filling import begun
 from mail.errors import UserError
-from mail.inventory import fault, flush_all, sealed, take_inventory
+from mail.inventory import fault, flush_all, sealed, transfer
 from mail.training.curves import Curves
 
 FORMAT_VERSION = 1
@@ -54,7 +57,7 @@ def save_checkpoint(
     curves: Curves | None = None,
     scores: dict[str, float] | None = None,
 ) -> None:
-    """Writes a checkpoint after `step` completed steps into an empty folder.
+    """Writes what a checkpoint after `step` completed steps holds into an empty folder; `put_checkpoint` completes it.
 
     Args:
         model: `MailForReferringSegmentation`, not wrapped.
@@ -66,9 +69,24 @@ def save_checkpoint(
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     (folder / "run.json").write_text(json.dumps(config, indent=2))
     (curves or Curves()).save(folder)
-    inventory = take_inventory(folder)
-    manifest = sealed({"format_version": FORMAT_VERSION, "step": step, "validation": scores, "files": inventory})
-    files.write_bytes(fs.LocalFileSystem(), str(folder / MANIFEST), json.dumps(manifest, indent=2).encode())
+    (folder / MANIFEST).write_text(json.dumps({"format_version": FORMAT_VERSION, "step": step, "validation": scores}))
+
+
+def put_checkpoint(folder: Path, filesystem: fs.FileSystem, path: str, may: Callable[[], None] = lambda: None) -> None:
+    """Puts what `save_checkpoint` wrote into its place, and completes it there. What is left in `folder` is worthless.
+
+    Args:
+        may: is asked before the checkpoint counts; raises if it must not.
+    """
+    written = json.loads((folder / MANIFEST).read_bytes())
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    with begun(path) if isinstance(filesystem, fs.LocalFileSystem) else contextlib.nullcontext():
+        inventory = transfer(fs.LocalFileSystem(), str(folder), names, filesystem, path, move=True)
+        manifest = sealed({**written, "files": inventory})
+        if wrong := fault(manifest, filesystem, path, contents=False):  # an object store is asked for what it holds
+            raise OSError(f"{path} does not hold what was written to it: {wrong}")
+        may()
+        files.write_bytes(filesystem, f"{path}/{MANIFEST}", json.dumps(manifest, indent=2).encode())
 
 
 def save_model(folder: Path, model: Any, processor: Any, lineage: dict[str, Any]) -> None:
@@ -103,52 +121,12 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
 
 def list_checkpoints(uri: str) -> list[Saved]:
     """Complete checkpoints anywhere below a local or `s3://` folder, most steps first."""
-    return [saved for saved, _ in _scan(uri)[0]]
+    return [saved for saved, _ in scan(uri)[0]]
 
 
 def find_latest(uri: str) -> Saved | None:
     """The complete checkpoint with the most steps."""
     return next(iter(list_checkpoints(uri)), None)
-
-
-def find_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
-    """The newest checkpoint of which every file is what was written; reads them all.
-
-    A damaged one is put aside: its manifest has another name then, and it counts no longer.
-
-    Args:
-        tell: called with a line for each that is not whole.
-    """
-    filesystem, root = files.resolve(uri)
-    complete, incomplete = _scan(uri)
-    for saved, path in complete:
-        if _is_whole(filesystem, saved, path, tell):
-            for step, other in incomplete:
-                if step > saved.step and not files.exists(filesystem, f"{other}/{ASIDE}"):
-                    tell(f"{_address(uri, root, other)} is no whole checkpoint: passed over")
-            return saved
-    return None
-
-
-def _is_whole(filesystem: fs.FileSystem, saved: Saved, path: str, tell: Callable[[str], None]) -> bool:
-    """Whether every file of a checkpoint is what was written; puts it aside if not."""
-    manifest = read_manifest(filesystem, path)
-    wrong = "it is gone" if manifest is None else fault(manifest, filesystem, path, contents=True)
-    if wrong is None:
-        return True
-    tell(f"checkpoint {saved.address} is damaged ({wrong}): put aside")
-    if manifest is not None:
-        filesystem.move(f"{path}/{MANIFEST}", f"{path}/{ASIDE}")
-    return False
-
-
-def find_best_whole(uri: str, tell: Callable[[str], None]) -> Saved | None:
-    """The best checkpoint, as `find_best` has it, of those of which every file is what was written; as `find_whole`."""
-    filesystem, _ = files.resolve(uri)
-    while (best := find_best(uri)) is not None:
-        if _is_whole(filesystem, best, files.resolve(best.address)[1], tell):
-            return best
-    return None
 
 
 def find_best(uri: str) -> Saved | None:
@@ -171,7 +149,7 @@ def prune(uri: str, keep: int) -> list[str]:
         The addresses that were deleted.
     """
     filesystem, root = files.resolve(uri)
-    complete, incomplete = _scan(uri)
+    complete, incomplete = scan(uri)
     best = _best(saved for saved, _ in complete)
     gone = [path for saved, path in complete[max(keep, 1) :] if saved != best]
     if len(complete) >= max(keep, 1):
@@ -183,10 +161,10 @@ def prune(uri: str, keep: int) -> list[str]:
         if files.exists(filesystem, f"{path}/{MANIFEST}"):
             filesystem.delete_file(f"{path}/{MANIFEST}")
         filesystem.delete_dir(path)
-    return [_address(uri, root, path) for path in gone]
+    return [address_below(uri, root, path) for path in gone]
 
 
-def _scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
+def scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
     """Complete checkpoints and their paths, most steps first; steps and paths of folders that are none (yet)."""
     filesystem, root = files.resolve(uri)
     selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
@@ -196,24 +174,37 @@ def _scan(uri: str) -> tuple[list[tuple[Saved, str]], list[tuple[int, str]]]:
     for folder in sorted(folders):
         if (manifest := read_manifest(filesystem, folder)) is not None:
             scores = manifest.get("validation") or {}
-            complete.append((Saved(_address(uri, root, folder), int(manifest["step"]), scores.get("oIoU")), folder))
+            complete.append(
+                (Saved(address_below(uri, root, folder), int(manifest["step"]), scores.get("oIoU")), folder)
+            )
         elif (step := folder.rpartition("/step-")[2]).isdigit():
             incomplete.append((int(step), folder))
     return sorted(complete, key=lambda c: (-c[0].step, c[0].address)), incomplete
 
 
-def _address(uri: str, root: str, path: str) -> str:
+def address_below(uri: str, root: str, path: str) -> str:
     """Address of a path below that of `uri`, which is `root` in its file system."""
     return addresses.join(uri, path.removeprefix(root).strip("/"))
 
 
 def read_manifest(filesystem: fs.FileSystem, folder: str) -> dict[str, Any] | None:
     """The manifest of a complete checkpoint, None if it is not one (or not yet)."""
+    manifest, wrong = judge(filesystem, folder)
+    return manifest if wrong is None else None
+
+
+def judge(filesystem: fs.FileSystem, folder: str) -> tuple[dict[str, Any], str | None]:
+    """The manifest of a checkpoint, and what is wrong with it: its files' lengths are compared."""
+    unlike = f"{MANIFEST} is not what was written"
     try:
         manifest = json_text.parse_object(files.read_bytes(filesystem, f"{folder}/{MANIFEST}"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return manifest if fault(manifest, filesystem, folder, contents=False) is None else None
+    except FileNotFoundError:
+        return {}, f"{MANIFEST} is not there"
+    except ValueError:
+        return {}, unlike
+    if type(manifest.get("step")) is not int or not isinstance(manifest.get("validation") or {}, dict):
+        return {}, unlike
+    return manifest, fault(manifest, filesystem, folder, contents=False)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

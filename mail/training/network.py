@@ -10,8 +10,12 @@ from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.continuing import continue_from
 from mail.model.vilt_weights import load_vilt
 from mail.training.checkpoint import load_optimizer
+from mail.training.curves import Curves
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
+
+Beginning = tuple[MailForReferringSegmentation, torch.optim.Optimizer, int, Curves]
+"""Network, optimizer, steps that were taken, and what was measured in them."""
 
 
 def begin(
@@ -19,10 +23,10 @@ def begin(
     network: dict[str, Any],
     pretrained: str | None,
     parent: str | None,
-    checkpoint: Path | None,
     device: torch.device,
-) -> tuple[MailForReferringSegmentation, torch.optim.Optimizer, int]:
-    """Network, optimizer and first step.
+    checkpoint: Path | None,
+) -> Beginning:
+    """What a training begins with.
 
     Args:
         network: fields of its configuration. pretrained: ViLT weights. parent: address of a MODEL to go on from.
@@ -40,4 +44,5 @@ def begin(
                 continue_from(model, folder)
     model.to(device)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, settings)
-    return model, optimizer, load_optimizer(checkpoint, model, optimizer) if checkpoint is not None else 0
+    step = load_optimizer(checkpoint, model, optimizer) if checkpoint is not None else 0
+    return model, optimizer, step, Curves.load(checkpoint)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mail import addresses, json_text, lineage
 from mail.data import files
 from mail.errors import UserError
-from mail.training.checkpoint import Saved, find_whole
+from mail.training.checkpoint import Saved
 from mail.training.curves import Curves
+from mail.training.going_on import find_whole
 from pipelines.claiming.claim import Claim
 from pipelines.registry.datasets import recorded_inputs
 from pipelines.registry.models import MODEL_NAME, find_version, register_model

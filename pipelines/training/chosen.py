@@ -2,9 +2,10 @@
 
 from mail.data import files
 from mail.errors import UserError
-from mail.training.checkpoint import Saved, find_best_whole, find_whole
+from mail.training.checkpoint import Saved
 from mail.training.curves import Curves
 from mail.training.early_stop import is_over
+from mail.training.going_on import find_best_whole, find_complete, find_whole
 from pipelines.terminal import say
 from pipelines.training.run_state import RunState
 
@@ -18,7 +19,8 @@ def find_chosen(state: RunState, steps: int, patience: int, every: int) -> tuple
     Raises:
         UserError: the training has not come to its end, or its last checkpoint is damaged.
     """
-    last = find_whole(state.checkpoints, say)
+    # the model is compared with its digests as it is copied; with a patience what was measured is looked at as well
+    last = (find_whole if patience else find_complete)(state.checkpoints, say)
     if last is None or (last.step < steps and not _ended_early(last, patience, every)):
         raise UserError(
             f"{state.folder} has no whole checkpoint of step {steps} to export: go on with --resume, from step "

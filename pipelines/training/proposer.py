@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 import tempfile
 import threading
 import time
@@ -22,8 +21,9 @@ from mail.data import files
 from mail.data.orientation import assumption
 from mail.data.origins import Origin
 from mail.errors import UserError
-from mail.proposers.fit import WEIGHTS, ProposerJob, fit
+from mail.proposers.fit import WEIGHTS, ProposerJob
 from mail.proposers.folder import ProposerFolder, write_proposer
+from mail.training.going_on import find_whole
 from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
@@ -31,10 +31,10 @@ from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
 from pipelines.training.proposer_config import ProposerTrainingConfig
 from pipelines.training.proposer_plan import check_weights, look_at_photos, plan_training, seen_before
+from pipelines.training.proposer_worker import PROGRESS, work
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
-PROGRESS = "progress.jsonl"
 
 
 def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _withdraw(training: str) -> None:
 
 def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tuple[bytes, dict[str, Any]]:
     """Runs the job with Ray Train; the weights and the last metrics."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipelines.training.watch import EndOnWrongInput
@@ -186,15 +186,19 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
     ):
         progress = Path(folder) / PROGRESS
         run_config = RunConfig(
-            name="run",
+            name=f"start-{time.time_ns()}",  # what is whole counts, not what Ray remembers of an earlier one
             storage_path=training,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=2),
             callbacks=[ToFile()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
         )
         trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"job": job, "local_folder": None if workers else folder, "claim": claim},
+            work,
+            train_loop_config={
+                "job": job,
+                "local_folder": None if workers else folder,
+                "training": training,
+                "claim": claim,
+            },
             scaling_config=ScalingConfig(**_scaling(workers)),
             run_config=run_config if workers else None,
         )
@@ -203,42 +207,16 @@ def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tupl
             # Ray would take Ctrl-C for itself in the main thread
             ending.in_thread(lambda: results.append(trainer.fit()), ask=lambda: None, pointless=lambda: True)
             result = results[0]
-        assert result.checkpoint is not None
         assert result.metrics is not None
-        with result.checkpoint.as_directory() as checkpoint:
-            weights = (Path(checkpoint) / WEIGHTS).read_bytes()
+        if workers:
+            last = find_whole(training, say)
+            if last is None or last.step < job.steps:
+                raise UserError(f"the last checkpoint in {training} is damaged: give the same command again")
+            filesystem, place = files.resolve(last.address)
+            weights = files.read_bytes(filesystem, f"{place}/{WEIGHTS}")
+        else:
+            weights = (Path(folder) / "checkpoint" / WEIGHTS).read_bytes()
         return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    import ray.train
-    import ray.train.torch
-    import torch
-
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    local = config["local_folder"]
-    if device.type == "cpu" and not local:
-        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-
-    def report(metrics: dict[str, Any], folder: Path | None) -> None:
-        if context.get_world_rank() == 0:
-            config["claim"].check() if folder else config["claim"].alive()
-        if local:
-            with open(Path(local) / PROGRESS, "a") as file:
-                file.write(json.dumps(metrics) + "\n")
-            folder = shutil.copytree(folder, Path(local) / "checkpoint", dirs_exist_ok=True) if folder else None
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None)
-
-    arguments = {"device": device, "report": report, "rank": context.get_world_rank()}
-    arguments |= {"world_size": context.get_world_size(), "wrap": ray.train.torch.prepare_model}
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        fit(config["job"], **arguments)
-        return
-    with checkpoint.as_directory() as folder:
-        fit(config["job"], **arguments, resume=Path(folder))
 
 
 def _scaling(workers: int) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from mail.data import files
 from mail.data.filling import naming
 from mail.errors import UserError
 from mail.inventory import FILE, check_inventory, write_inventory
-from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, find_whole, prune
+from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
 from mail.training.curves import FILE as CURVES
+from mail.training.going_on import find_complete, find_whole, take_model
 from pipelines.terminal import say
 from pipelines.training import changes
 from pipelines.training.finished import has_model, is_longer
@@ -113,7 +114,10 @@ class RunState:
         """
         if self.config is None:
             return None
-        found = find_whole(self.checkpoints, say) if resume else find_latest(self.checkpoints)
+        if not resume:
+            found = find_latest(self.checkpoints)
+        else:  # workers compare what they load; a model that is there must not give way to a training from nothing
+            found = (find_whole if self.earned else find_complete)(self.checkpoints, say)
         step = found.step if found else 0
         if not resume and self.finished:
             raise UserError(
@@ -205,19 +209,23 @@ class RunState:
 
         Args:
             origin: the lineage, None for the checkpoint's. may: raises if the folder is another process's by now.
+
+        Raises:
+            UserError: that checkpoint is damaged.
         """
         filesystem, target = files.resolve(self.model)
         with tempfile.TemporaryDirectory() as temporary, naming(temporary):
             local = Path(temporary) / "model"
-            for source, folder in ((found.address, local), (proposer, local / "proposer")):
-                if source is not None:
-                    with files.local_folder(source) as there:
-                        shutil.copytree(there, folder)
-            for name in NOT_OF_THE_MODEL:
-                (local / name).unlink(missing_ok=True)
+            taken = take_model(found, NOT_OF_THE_MODEL, local, say)
+            if taken is None:
+                raise UserError(f"{found.address} cannot be exported: give the same command with --resume")
+            if proposer is not None:
+                with files.local_folder(proposer) as there:
+                    shutil.copytree(there, local / "proposer")
             if origin is not None:
                 (local / lineage.FILE).write_text(json.dumps(origin, indent=2))
-            write_inventory(local)
+                taken.pop(lineage.FILE, None)
+            write_inventory(local, taken)
             files.replace_folder(local, filesystem, target, may)
         return self.model
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from mail.data import files
 from mail.data.epoch_plan import EpochPlan
 from mail.data.filling import begun
 from mail.data.rehearsal import RehearsedPlan
-from mail.training.checkpoint import find_whole, save_checkpoint
-from mail.training.curves import Curves
+from mail.training.checkpoint import put_checkpoint, save_checkpoint
 from mail.training.early_stop import is_over
+from mail.training.going_on import load_checkpoint, load_newest
 from mail.training.input import TrainingInput, batches
-from mail.training.network import begin
+from mail.training.network import Beginning, begin
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, check_finite, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
@@ -83,7 +84,7 @@ class Place:
     """Where the loop runs, as one of `world` workers.
 
     Attributes:
-        checkpoint: folder to go on from, None for the beginning.
+        resume: what is made of the folder of the checkpoint to go on from, None where there is none; all ranks meet.
         wrap: makes the network's gradients those of all workers.
         batches: the worker's input from a step on.
         report: takes the step and, on rank 0, a folder with a checkpoint, which it owns from then on; all ranks meet.
@@ -95,7 +96,7 @@ class Place:
     rank: int = 0
     world: int = 1
     device: torch.device
-    checkpoint: Path | None
+    resume: Callable[[Callable[[Path], Beginning]], Beginning | None]
     wrap: Callable[[nn.Module], nn.Module]
     batches: Callable[[int], Batches]
     report: Callable[[int, Path | None], None]
@@ -111,8 +112,8 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     bf16 = job.bf16 if job.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
-    model, optimizer, start = begin(settings, job.network, job.pretrained, job.parent, place.checkpoint, device)
-    curves = Curves.load(place.checkpoint)
+    start_from = partial(begin, settings, job.network, job.pretrained, job.parent, device)
+    model, optimizer, start, curves = place.resume(start_from) or start_from(None)
     if rank == 0:
         place.tell("begun", start, world, curves)
     if is_over(curves, job.patience, job.checkpoint_every):  # a driver was killed before it could export
@@ -213,6 +214,12 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     def input_from(start: int) -> Batches:
         return ray_batches(shared, start, job.settings.steps, rank, world, job.options.micro_batch_size, transport)
 
+    filesystem, root = files.resolve(f"{job.checkpoints}/{context.get_experiment_name()}")
+
+    def put(checkpoint: Checkpoint, name: str) -> Checkpoint:
+        put_checkpoint(Path(checkpoint.path), filesystem, f"{root}/{name}", job.claim.check)
+        return Checkpoint(f"{root}/{name}", filesystem)
+
     def report(step: int, folder: Path | None) -> None:
         ray.train.report(
             {"step": step},
@@ -220,6 +227,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             checkpoint_dir_name=f"step-{step:07d}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # training goes on meanwhile
             delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_fn=put,
         )
 
     asked = remote_ending(mailbox) if rank == 0 else lambda: False
@@ -231,25 +239,27 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
         torch.distributed.broadcast(answer, 0)
         return bool(answer)
 
-    # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
-    # driver. One rank looks, so that all go on from the same step.
-    newest = find_whole(job.checkpoints, say) if rank == 0 else None
-    address = broadcast_from_rank_zero(newest.address if newest is not None else None)
-    with files.local_folder(address) if address is not None else contextlib.nullcontext() as folder:
-        place = Place(
-            rank=rank,
-            world=world,
-            device=get_device(),
-            checkpoint=folder,
-            # gradients live in the buckets that are sent: one copy and its memory less
-            wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
-            batches=input_from,
-            report=report,
-            leaving=lambda: ray.train.get_preemption_info() is not None,
-            ending=ending,
-            tell=remote_put(mailbox, job.options.name),
-        )
-        train(job, source, place)
+    def resume(load: Callable[[Path], Beginning]) -> Beginning | None:
+        # What is whole in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
+        # driver. One rank looks, so that all go on from the same step; each compares what it loads.
+        newest, loaded = (load_newest(job.checkpoints, load, say) if rank == 0 else None) or (None, None)
+        address = broadcast_from_rank_zero(newest.address if newest is not None else None)
+        return load_checkpoint(address, load) if address is not None and rank else loaded
+
+    place = Place(
+        rank=rank,
+        world=world,
+        device=get_device(),
+        resume=resume,
+        # gradients live in the buckets that are sent: one copy and its memory less
+        wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
+        batches=input_from,
+        report=report,
+        leaving=lambda: ray.train.get_preemption_info() is not None,
+        ending=ending,
+        tell=remote_put(mailbox, job.options.name),
+    )
+    train(job, source, place)
 
 
 def here(
@@ -271,19 +281,17 @@ def here(
     def report(step: int, folder: Path | None) -> None:
         assert folder is not None
         try:
-            files.copy_folder(folder, filesystem, f"{root}/step-{step:07d}")
+            put_checkpoint(folder, filesystem, f"{root}/step-{step:07d}", job.claim.check)
         finally:
             shutil.rmtree(folder)
 
-    newest = find_whole(job.checkpoints, say)
-    with files.local_folder(newest.address) if newest is not None else contextlib.nullcontext() as folder:
-        place = Place(
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-            checkpoint=folder,
-            wrap=lambda model: model,
-            batches=input_from,
-            report=report,
-            ending=requested,
-            tell=tell,
-        )
-        train(job, source, place)
+    place = Place(
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        resume=lambda load: (load_newest(job.checkpoints, load, say) or (None, None))[1],
+        wrap=lambda model: model,
+        batches=input_from,
+        report=report,
+        ending=requested,
+        tell=tell,
+    )
+    train(job, source, place)

@@ -8,7 +8,18 @@ import pytest
 from pyarrow import fs
 
 from mail.errors import UserError
-from mail.inventory import FILE, check_inventory, fault, is_sealed, sealed, write_inventory
+from mail.inventory import (
+    FILE,
+    DamagedError,
+    check_inventory,
+    compared,
+    difference,
+    fault,
+    is_sealed,
+    sealed,
+    transfer,
+    write_inventory,
+)
 
 
 @pytest.fixture
@@ -60,6 +71,37 @@ def test_the_first_that_is_wrong_is_named(folder: Path) -> None:
     assert fault(record, here, str(folder), contents=False) == "weights has 4999 bytes instead of 5000"
     (folder / "weights").unlink()
     assert fault(record, here, str(folder), contents=False) == "weights is not there"
+
+
+def test_what_is_loaded_from_damaged_files_is_not_used(tmp_path: Path) -> None:
+    for name, size in (("config", 100), ("weights", 5 * 2**20)):
+        (tmp_path / name).write_bytes(random.Random(0).randbytes(size))
+    write_inventory(tmp_path)
+    for name, entered in (("config", False), ("weights", True)):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        was = False
+        wrong = pytest.raises(DamagedError, match=f"the content of {name} is not what was written. Copy or export")
+        with wrong, compared(tmp_path):
+            was = True
+            raise KeyError("what the loader says of garbage")
+        assert was == entered, "the short files tell the loader how much memory to take"
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(KeyError), compared(tmp_path):
+        raise KeyError("its own error")
+
+
+@pytest.mark.parametrize("move", [False, True])
+def test_files_bring_their_digests_along(folder: Path, tmp_path: Path, move: bool) -> None:
+    listed = json.loads((folder / FILE).read_bytes())["files"]
+    here, names = fs.LocalFileSystem(), ["weights", "proposer/a.json"]
+    taken = transfer(here, str(folder), names, here, str(tmp_path / "new" / "place"), move=move)
+    assert taken == {name: listed[name] for name in names}
+    assert [(folder / name).exists() for name in names] == [not move] * 2
+    assert difference(listed, taken) is None
+    (tmp_path / "new/place/weights").write_bytes(bytes(5000))
+    again = transfer(here, str(tmp_path / "new/place"), names, here, str(tmp_path / "third"))
+    assert difference(listed, again) == "the content of weights is not what was written"
 
 
 def test_a_record_has_its_own_digest() -> None:

@@ -4,8 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, list_checkpoints, prune
+from mail.training.checkpoint import ASIDE, MANIFEST, Saved, find_best, find_latest, list_checkpoints, prune
 from mail.training.curves import Curves
+from mail.training.going_on import find_complete
 
 
 def make(folder: Path, step: int, oiou: float | None = None, whole: bool = True, start: int = 1) -> Path:
@@ -64,6 +65,27 @@ def test_what_may_still_be_on_its_way_is_left_alone(tmp_path):
     prune(str(tmp_path), 2)
     assert not old.exists()
     assert on_its_way.exists()
+
+
+def test_a_damaged_manifest_is_named_and_put_aside(tmp_path):
+    make(tmp_path, 1)
+    cut, other, on_its_way = (make(tmp_path, step) for step in (2, 3, 4))
+    (cut / MANIFEST).write_bytes((cut / MANIFEST).read_bytes()[:20])
+    (other / "model.safetensors").write_bytes(b"w")
+    (on_its_way / MANIFEST).unlink()
+    said: list[str] = []
+    found = find_complete(str(tmp_path), said.append)
+    assert found is not None
+    assert found.step == 1
+    assert said == [
+        f"{on_its_way} is no whole checkpoint: passed over",
+        f"checkpoint {other} is damaged (model.safetensors has 1 bytes instead of 10): put aside",
+        f"checkpoint {cut} is damaged (checkpoint.json is not what was written): put aside",
+    ]
+    assert (cut / ASIDE).exists()
+    said.clear()
+    assert find_complete(str(tmp_path), said.append) == found
+    assert said == [f"{on_its_way} is no whole checkpoint: passed over"]
 
 
 def test_what_a_deletion_left_behind_is_no_checkpoint(tmp_path):

@@ -1,13 +1,15 @@
 """A step is exact: however it is accumulated, wherever it is resumed."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from pyarrow import fs
 
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation
-from mail.training.checkpoint import MANIFEST, Saved, find_latest, load_optimizer, save_checkpoint
+from mail.training.checkpoint import MANIFEST, Saved, find_latest, load_optimizer, put_checkpoint, save_checkpoint
 from mail.training.input import batches
 from mail.training.optimizer import make_optimizer, split_parameters
 from mail.training.settings import TrainingSettings
@@ -28,6 +30,12 @@ def run(model, optimizer, source, plan, start, stop, micro=None) -> list[dict]:
     return records(start, results, SETTINGS, world=1)
 
 
+def save(place: Path, step: int, model, source, optimizer) -> None:
+    written = place.with_name(f"{place.name}-written")
+    save_checkpoint(written, step, model, source.processor, optimizer, {}, {})
+    put_checkpoint(written, fs.LocalFileSystem(), str(place))
+
+
 def test_a_resumed_run_equals_one_that_never_stopped(plan, source, tmp_path):
     model = new_model()
     whole = run(model, make_optimizer(model, SETTINGS), source, plan, 0, 6)
@@ -35,7 +43,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(plan, source, tmp_path):
     first = new_model()
     optimizer = make_optimizer(first, SETTINGS)
     begun = run(first, optimizer, source, plan, 0, 3)
-    save_checkpoint(tmp_path / "step-3", 3, first, source.processor, optimizer, {}, {})
+    save(tmp_path / "step-3", 3, first, source, optimizer)
 
     second = MailForReferringSegmentation.from_pretrained(tmp_path / "step-3").train()
     optimizer = make_optimizer(second, SETTINGS)
@@ -89,7 +97,7 @@ def test_a_checkpoint_cut_short_is_passed_over(plan, source, tmp_path):
     optimizer = make_optimizer(model, SETTINGS)
     run(model, optimizer, source, plan, 0, 1)
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path / f"step-{step}", step, model, source.processor, optimizer, {}, {})
+        save(tmp_path / f"step-{step}", step, model, source, optimizer)
     weights = tmp_path / "step-3" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     (tmp_path / "step-2" / MANIFEST).write_text("{")

@@ -187,7 +187,7 @@ def test_two_workers_train_one_proposer(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.soak
-def test_a_killed_training_goes_on_from_its_checkpoint(root: Path, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "p"
     command = ["train-proposer", "--instances", str(root / "synthetic/instances.json"), "--out", str(out)]
     command += ["--images", str(root / "images/train2014"), "--namespace", "synthetic/0", "--workers", "2"]
@@ -200,12 +200,17 @@ def test_a_killed_training_goes_on_from_its_checkpoint(root: Path, tmp_path: Pat
     finally:
         first.close()
     assert not (out / "proposer.json").exists()
+    newest = max((out / "training").rglob("step-*"))
+    weights = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(weights[: len(weights) // 2] + bytes(len(weights) - len(weights) // 2))
     second = Run(*command)
     try:
         assert second.wait() == 0, second.said[-5:]
     finally:
         second.close()
     assert f"continuing the unfinished training in {out}" in "\n".join(second.said)
+    wrong = f"{newest} is damaged (the content of model.safetensors is not what was written): put aside"
+    assert wrong in "\n".join(second.said)
     steps = [int(m[1]) for line in second.said if (m := re.match(r"step (\d+)/60", line))]
     assert min(steps) > 10, "it began anew"
     assert load_proposer(str(out)).proposer_id
