@@ -66,6 +66,11 @@ def save_checkpoint(
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     (folder / "run.json").write_text(json.dumps(config, indent=2))
     (curves or Curves()).save(folder)
+    complete(folder, step, scores)
+
+
+def complete(folder: Path, step: int, scores: dict[str, float] | None = None) -> None:
+    """Makes the files of a folder a complete checkpoint, of any network."""
     inventory = take_inventory(folder)
     manifest = sealed({"format_version": FORMAT_VERSION, "step": step, "validation": scores, "files": inventory})
     files.write_bytes(fs.LocalFileSystem(), str(folder / MANIFEST), json.dumps(manifest, indent=2).encode())

@@ -6,13 +6,12 @@ What a worker computes is `mail.proposers.fit`'s.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyarrow.fs import FileSelector
@@ -21,19 +20,21 @@ from mail import addresses, json_text
 from mail.data import files
 from mail.data.orientation import assumption
 from mail.errors import UserError
-from mail.proposers.fit import WEIGHTS, ProposerJob, fit
+from mail.proposers.fit import WEIGHTS, ProposerJob
 from mail.proposers.folder import write_proposer
+from mail.training.checkpoint import find_whole
 from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
+from pipelines.training.progress import Mailbox, start_mailbox
 from pipelines.training.proposer_config import ProposerTrainingConfig
 from pipelines.training.proposer_plan import check_weights, images_seen, look_at_photos, plan_training
+from pipelines.training.proposer_worker import Start, here
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
-PROGRESS = "progress.jsonl"
 
 
 def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
@@ -72,8 +73,9 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
     try:
         if new:
             check_weights(job)
-        weights, metrics = _train(job, training, config.workers, claim)
+        metrics = _train(job, training, config.workers, claim)
         claim.check()
+        weights = trained(training, job.steps)
     except BaseException:
         if new and not claim.is_lost():
             with contextlib.suppress(OSError):  # the store is away: the same command goes on there
@@ -135,6 +137,15 @@ def begin(out: str, job: ProposerJob) -> tuple[str, bool]:
     return addresses.join(out, "training"), not begun
 
 
+def trained(training: str, steps: int) -> bytes:
+    """The weights after the last step."""
+    newest = find_whole(training, say)
+    if newest is None or newest.step != steps:
+        raise UserError(f"{training} has no whole checkpoint of the last step, {steps}: repeat the command")
+    with files.local_folder(newest.address) as folder:
+        return (folder / WEIGHTS).read_bytes()
+
+
 def _withdraw(training: str) -> None:
     """Leaves nothing of a start that came to no checkpoint, so that other settings can be tried in the same folder."""
     filesystem, path = files.resolve(training)
@@ -143,85 +154,63 @@ def _withdraw(training: str) -> None:
         filesystem.delete_dir(path)
 
 
-def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tuple[bytes, dict[str, Any]]:
-    """Runs the job with Ray Train; the weights and the last metrics."""
+def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> dict[str, Any]:
+    """Trains to the last step, or to a checkpoint where this process is asked to end; the last figures."""
+    begun = partial(Start, job=job, training=training, name=_next_start(training), claim=claim)
+    if workers == 0:
+        mailbox = Mailbox()
+        with ending.postponed(), _Followed(mailbox.take, job.steps) as followed:
+            here(begun(mailbox=mailbox))
+        return followed.numbers()
+    with connect():
+        actor, take = start_mailbox()
+        with ending.postponed(), _Followed(take, job.steps) as followed:
+            start = begun(mailbox=actor)
+            # Ray would take Ctrl-C for itself in the main thread
+            ending.in_thread(partial(_fit, start, workers), actor.end.remote, lambda: not followed.last)
+        return followed.numbers()
+
+
+def _next_start(training: str) -> str:
+    """A name that no start of a training had: one that ended well is not begun again by Ray Train."""
+    filesystem, root = files.resolve(training)
+    names = {i.base_name for i in filesystem.get_file_info(FileSelector(root, allow_not_found=True))}
+    return next(name for n in itertools.count(1) if (name := f"start-{n:03d}") not in names)
+
+
+def _fit(start: Start, workers: int) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipelines.training.watch import EndOnWrongInput
 
-    class ToFile(EndOnWrongInput):
-        """Runs on this node, in Ray Train's controller process: hands the metrics to this process through a file."""
-
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            with open(progress, "a") as file:
-                file.write(json.dumps(metrics[0]) + "\n")
-
-    with (
-        tempfile.TemporaryDirectory(prefix="mail-proposer-") as folder,
-        connect() if workers else contextlib.nullcontext(),
-    ):
-        progress = Path(folder) / PROGRESS
-        run_config = RunConfig(
-            name="run",
-            storage_path=training,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+    filesystem, path = files.resolve(start.training)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"start": start},
+        scaling_config=ScalingConfig(**_scaling(workers)),
+        run_config=RunConfig(
+            name=start.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=None),  # the worker deletes those that are not needed
             failure_config=FailureConfig(max_failures=2),
-            callbacks=[ToFile()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
-        )
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"job": job, "local_folder": None if workers else folder, "claim": claim},
-            scaling_config=ScalingConfig(**_scaling(workers)),
-            run_config=run_config if workers else None,
-        )
-        with _following(progress, job.steps), plain_errors():
-            results: list[Any] = []
-            # Ray would take Ctrl-C for itself in the main thread
-            ending.in_thread(lambda: results.append(trainer.fit()), ask=lambda: None, pointless=lambda: True)
-            result = results[0]
-        assert result.checkpoint is not None
-        assert result.metrics is not None
-        with result.checkpoint.as_directory() as checkpoint:
-            weights = (Path(checkpoint) / WEIGHTS).read_bytes()
-        return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
+            callbacks=[EndOnWrongInput()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
+        ),
+    )
+    with plain_errors():
+        trainer.fit()
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    import ray.train
-    import ray.train.torch
-    import torch
+def _train_worker(given: dict[str, Any]) -> None:
+    """What a worker runs. Ray's controller unpickles it, and must not have to load the network's code for that."""
+    from pipelines.training.proposer_worker import on_ray
 
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    local = config["local_folder"]
-    if device.type == "cpu" and not local:
-        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-
-    def report(metrics: dict[str, Any], folder: Path | None) -> None:
-        if context.get_world_rank() == 0:
-            config["claim"].check() if folder else config["claim"].alive()
-        if local:
-            with open(Path(local) / PROGRESS, "a") as file:
-                file.write(json.dumps(metrics) + "\n")
-            folder = shutil.copytree(folder, Path(local) / "checkpoint", dirs_exist_ok=True) if folder else None
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None)
-
-    arguments = {"device": device, "report": report, "rank": context.get_world_rank()}
-    arguments |= {"world_size": context.get_world_size(), "wrap": ray.train.torch.prepare_model}
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        fit(config["job"], **arguments)
-        return
-    with checkpoint.as_directory() as folder:
-        fit(config["job"], **arguments, resume=Path(folder))
+    on_ray(given["start"])
 
 
 def _scaling(workers: int) -> dict[str, Any]:
     """One GPU a worker where the cluster has that many; otherwise all CPUs, shared out evenly."""
-    if workers == 0:
-        return {"num_workers": 0}
     import ray
 
     if ray.cluster_resources().get("GPU", 0) >= workers:
@@ -235,28 +224,46 @@ def _scaling(workers: int) -> dict[str, Any]:
     return {"num_workers": workers, "resources_per_worker": {"CPU": max(fitting)}}
 
 
-@contextlib.contextmanager
-def _following(path: Path, steps: int) -> Iterator[None]:
-    """Shows the progress that is written to a file, until the block ends."""
-    ended = threading.Event()
+class _Followed:
+    """Shows the figures that workers send, until its block ends.
 
-    def follow(advance: Advance) -> None:
-        shown, last = 0, False
-        while not last:
-            last = ended.wait(POLL_SECONDS)  # what was written before the end is still shown
-            lines = path.read_text().splitlines() if path.exists() else []
-            for metrics in map(json.loads, lines[shown:]):
-                if "loss" in metrics:
-                    loss, rate = f"loss {metrics['loss']:.3f}", f"lr {metrics['learning_rate']:.1e}"
-                    line = f"step {metrics['step']}/{steps}: {loss}, {rate}, {metrics['seconds']:.0f} s"
-                    advance(metrics["step"], f"{loss}, {rate}", line=line)
-            shown = len(lines)
+    Attributes:
+        last: the newest ones.
+    """
 
-    with Advance("steps", steps) as advance:
-        thread = threading.Thread(target=follow, args=(advance,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def __init__(self, take: Callable[[], list[tuple]], steps: int):
+        self.last: dict[str, Any] = {}
+        self._take, self._steps = take, steps
+        self._advance = Advance("steps", steps)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+
+    def __enter__(self) -> "_Followed":
+        self._advance.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+        self._advance.__exit__(None, None, None)
+
+    def numbers(self) -> dict[str, Any]:
+        """Those of the newest figures that could be measured."""
+        return {k: v for k, v in self.last.items() if isinstance(v, int | float)}
+
+    def _follow(self) -> None:
+        while True:
+            ends = self._ended.wait(POLL_SECONDS)  # what was sent before the end is still shown
+            try:
+                events = self._take()
+            except Exception:
+                events = []  # Ray is going down: the training itself says why
+            for _, figures in events:
+                self.last = figures
+                if "loss" in figures:
+                    loss, rate = f"loss {figures['loss']:.3f}", f"lr {figures['learning_rate']:.1e}"
+                    line = f"step {figures['step']}/{self._steps}: {loss}, {rate}, {figures['seconds']:.0f} s"
+                    self._advance(figures["step"], f"{loss}, {rate}", line=line)
+            if ends:
+                return

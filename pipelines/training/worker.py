@@ -229,15 +229,6 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             delete_local_checkpoint_after_upload=True,
         )
 
-    asked = remote_ending(mailbox) if rank == 0 else lambda: False
-
-    def ending() -> bool:
-        if world == 1:
-            return asked()  # every step: a tensor would make the processor wait for the GPU
-        answer = torch.tensor(float(asked()), device=get_device())
-        torch.distributed.broadcast(answer, 0)
-        return bool(answer)
-
     # What is complete in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
     # driver. One rank looks, so that all go on from the same step.
     newest = find_whole(job.checkpoints, say) if rank == 0 else None
@@ -253,7 +244,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             batches=input_from,
             report=report,
             leaving=lambda: ray.train.get_preemption_info() is not None,
-            ending=ending,
+            ending=remote_ending(mailbox, rank, world, get_device()),
             tell=remote_put(mailbox, job.options.name),
         )
         train(job, source, place)

@@ -7,7 +7,7 @@ from typing import Any
 from mail.data.custom import read_expressions, write_store
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
-from pipelines.options import LocalPath, Target
+from pipelines.options import LocalPath
 from pipelines.stages.prepare.report import Flag, PrepareStage, write
 
 
@@ -22,8 +22,6 @@ class PrepareCustom(PrepareStage):
     """JSON Lines file, one expression a line."""
     images: LocalPath
     """Folder that the lines' "image" is relative to."""
-    out: Target
-    """Data store to write: a folder or an s3:// address."""
     name: str = "custom"
     """Name of the data set, and the beginning of its ids."""
     exif_annotated: ExifAnnotated = AS_SHOWN
