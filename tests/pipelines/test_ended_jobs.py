@@ -34,6 +34,7 @@ class Cluster:
     joins: dict[str, str]
     jobs: dict[str, str]
     process: psutil.Process
+    logs: Path
 
     def at_work(self) -> list[str]:
         """What of any job is alive on it: actors and tasks, not the processes that wait for some."""
@@ -56,7 +57,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     port = next(word for word in head.process.cmdline() if word.startswith("--port=")).removeprefix("--port=")
     others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     try:
-        yield Cluster(head.variables | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, others | head.variables, head.process)
+        joins, logs = head.variables | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, head.folder / "ray/session_latest/logs"
+        yield Cluster(joins, others | head.variables, head.process, logs)
     finally:
         head.end()
 
@@ -115,11 +117,12 @@ def test_a_job_that_is_stopped_keeps_its_step(
     run = tmp_path / "run"
     command = training(boxes, "--workers", "1", "--steps", "5000", "--checkpoint-every", "1000", "--out", str(run))
     ray("submit", "--no-wait", *given, "--", "python", "-m", "pipelines", *command)
-    deadline = time.monotonic() + PATIENCE
-    while "step 1/5000" not in (said := ray("logs", "stopped")):
-        assert time.monotonic() < deadline, said
+    log, deadline = cluster.logs / "job-driver-stopped.log", time.monotonic() + PATIENCE
+    while not log.exists() or "step 1/5000" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
     ray("stop", "stopped")
-    said = ray("logs", "stopped")
+    said = log.read_text()
     assert "STOPPED" in ray("status", "stopped")
     assert cluster.is_left(), cluster.at_work()
     newest = find_latest(str(run / "checkpoints"))
