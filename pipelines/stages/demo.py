@@ -77,7 +77,9 @@ class Demo(Stage):
     pictures: int = 8
     """Expressions with pictures in the report, chosen at random, and half as many where the model fails most."""
 
-    _begun = None  # the record, once something is done; no flag
+    def __post_init__(self) -> None:
+        self._begun: Record | None = None  # once an earlier demo is out of the way
+        super().__post_init__()
 
     def plan(self) -> dict[str, Any]:
         record = self._record()
