@@ -29,6 +29,7 @@ from pipelines import ending
 
 START_ATTEMPTS = 5
 START_SECONDS = 120
+JOB_STOP_SECONDS = 45  # a job that is stopped may save a checkpoint; Ray's own 3 are too few
 BIN = Path(sys.executable).parent
 
 
@@ -115,6 +116,7 @@ def _start(token: Path, options: tuple[str, ...]) -> Head:
     command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment |= {ending.JOB_PATIENCE: str(JOB_STOP_SECONDS)}
     environment["PATH"] = f"{executables}{os.pathsep}{os.environ['PATH']}"  # jobs call `python`
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(

@@ -20,16 +20,17 @@ def main(argv: list[str] | None = None) -> int:
     give_a_home()
     from mail.addresses import without_secrets
     from pipelines import ending
-    from pipelines.cli import parse
-    from pipelines.terminal import listen
 
     sys.excepthook = _trace
-    listen()
     given = sys.argv[1:] if argv is None else argv
     stage = None
     try:
         with ending.owned(), _quiet_when_nobody_reads():
             try:
+                from pipelines.cli import parse  # these take a second, in which somebody may press Ctrl-C
+                from pipelines.terminal import listen
+
+                listen()
                 stage = parse(given)
                 stage.execute()
             except ending.EndRequested as end:

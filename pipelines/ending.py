@@ -21,19 +21,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 30.0
 CLEAN_UP_SECONDS = 7.0  # from the exception on; whoever asked counts to ten
+JOB_PATIENCE = "RAY_JOB_STOP_WAIT_TIME_S"  # what `ray job stop` reads where Ray was started
+Result = TypeVar("Result")
 
 
 class EndRequested(KeyboardInterrupt):
     """The process was asked to end. A KeyboardInterrupt, which no library takes for an error of its own.
 
     Attributes:
-        signal: that asked. kept: what was saved, for the person. flags: what the same command needs to go on.
+        signal: that asked. kept: what was saved, for the person.
+        flags: what the same command needs to go on. without: what it had, and would begin anew with.
     """
 
     def __init__(self, number: int):
@@ -41,10 +46,12 @@ class EndRequested(KeyboardInterrupt):
         self.signal = signal.Signals(number)
         self.kept = ""
         self.flags: tuple[str, ...] = ()
+        self.without: tuple[str, ...] = ()
 
     def advice(self, arguments: Sequence[str]) -> str:
         """One line: what is kept, and the command that goes on."""
-        command = shlex.join(["mail-ris", *arguments, *(flag for flag in self.flags if flag not in arguments)])
+        same = [word for word in arguments if word not in self.without]
+        command = shlex.join(["mail-ris", *same, *(flag for flag in self.flags if flag not in same)])
         kept = f": {self.kept}" if self.kept else ""
         return f"ended by {self.signal.name}{kept}; to go on: {command}"
 
@@ -54,7 +61,7 @@ class _Requests:
 
     def __init__(self) -> None:
         self.owned = False
-        self.grace = GRACE_SECONDS
+        self.grace = 0.0
         self.first: int | None = None
         self.raised = False
         self.postponed = 0
@@ -104,6 +111,7 @@ def owned() -> Iterator[None]:
     _requests = requests = _Requests()
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     requests.owned = True
+    allow(GRACE_SECONDS)
     requests.taken = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
     heard, told = socket.socketpair()
     told.setblocking(False)
@@ -121,10 +129,19 @@ def owned() -> Iterator[None]:
         told.close()  # which ends the thread
 
 
-def take_again() -> None:
-    """Takes the signals back from a library that put handlers of its own in their place."""
-    if _requests.owned and threading.current_thread() is threading.main_thread():
-        _requests.take()
+@contextlib.contextmanager
+def lent() -> Iterator[None]:
+    """A library takes SIGTERM for itself within the block, and leaves by `sys.exit(15)`: a request like any other."""
+    try:
+        yield
+    except SystemExit as left:
+        if is_owned() and left.code == signal.SIGTERM:
+            _requests.first = signal.SIGTERM
+            _requests.end()
+        raise
+    finally:
+        if is_owned():
+            _requests.take()
 
 
 def is_owned() -> bool:
@@ -132,9 +149,15 @@ def is_owned() -> bool:
     return _requests.owned and threading.current_thread() is threading.main_thread()
 
 
-def allow(seconds: float) -> None:
-    """Sets the grace period."""
-    _requests.grace = seconds
+def allow(seconds: float) -> float:
+    """Sets the grace period; returns what of it there is before whoever asks uses force."""
+    _requests.grace = max(0.0, min(seconds, _patience() - CLEAN_UP_SECONDS))
+    return _requests.grace
+
+
+def _patience() -> float:
+    """Seconds from SIGTERM to SIGKILL, where that is known: of a submitted job, as Ray's own environment has it."""
+    return float(os.environ.get(JOB_PATIENCE, 3)) if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else float("inf")
 
 
 def requested() -> bool:
@@ -175,35 +198,33 @@ def check() -> None:
         _requests.end()
 
 
-def in_thread(work: Callable[[], None], ask: Callable[[], None], pointless: Callable[[], bool]) -> None:
-    """Does work that would take the signals over in the main thread, in another one.
+def in_thread(
+    work: Callable[[], Result], ask: Callable[[], Any] = lambda: None, pointless: Callable[[], bool] = lambda: True
+) -> Result:
+    """Does work that would take the signals over in the main thread, in another one; returns what it returns.
 
     Args:
         ask: asks the work to come to an end. pointless: whether there is nothing that it could save yet.
     """
     if not is_owned():
-        work()
-        return
-    failed: list[BaseException] = []
+        return work()
+    outcome: Future[Result] = Future()
 
     def run() -> None:
         try:
-            work()
+            outcome.set_result(work())
         except BaseException as error:
-            failed.append(error)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, name="work", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="work", daemon=True).start()
     asked = False
-    while thread.is_alive():
-        thread.join(0.2)
+    while not wait([outcome], 0.2).done:
         if requested() and not asked:
             if pointless():
                 _requests.end()
             asked = True
             ask()
-    if failed:
-        raise failed[0]
+    return outcome.result()
 
 
 def remove_at_end(folder: Path) -> None:
@@ -242,7 +263,12 @@ def _watch(requests: _Requests, heard: socket.socket) -> None:
                     # until the main thread knows of it; it may have set a later end already
                     requests.latest = min(requests.latest, time.monotonic() + patience)
                 count += 1
-        if count > 1 or time.monotonic() > requests.latest:
+        if count == 1 and time.monotonic() > requests.latest:
+            name, how = signal.Signals(first).name, "the same command goes on (train, tune: with --resume)"
+            with contextlib.suppress(OSError):
+                os.write(2, f"ended by {name}, while something did not let go; {how}\n".encode())
+            leave(128 + first)
+        if count > 1:
             leave(128 + first)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from mail.addresses import without_secrets
+from pipelines.ending import EndRequested
 from pipelines.options import Options
 
 
@@ -31,10 +32,17 @@ class Stage(Options, abc.ABC):
     def run(self) -> Any:
         """Does it; the return value is for callers in Python, not printed."""
 
+    def tell_kept(self, end: EndRequested) -> None:
+        """Has a request to end say what of the stage's work is there, and what the same command needs to go on."""
+
     def execute(self) -> None:
         self.check_stores()
         if not self.dry_run:
-            self.run()
+            try:
+                self.run()
+            except EndRequested as end:
+                self.tell_kept(end)
+                raise
             return
         config = dataclasses.asdict(self)
         found = {"stage": type(self).__name__, "config": config, "plan": self.plan()}

@@ -58,14 +58,16 @@ def fit(
     world_size: int = 1,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     resume: Path | None = None,
+    ending: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains; every worker of a job calls this with its rank.
 
     Args:
         report: called equally often by all workers, with metrics and, on rank 0 at checkpoints, a folder of files that
-            `resume` understands (gone after the call). The last call has the held-out recall.
+            `resume` understands (gone after the call). The last call has the held-out recall, if it comes to that.
         wrap: puts the network on the device and makes it average gradients over the workers.
         resume: a checkpoint's folder to go on from.
+        ending: whether the training is asked to end with a checkpoint of the step, the same for all workers.
     """
     torch.manual_seed(job.seed)
     network = build_network(job.network, job.selection)
@@ -100,16 +102,20 @@ def fit(
         losses = training_step(model, optimizer, pictures, targets, lr=lr, device=device)
         finished = step + 1
         metrics = {"step": finished, "seconds": time.monotonic() - started, "learning_rate": lr, **losses}
-        if finished < job.steps and finished % job.checkpoint_every == 0:
+        halts = finished < job.steps and ending()
+        if halts or (finished < job.steps and finished % job.checkpoint_every == 0):
             with tempfile.TemporaryDirectory() as folder:
                 report(metrics, _save(Path(folder), network, optimizer, finished) if rank == 0 else None)
-        elif finished % report_every == 0:
+        elif finished % report_every == 0 or step == first:  # the first one tells that there is something to save
             report(metrics, None)
+        if halts:
+            batches.close()
+            return
     batches.close()
     training_seconds = time.monotonic() - started
     with tempfile.TemporaryDirectory() as folder:
         if rank != 0:
-            report({}, None)
+            report({"step": job.steps}, None)
             return
         quality = evaluate(job, network, images, device)
         final = {"step": job.steps, "training_seconds": training_seconds, **quality}

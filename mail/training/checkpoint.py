@@ -69,6 +69,11 @@ def save_checkpoint(
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     (folder / "run.json").write_text(json.dumps(config, indent=2))
     (curves or Curves()).save(folder)
+    note_step(folder, step, scores)
+
+
+def note_step(folder: Path, step: int, scores: dict[str, float] | None = None) -> None:
+    """Notes after how many steps the files of a folder were written; `put_checkpoint` makes a checkpoint of them."""
     (folder / MANIFEST).write_text(json.dumps({"format_version": FORMAT_VERSION, "step": step, "validation": scores}))
 
 

@@ -94,8 +94,8 @@ def _join(address: str) -> None:
             if os.environ.get("MAIL_RAY_LOGS") != "1":
                 stack.enter_context(_stderr_to(Path(os.devnull)))  # what is wrong is said once, in one line
             stack.enter_context(environment(RAY_gcs_server_port_wait_time_s=JOIN_ATTEMPTS))
+            stack.enter_context(ending.lent())
             ray.init(address, logging_level=logging.WARNING)
-        ending.take_again()
     except (AuthenticationError, ConnectionError, RuntimeError) as error:  # RuntimeError: of another version
         raise not_reached(error) from error
     _quiet_data()
@@ -162,10 +162,10 @@ def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:
         try:
             # its processes inherit what is blocked: a terminal that goes asks this process to end, not them
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-            ray.init(**settings)
+            with ending.lent():
+                ray.init(**settings)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-            ending.take_again()  # Ray has a handler of its own for SIGTERM
     if not verbose:
         _quiet_data()
 

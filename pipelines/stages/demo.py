@@ -30,6 +30,7 @@ from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.demonstrating.report import NETWORKS, SPLITS, print_table, write_report
+from pipelines.ending import EndRequested, postponed
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.options import LocalTarget
 from pipelines.precomputing.config import PrecomputeConfig
@@ -76,6 +77,10 @@ class Demo(Stage):
     pictures: int = 8
     """Expressions with pictures in the report, chosen at random, and half as many where the model fails most."""
 
+    def __post_init__(self) -> None:
+        self._begun: Record | None = None  # once an earlier demo is out of the way
+        super().__post_init__()
+
     def plan(self) -> dict[str, Any]:
         record = self._record()
         steps = [name for name, _ in self._steps(record)]
@@ -91,13 +96,22 @@ class Demo(Stage):
         with Claim(self.out, f"the demo in {self.out}", "another --out") as claim:
             return self._run(claim)
 
+    def tell_kept(self, end: EndRequested) -> None:
+        if self._begun is None:
+            end.kept = "nothing was begun"
+            return
+        end.without = ("--fresh",)  # which would begin once more
+        within = f", {end.kept}" if end.kept else ""
+        end.kept = f"{len(self._begun.seconds)} of {len(self._steps(self._begun))} parts are done{within}"
+
     def _run(self, claim: Ticket) -> dict[str, Any]:
         begun = time.monotonic()
         record = self._record()
         if self.fresh or (self.out / MOVING).exists():
-            self.set_aside()
+            with postponed():
+                self.set_aside()
             record = self._record()
-        steps = self._steps(record)
+        self._begun, steps = record, self._steps(record)
         connected = False
         with contextlib.ExitStack() as stack:
             stack.enter_context(environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))

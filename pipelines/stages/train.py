@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines import ending
 from pipelines.stage import Stage
+from pipelines.terminal import say
 from pipelines.training.config import TrainConfig
 
 
@@ -33,17 +34,20 @@ class Train(TrainConfig, Stage):
 
     def run(self) -> dict[str, Any]:
         """Trains to the end; what comes back is `pipelines.training.driver.train`'s."""
-        ending.allow(self.grace)
+        if (grace := ending.allow(self.grace)) < self.grace:
+            say(
+                f"`ray job stop` leaves {grace:g} s for a checkpoint: {ending.JOB_PATIENCE}=45 in the environment of "
+                "`ray start` gives it all of --grace"
+            )
         from pipelines.training.finished import outcome
 
         if (before := outcome(self)) is not None:  # without loading what a training needs
             return before
-        try:
-            from pipelines.training.driver import train
+        from pipelines.training.driver import train
 
-            return train(self)
-        except ending.EndRequested as end:
-            from pipelines.training.kept import tell_kept
+        return train(self)
 
-            tell_kept(end, self)
-            raise
+    def tell_kept(self, end: ending.EndRequested) -> None:
+        from pipelines.training.kept import tell_run
+
+        tell_run(end, self)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail.data import files
+from pipelines.ending import EndRequested
 from pipelines.stage import Stage
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
@@ -40,3 +41,8 @@ class TrainProposer(ProposerTrainingConfig, Stage):
         from pipelines.training.proposer import train_proposer
 
         return train_proposer(self)
+
+    def tell_kept(self, end: EndRequested) -> None:
+        from pipelines.training.kept import tell_proposer
+
+        tell_proposer(end, self)

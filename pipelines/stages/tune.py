@@ -14,6 +14,7 @@ Each trial is a run of `train`, shown in MLflow under one run of the study. Kill
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.ending import EndRequested
 from pipelines.stage import Stage
 from pipelines.training.config import StudyConfig
 from pipelines.training.space import read_space
@@ -34,3 +35,8 @@ class Tune(StudyConfig, Stage):
         from pipelines.training.study import study
 
         return study(self)
+
+    def tell_kept(self, end: EndRequested) -> None:
+        from pipelines.training.kept import tell_study
+
+        tell_study(end, self)

@@ -52,19 +52,29 @@ def remote_put(actor: Any, run: str) -> Callable[..., None]:
     return put
 
 
-def remote_ending(actor: Any) -> Callable[[], bool]:
-    """Whether the driver asked the workers to stop, as far as is known without waiting for its mailbox."""
+def remote_ending(actor: Any, rank: int, world: int, device: Any) -> Callable[[], bool]:
+    """Whether the driver asked the workers to stop, as far as is known without waiting for its mailbox.
+
+    All ranks ask equally often; rank 0 tells the others.
+    """
     import ray
+    import torch
 
-    known, asked, at = False, actor.is_ending.remote(), time.monotonic()
+    if rank == 0:
+        known, asked, at = False, actor.is_ending.remote(), time.monotonic()
 
-    def ending() -> bool:
+    def of_rank_zero() -> bool:
         nonlocal known, asked, at
         if not known and time.monotonic() - at > ASK_SECONDS and ray.wait([asked], timeout=0)[0]:
             known, asked, at = ray.get(asked), actor.is_ending.remote(), time.monotonic()
         return known
 
-    return ending
+    def agreed() -> bool:
+        answer = torch.tensor(float(rank == 0 and of_rank_zero()), device=device)
+        torch.distributed.broadcast(answer, 0)
+        return bool(answer)
+
+    return of_rank_zero if world == 1 else agreed  # a tensor would make the processor wait for the GPU
 
 
 def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:

@@ -6,12 +6,12 @@ What a worker computes is `mail.proposers.fit`'s.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyarrow.fs import FileSelector
@@ -29,9 +29,10 @@ from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
 from pipelines.terminal import Advance, done, progress_of, say
+from pipelines.training.progress import Mailbox, start_mailbox
 from pipelines.training.proposer_config import ProposerTrainingConfig
 from pipelines.training.proposer_plan import check_weights, look_at_photos, plan_training, seen_before
-from pipelines.training.proposer_worker import PROGRESS, work
+from pipelines.training.proposer_worker import Start, here
 from pipelines.training.shares import check_workers
 
 POLL_SECONDS = 0.5
@@ -95,8 +96,9 @@ def _train_proposer(config: ProposerTrainingConfig, claim: Ticket) -> dict[str, 
     try:
         if new:
             check_weights(job)
-        weights, metrics = _train(job, training, config.workers, claim)
+        metrics = _train(job, training, config.workers, claim)
         claim.check()
+        weights = trained(training, job.steps)
     except BaseException:
         if new and not claim.is_lost():
             with contextlib.suppress(OSError):  # the store is away: the same command goes on there
@@ -158,6 +160,15 @@ def begin(out: str, job: ProposerJob) -> tuple[str, bool]:
     return addresses.join(out, "training"), not begun
 
 
+def trained(training: str, steps: int) -> bytes:
+    """The weights after the last step."""
+    newest = find_whole(training, say)
+    if newest is None or newest.step != steps:
+        raise UserError(f"{training} has no whole checkpoint of the last step, {steps}: repeat the command")
+    with files.local_folder(newest.address) as folder:
+        return (folder / WEIGHTS).read_bytes()
+
+
 def _withdraw(training: str) -> None:
     """Leaves nothing of a start that came to no checkpoint, so that other settings can be tried in the same folder."""
     filesystem, path = files.resolve(training)
@@ -166,63 +177,63 @@ def _withdraw(training: str) -> None:
         filesystem.delete_dir(path)
 
 
-def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> tuple[bytes, dict[str, Any]]:
-    """Runs the job with Ray Train; the weights and the last metrics."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+def _train(job: ProposerJob, training: str, workers: int, claim: Ticket) -> dict[str, Any]:
+    """Trains to the last step, or to a checkpoint where this process is asked to end; the last figures."""
+    begun = partial(Start, job=job, training=training, name=_next_start(training), claim=claim)
+    if workers == 0:
+        mailbox = Mailbox()
+        with ending.postponed(), _Followed(mailbox.take, job.steps) as followed:
+            here(begun(mailbox=mailbox))
+        return followed.numbers()
+    with connect():
+        actor, take = start_mailbox()
+        with ending.postponed(), _Followed(take, job.steps) as followed:
+            start = begun(mailbox=actor)
+            # Ray would take Ctrl-C for itself in the main thread
+            ending.in_thread(partial(_fit, start, workers), actor.end.remote, lambda: not followed.last)
+        return followed.numbers()
+
+
+def _next_start(training: str) -> str:
+    """A name that no start of a training had: one that ended well is not begun again by Ray Train."""
+    filesystem, root = files.resolve(training)
+    names = {i.base_name for i in filesystem.get_file_info(FileSelector(root, allow_not_found=True))}
+    return next(name for n in itertools.count(1) if (name := f"start-{n:03d}") not in names)
+
+
+def _fit(start: Start, workers: int) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipelines.training.watch import EndOnWrongInput
 
-    class ToFile(EndOnWrongInput):
-        """Runs on this node, in Ray Train's controller process: hands the metrics to this process through a file."""
-
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            with open(progress, "a") as file:
-                file.write(json.dumps(metrics[0]) + "\n")
-
-    with (
-        tempfile.TemporaryDirectory(prefix="mail-proposer-") as folder,
-        connect() if workers else contextlib.nullcontext(),
-    ):
-        progress = Path(folder) / PROGRESS
-        run_config = RunConfig(
-            name=f"start-{time.time_ns()}",  # what is whole counts, not what Ray remembers of an earlier one
-            storage_path=training,
+    filesystem, path = files.resolve(start.training)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"start": start},
+        scaling_config=ScalingConfig(**_scaling(workers)),
+        run_config=RunConfig(
+            name=start.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=None),  # the worker deletes those that are not needed
             failure_config=FailureConfig(max_failures=2),
-            callbacks=[ToFile()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
-        )
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={
-                "job": job,
-                "local_folder": None if workers else folder,
-                "training": training,
-                "claim": claim,
-            },
-            scaling_config=ScalingConfig(**_scaling(workers)),
-            run_config=run_config if workers else None,
-        )
-        with _following(progress, job.steps), plain_errors():
-            results: list[Any] = []
-            # Ray would take Ctrl-C for itself in the main thread
-            ending.in_thread(lambda: results.append(trainer.fit()), ask=lambda: None, pointless=lambda: True)
-            result = results[0]
-        assert result.metrics is not None
-        if workers:
-            last = find_whole(training, say)
-            if last is None or last.step < job.steps:
-                raise UserError(f"the last checkpoint in {training} is damaged: give the same command again")
-            filesystem, place = files.resolve(last.address)
-            weights = files.read_bytes(filesystem, f"{place}/{WEIGHTS}")
-        else:
-            weights = (Path(folder) / "checkpoint" / WEIGHTS).read_bytes()
-        return weights, {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
+            callbacks=[EndOnWrongInput()],  # type: ignore[list-item]  # annotated for Ray Train's old callbacks
+        ),
+    )
+    with plain_errors():
+        trainer.fit()
+
+
+def _train_worker(given: dict[str, Any]) -> None:
+    """What a worker runs. Ray's controller unpickles it, and must not have to load the network's code for that."""
+    from pipelines.training.proposer_worker import on_ray
+
+    on_ray(given["start"])
 
 
 def _scaling(workers: int) -> dict[str, Any]:
     """One GPU a worker where the cluster has that many; otherwise all CPUs, shared out evenly."""
-    if workers == 0:
-        return {"num_workers": 0}
     import ray
 
     if ray.cluster_resources().get("GPU", 0) >= workers:
@@ -236,28 +247,46 @@ def _scaling(workers: int) -> dict[str, Any]:
     return {"num_workers": workers, "resources_per_worker": {"CPU": max(fitting)}}
 
 
-@contextlib.contextmanager
-def _following(path: Path, steps: int) -> Iterator[None]:
-    """Shows the progress that is written to a file, until the block ends."""
-    ended = threading.Event()
+class _Followed:
+    """Shows the figures that workers send, until its block ends.
 
-    def follow(advance: Advance) -> None:
-        shown, last = 0, False
-        while not last:
-            last = ended.wait(POLL_SECONDS)  # what was written before the end is still shown
-            lines = path.read_text().splitlines() if path.exists() else []
-            for metrics in map(json.loads, lines[shown:]):
-                if "loss" in metrics:
-                    loss, rate = f"loss {metrics['loss']:.3f}", f"lr {metrics['learning_rate']:.1e}"
-                    line = f"step {metrics['step']}/{steps}: {loss}, {rate}, {metrics['seconds']:.0f} s"
-                    advance(metrics["step"], f"{loss}, {rate}", line=line)
-            shown = len(lines)
+    Attributes:
+        last: the newest ones.
+    """
 
-    with Advance("steps", steps) as advance:
-        thread = threading.Thread(target=follow, args=(advance,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def __init__(self, take: Callable[[], list[tuple]], steps: int):
+        self.last: dict[str, Any] = {}
+        self._take, self._steps = take, steps
+        self._advance = Advance("steps", steps)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+
+    def __enter__(self) -> "_Followed":
+        self._advance.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+        self._advance.__exit__(None, None, None)
+
+    def numbers(self) -> dict[str, Any]:
+        """Those of the newest figures that could be measured."""
+        return {k: v for k, v in self.last.items() if isinstance(v, int | float)}
+
+    def _follow(self) -> None:
+        while True:
+            ends = self._ended.wait(POLL_SECONDS)  # what was sent before the end is still shown
+            try:
+                events = self._take()
+            except Exception:
+                events = []  # Ray is going down: the training itself says why
+            for _, figures in events:
+                self.last = figures
+                if "loss" in figures:
+                    loss, rate = f"loss {figures['loss']:.3f}", f"lr {figures['learning_rate']:.1e}"
+                    line = f"step {figures['step']}/{self._steps}: {loss}, {rate}, {figures['seconds']:.0f} s"
+                    self._advance(figures["step"], f"{loss}, {rate}", line=line)
+            if ends:
+                return

@@ -5,11 +5,13 @@ OUT/trials/ID/                   the folder of each trial's run, as `train` leav
 OUT/tune/                        what Ray Tune remembers
 """
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 from mail import addresses, json_text
@@ -70,23 +72,21 @@ def _study(config: StudyConfig, claim: Ticket) -> dict[str, Any]:
     params, tags = {"study": facts, **run.config}, run.tags() | {"kind": "study"}
     inputs = training_inputs(run.store, run.snapshot)
     with connect():
-        with ending.postponed():  # or MLflow would have a run that nobody ends
-            run_id = start_run(config.name, params, tags, run_id, inputs=inputs)
-            files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
-        say(f"{config.trials} trials of at most {steps} steps")
-        grids: list[Any] = []
+        begun: str | None = None
         try:
+            with ending.postponed():  # or MLflow would have a run that nobody ends
+                begun = run_id = start_run(config.name, params, tags, run_id, inputs=inputs)
+                files.write_bytes(filesystem, f"{root}/study.json", json.dumps(facts | {"run_id": run_id}).encode())
+            say(f"{config.trials} trials of at most {steps} steps")
             # Ray Tune would take Ctrl-C for itself in the main thread
-            ending.in_thread(
-                lambda: grids.append(_fit(config, ranges, address, run_id, steps)), lambda: None, lambda: True
-            )
-        except ending.EndRequested as end:
-            _kill_runs(run_id)
-            end.kept, end.flags = f"the trials of study {config.name} so far are kept in {address}", ("--resume",)
+            grid = ending.in_thread(partial(_fit, config, ranges, address, run_id, steps))
+            claim.check()
+            return _conclude(config, grid, address, run_id, facts)
+        except BaseException as error:
+            if begun is not None and not claim.is_lost():  # whoever has it now says how it ends
+                with contextlib.suppress(Exception):  # MLflow is away: the next start says it
+                    _end_runs(begun, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        grid = grids[0]
-    claim.check()
-    return _conclude(config, grid, address, run_id, facts)
 
 
 def trial_config(study: StudyConfig, options: dict[str, Any], address: str, trial_id: str, run_id: str) -> TrainConfig:
@@ -213,14 +213,14 @@ def _trial(
     tell({"step": result["steps"], **result["validation"]})
 
 
-def _kill_runs(run_id: str) -> None:
-    """Marks the study and its trials as killed, for their processes have no time left to say so."""
+def _end_runs(run_id: str, status: str) -> None:
+    """Marks the study and its trials as killed or failed, for their processes have no time left to say so."""
     client = mlflow_client()
     experiment = client.get_run(run_id).info.experiment_id
     for child in client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'", max_results=1000):
         if child.info.status == "RUNNING":
-            client.set_terminated(child.info.run_id, "KILLED")
-    client.set_terminated(run_id, "KILLED")
+            client.set_terminated(child.info.run_id, status)
+    client.set_terminated(run_id, status)
 
 
 def _end_children(run_id: str, names: set[str]) -> None:

@@ -230,15 +230,6 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
             checkpoint_upload_fn=put,
         )
 
-    asked = remote_ending(mailbox) if rank == 0 else lambda: False
-
-    def ending() -> bool:
-        if world == 1:
-            return asked()  # every step: a tensor would make the processor wait for the GPU
-        answer = torch.tensor(float(asked()), device=get_device())
-        torch.distributed.broadcast(answer, 0)
-        return bool(answer)
-
     def resume(load: Callable[[Path], Beginning]) -> Beginning | None:
         # What is whole in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
         # driver. One rank looks, so that all go on from the same step; each compares what it loads.
@@ -256,7 +247,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
         batches=input_from,
         report=report,
         leaving=lambda: ray.train.get_preemption_info() is not None,
-        ending=ending,
+        ending=remote_ending(mailbox, rank, world, get_device()),
         tell=remote_put(mailbox, job.options.name),
     )
     train(job, source, place)

@@ -19,22 +19,31 @@ PATIENCE = 240  # seconds for anything on a busy machine
 
 
 class Run:
-    """One run of `mail-ris ...` with a Ray of its own, until it ends or is made to.
+    """One run of `mail-ris ...`, or another program, until it ends or is made to.
 
     Args:
+        cluster: variables of the Ray to join, instead of one of its own.
         within: a command that starts it (`prlimit ...`), and becomes it.
     """
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, within: Sequence[str] = ()):
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        cluster: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "pipelines"),
+        within: Sequence[str] = (),
+    ):
         clean = {k: v for k, v in (environment or dict(os.environ)).items() if not k.startswith("RAY_")}
-        self.process = subprocess.Popen(
-            [*within, sys.executable, "-m", "pipelines", *arguments],
-            env=clean,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with hearing():
+            self.process = subprocess.Popen(
+                [*within, sys.executable, *program, *arguments],
+                env=clean | (cluster or {}),
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
@@ -82,6 +91,16 @@ class Run:
                 if os.getsid(pid) == self.process.pid:  # still ours, not another that took over the number
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+@contextlib.contextmanager
+def hearing() -> Iterator[None]:
+    """Whoever tests under `nohup` has SIGHUP ignored, and so would what is started."""
+    heard = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, heard)
 
 
 def precompute(store: str, proposer: str, masks: str, *more: str, environment: dict[str, str] | None = None) -> Run:

@@ -8,6 +8,9 @@ import time
 import psutil
 import pytest
 
+from pipelines.ending import JOB_PATIENCE, EndRequested, allow
+from tests.pipelines.killing import hearing
+
 PROGRAM = """
 import ctypes, os, signal, subprocess, sys, threading, time
 from pipelines import ending
@@ -48,8 +51,12 @@ def in_a_thread():
     asked = threading.Event()
     with ending.postponed():
         ready()
-        ending.in_thread(asked.wait, asked.set, lambda: False)
-        print("saved", flush=True)
+        print("saved" if ending.in_thread(asked.wait, asked.set, lambda: False) else "lost", flush=True)
+
+def lent_to_a_library():
+    with ending.lent():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as `ray.init` does
+        ready(); time.sleep(60)
 
 def forked():
     if (child := os.fork()) == 0:
@@ -69,13 +76,8 @@ except ending.EndRequested as end:
 
 def begin(moment: str, *before: str) -> subprocess.Popen[str]:
     command = [*before, sys.executable, "-c", PROGRAM, moment]
-    heard = signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # whoever tests under `nohup` has it ignored, and so would these
-    try:
+    with hearing():
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGHUP, heard)
 
 
 def until_ready(process: subprocess.Popen[str]) -> list[str]:
@@ -96,6 +98,7 @@ def until_ready(process: subprocess.Popen[str]) -> list[str]:
         ("in_a_thread", signal.SIGTERM, 143, "saved\nended by SIGTERM; to go on: mail-ris train --name 'a b'"),
         ("fails_too", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
         ("too_slow", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
+        ("lent_to_a_library", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
         ("deep_in_a_library", signal.SIGTERM, 143, ""),
     ],
 )
@@ -106,6 +109,24 @@ def test_a_request_ends_with_its_code_and_one_line(moment: str, number: int, cod
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out.strip()) == (code, said)
     assert "Traceback" not in err
+
+
+def test_the_command_that_goes_on_begins_nothing_anew() -> None:
+    end = EndRequested(signal.SIGINT)
+    end.kept, end.flags, end.without = "half is kept", ("--resume",), ("--fresh",)
+    line = end.advice(["train", "--name", "a b", "--fresh"])
+    assert line == "ended by SIGINT: half is kept; to go on: mail-ris train --name 'a b' --resume"
+
+
+@pytest.mark.parametrize(("waits", "grace"), [("45", 30.0), ("12", 5.0), (None, 0.0)])
+def test_a_submitted_job_ends_before_ray_uses_force(
+    monkeypatch: pytest.MonkeyPatch, waits: str | None, grace: float
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.delenv(JOB_PATIENCE, raising=False)
+    if waits is not None:
+        monkeypatch.setenv(JOB_PATIENCE, waits)
+    assert allow(30.0) == grace
 
 
 def test_a_second_request_ends_at_once_whatever_the_process_does() -> None:

@@ -8,7 +8,7 @@ from mail.data.coco_text import TextConfig, write_store
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from pipelines.options import LocalPath, Target
+from pipelines.options import LocalPath
 from pipelines.stages.prepare.report import Flag, PrepareStage, write
 
 
@@ -20,8 +20,6 @@ class PrepareCocoText(PrepareStage):
     """COCO instances.json: polygons or run lengths of every object."""
     images: LocalPath
     """Folder of its photos."""
-    out: Target
-    """Data store to write: a folder or an s3:// address."""
     name: str = "coco-text"
     """Name of the data set, and the beginning of its expression ids."""
     namespace: str = "coco"

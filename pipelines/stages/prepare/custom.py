@@ -25,8 +25,6 @@ class PrepareCustom(PrepareStage):
     """File of expressions, or a folder of such files."""
     images: Address | None = None
     """Folder that holds the photos, if not the one of the expressions."""
-    out: Target
-    """Data store to write: a folder or an s3:// address."""
     name: str = "custom"
     """Name of the data set, and the beginning of its ids."""
     format: FormatName | None = None

@@ -7,20 +7,17 @@ from mail.data.mix import mix
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from mail.leakage import check_leakage, overlaps
-from pipelines.options import Address, Target
-from pipelines.stage import Stage
-from pipelines.stages.prepare.report import Flag, owned, record
+from pipelines.options import Address
+from pipelines.stages.prepare.report import Flag, StoreStage, owned, record
 from pipelines.terminal import done, say
 
 
 @dataclass(kw_only=True)
-class PrepareMix(Stage):
+class PrepareMix(StoreStage):
     """Several data stores as one to train on; what any of them evaluates on loses its training expressions."""
 
     stores: tuple[Address, ...]
     """The data stores to put together (local or s3://)."""
-    out: Target
-    """Data store to write: a folder or an s3:// address."""
     held_out: tuple[Address, ...] = ()
     """Data stores whose val and test images must not be trained on either, though they are not put in."""
     name: str = "mix"

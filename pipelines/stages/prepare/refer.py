@@ -9,7 +9,7 @@ from mail.data.published_counts import PUBLISHED, differences
 from mail.data.refer import Ref, ReferLayout, count_splits, find_layout, read_refs, shared_images, write_store
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from pipelines.options import LocalPath, Target
+from pipelines.options import LocalPath
 from pipelines.stages.prepare.report import Flag, PrepareStage, write
 from pipelines.terminal import say
 
@@ -20,8 +20,6 @@ class _PrepareRefer(PrepareStage):
     split_by: str
     root: LocalPath
     """Folder with the layout of the REFER API: ROOT/DATASET/refs(*.p), ROOT/DATASET/instances.json, ROOT/images."""
-    out: Target
-    """Data store to write: a folder or an s3:// address."""
     images: LocalPath | None = None
     """Folder of the photos, if not ROOT/images/train2014 or ROOT/images/mscoco/images/train2014."""
     strict: Flag = False

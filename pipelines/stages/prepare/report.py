@@ -9,11 +9,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from mail.data import files
 from mail.data.ingest import Findings, Progress
 from mail.data.store import DataStore
+from mail.errors import UserError
 from mail.leakage import check_split
 from pipelines.claiming.claim import Claim
-from pipelines.options import HubName
+from pipelines.ending import EndRequested
+from pipelines.options import HubName, Target
 from pipelines.stage import Stage
 from pipelines.terminal import done, progress_of, say
 
@@ -21,7 +24,21 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclasses.dataclass(kw_only=True)
-class PrepareStage(Stage, abc.ABC):
+class StoreStage(Stage, abc.ABC):
+    """Base of every stage that writes a data store, which is there in full or not at all."""
+
+    out: Target
+    """Data store to write: a folder or an s3:// address."""
+
+    def tell_kept(self, end: EndRequested) -> None:
+        with contextlib.suppress(OSError, UserError):
+            filesystem, root = files.resolve(self.out)
+            there = files.exists(filesystem, f"{root}/store.json")
+            end.kept = f"the store {self.out} is written in full" if there else "no part of a store is kept"
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareStage(StoreStage, abc.ABC):
     """Base of every `prepare` that reads expressions."""
 
     tokenizer: HubName | None = None

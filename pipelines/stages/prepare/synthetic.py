@@ -13,7 +13,7 @@ from mail.data.scenes import SceneConfig, write_published_layout
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim
-from pipelines.options import LocalTarget, Target
+from pipelines.options import LocalTarget
 from pipelines.stages.prepare.refer import write_and_report
 from pipelines.stages.prepare.report import PrepareStage
 from pipelines.terminal import progress_of, say
@@ -23,8 +23,6 @@ from pipelines.terminal import progress_of, say
 class PrepareSynthetic(PrepareStage):
     """Generated scenes with expressions like people's, in the published layout, read like RefCOCO."""
 
-    out: Target
-    """Data store to write: a folder or an s3:// address."""
     images: int = 1000
     """Number of scenes."""
     seed: int = 0
