@@ -124,6 +124,8 @@ class RunPlan:
         }
         if parent is not None:
             config["parent"] = {"asked": parent.asked, "address": parent.address, "digest": parent.digest}
+        if patience := _patience(options, parent):
+            config["patience"] = patience
         if rehearsal is not None:
             config["rehearsal"] = rehearsal.config
         validation = _validation(options, store, unusable)
@@ -137,7 +139,7 @@ class RunPlan:
     @property
     def patience(self) -> int:
         """Validations without a better one after which the training ends; 0: it never does."""
-        return _or(self.options.patience, PATIENCE if self.parent is not None else 0)
+        return _patience(self.options, self.parent)
 
     def describe(self) -> dict[str, Any]:
         """The plan and its cost, ready for JSON."""
@@ -255,6 +257,10 @@ def _validation(options: Any, store: DataStore, unusable: Any) -> Validation | N
     except UserError:  # nothing usable in it: `summary` says so
         return None
     return Validation.choose(index, split, options.validation_expressions)
+
+
+def _patience(options: Any, parent: Parent | None) -> int:
+    return _or(options.patience, PATIENCE if parent is not None else 0)
 
 
 def _or(given: Any, default: Any) -> Any:

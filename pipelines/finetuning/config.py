@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from mail import addresses
 from pipelines.options import Address, LocalTarget, ModelAddress, Options
 from pipelines.training.shares import Workers
 
@@ -80,4 +81,4 @@ class FineTuneConfig(Options):
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        return self.out or Path("runs", self.name).absolute()
+        return self.out or addresses.local_path(addresses.join("runs", self.name))

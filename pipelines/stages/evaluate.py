@@ -7,7 +7,7 @@
 The same command continues where an interrupted one stopped (`pipelines.evaluating.evaluation`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.evaluating.config import EvaluationConfig
@@ -19,9 +19,11 @@ class Evaluate(EvaluationConfig, Stage):
     """Evaluate a model on a split: metrics.json, predictions.jsonl and gallery.html in a folder."""
 
     def plan(self) -> dict[str, Any]:
+        from pipelines.evaluating.against_parent import WORD
         from pipelines.evaluating.evaluation import Evaluation
 
-        return Evaluation.prepare(self).describe()
+        alone = replace(self, compare=None) if self.compare == WORD else self
+        return Evaluation.prepare(alone).describe()
 
     def execute(self) -> None:
         from pipelines.evaluating.finished import tell

@@ -73,7 +73,7 @@ def _train(config: TrainConfig, claim: Ticket, validated: Validated | None) -> d
         say(f"going on from {start.address}")
     elif state.starts:
         say("no checkpoint of an earlier start is left: the training begins anew")
-    kept = keep_parent(config, state, claim.check)
+    kept = keep_parent(config, run.parent, state, claim.check)
     state.begin(run.config, asked(config))
     log: RunLog | None = None
     try:
@@ -157,6 +157,8 @@ def check_options(config: TrainConfig) -> None:
     for name in ("checkpoint_every", "keep_checkpoints", "log_every", "micro_batch_size", "threads"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if config.patience is not None and config.patience < 0:
+        raise UserError(f"--patience {config.patience} must be at least 0")
     if config.proposer is not None:  # it is only needed when the model is written
         ProposerFolder.read(config.proposer)
 
@@ -167,7 +169,7 @@ def _finished(
     """Makes complete what a finished run lacks by now: its model, MLflow's record, its place in the registry."""
     if not has_model(config.folder):
         assert newest is not None, "otherwise it is refused"
-        kept = keep_parent(config, state, claim.check)
+        kept = keep_parent(config, run.parent, state, claim.check)
         chosen, _ = find_chosen(state, state.earned, run.patience, _every(config, run))
         state.export_model(chosen, None, _proposer(config, run, kept), claim.check)
         say(f"the model of run {config.name} was gone: exported again from {chosen.address}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from mail import addresses
 from mail.data import files
+from mail.errors import UserError
 from mail.inference import BUNDLED_PROPOSER
 from mail.lineage import model_digest
 from mail.model.folder import check_model_folder
@@ -37,17 +38,23 @@ def find_parent(config: TrainConfig, state: RunState) -> Parent | None:
     return Parent.read(folder, config.from_, lasting_address(config.from_), model_digest(folder))
 
 
-def keep_parent(config: TrainConfig, state: RunState, may: Callable[[], None]) -> str | None:
+def keep_parent(config: TrainConfig, parent: Parent | None, state: RunState, may: Callable[[], None]) -> str | None:
     """Copies the model of `--from` into the folder of a run that is not begun yet; the copy's address.
 
     Args:
-        may: raises if the folder is another process's by now.
+        parent: that was found. may: raises if the folder is another process's by now.
+
+    Raises:
+        UserError: it has become another model since.
     """
-    if config.from_ is None:
+    if config.from_ is None or parent is None:
         return None
     kept = addresses.join(state.folder, PARENT)
     if state.config is None or not files.exists(*files.resolve(kept)):
-        files.replace_folder(check_model_folder(resolve_model(config.from_)), *files.resolve(kept), may)
+        folder = check_model_folder(resolve_model(config.from_))
+        if model_digest(folder) != parent.digest:
+            raise UserError(f"--from {config.from_} has become another model just now: give the same command again")
+        files.replace_folder(folder, *files.resolve(kept), may)
     return kept
 
 

@@ -33,6 +33,7 @@ FREE = (
     "changes",
     "asked",
     "address",
+    "patience",
 )
 PARENT = "parent"  # a copy of the model that the run goes on from
 NOT_OF_THE_MODEL = (MANIFEST, "optimizer.safetensors", "run.json", CURVES)

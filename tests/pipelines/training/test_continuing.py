@@ -85,7 +85,7 @@ def weights(folder: str | Path) -> dict[str, torch.Tensor]:
     return load_file(f"{folder}/model.safetensors")
 
 
-def test_it_begins_with_the_model_and_adds_the_words_that_it_lacks(stage, trained, other_words, capsys):
+def test_it_begins_with_the_model_and_adds_the_words_that_it_lacks(stage, trained, boxes, other_words, capsys):
     found = stage(other_words, from_=str(trained), name="child", steps=1, learning_rate=1e-12).run()
     (parent, before), (child, after) = load_model(trained), load_model(Path(found["model"]))
     theirs, ours = parent.state_dict(), child.state_dict()
@@ -104,6 +104,9 @@ def test_it_begins_with_the_model_and_adds_the_words_that_it_lacks(stage, traine
     origin = json.loads(Path(found["model"], "lineage.json").read_text())
     assert origin["parent"] == lineage.read(trained) | {"address": str(trained), "digest": model_digest(trained)}
     assert origin["config"]["recipe"]["weight_decay"] == origin["parent"]["config"]["recipe"]["weight_decay"]
+    for address in (origin["parent"]["run_id"], f"runs:/{origin['parent']['run_id']}"):  # noted where its model is
+        plan = stage(boxes, from_=address, name="same").plan()
+        assert plan["config"]["parent"]["digest"] == model_digest(trained)
     assert "goes on from" in lineage.tree(origin)
     assert lineage.gaps(origin) == []
     parent_without_code = {**origin, "parent": {**origin["parent"], "code_version": None}}
