@@ -283,10 +283,10 @@ class _Followed:
             except Exception:
                 events = []  # Ray is going down: the training itself says why
             for _, figures in events:
-                self.last = figures
+                fresh, self.last = not self.last, figures  # the first one is told at once
                 if "loss" in figures:
                     loss, rate = f"loss {figures['loss']:.3f}", f"lr {figures['learning_rate']:.1e}"
                     line = f"step {figures['step']}/{self._steps}: {loss}, {rate}, {figures['seconds']:.0f} s"
-                    self._advance(figures["step"], f"{loss}, {rate}", line=line)
+                    self._advance(figures["step"], f"{loss}, {rate}", line=line, at_once=fresh)
             if ends:
                 return

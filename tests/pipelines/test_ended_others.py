@@ -87,9 +87,9 @@ def test_an_ended_training_of_a_proposer_ends_alike(begin: Callable[..., Run], t
     write_published_layout(tmp_path / "scenes", 30, seed=5)
     command = ["train-proposer", "--instances", "scenes/synthetic/instances.json", "--workers", "0"]
     command += ["--images", "scenes/images/train2014", "--namespace", "synthetic/0", "--holdout-fraction", "0.2"]
-    command += ["--steps", "12", "--batch-size", "2"]
+    command += ["--steps", "8", "--batch-size", "2"]
     assert begin(*command, "--out", "whole").wait() == 0
-    line = ask(begin(*command, "--out", "proposer"), "step 1/12", signal.SIGHUP)
+    line = ask(begin(*command, "--out", "proposer"), "step 1/8", signal.SIGHUP)
     newest = find_latest("proposer/training")
     assert newest is not None
     assert f"step {newest.step} of the proposer is kept in {newest.address}" in line
