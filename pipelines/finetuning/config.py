@@ -25,10 +25,13 @@ class FineTuneConfig(Options):
     """File of expressions, as `prepare custom` takes it."""
 
     images: Address | None = None
-    """Folder of the photos."""
+    """Folder of the photos, if not the one of the expressions."""
+
+    instances: Address | None = None
+    """COCO instances.json that ids of annotations in the expressions are of."""
 
     data: Address | None = None
-    """Instead of both: a data store that is there."""
+    """Instead of all three: a data store that is there."""
 
     proposer: Address | None = None
     """PROPOSER that proposes masks (default: the model's own)."""

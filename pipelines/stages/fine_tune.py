@@ -87,7 +87,7 @@ class FineTune(FineTuneConfig, Stage):
         return report
 
     def _record(self) -> Record:
-        if (self.data is None) == (self.expressions is None or self.images is None):
+        if (self.data is None) == (self.expressions is None):
             raise UserError("give photos and sentences (--expressions FILE --images DIR), or a data store (--data)")
         if not (self.folder / STATE).exists() and (foreign := [n for n in MADE if (self.folder / n).exists()]):
             raise UserError(f"{self.folder} holds {foreign[0]}, which no fine-tuning made: choose another --out")
@@ -111,7 +111,7 @@ class FineTune(FineTuneConfig, Stage):
 
     def _custom(self) -> PrepareCustom:
         """The only place that knows how own photos are prepared."""
-        given: dict[str, Any] = {"expressions": self.expressions, "images": self.images}
+        given: dict[str, Any] = {"expressions": self.expressions, "images": self.images, "instances": self.instances}
         return PrepareCustom(**given, out=str(self.folder / "store"), name=self.name)
 
     def _check(self) -> dict[str, Any]:

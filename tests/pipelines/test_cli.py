@@ -108,6 +108,7 @@ train --preset tiny --data STORE --masks TABLE --name RUN --grace 60
 train --from MODEL --data STORE --masks TABLE --name RUN --patience 4
 train --from MODEL --data STORE --masks TABLE --name RUN --rehearse STORE --share .3 --rehearse-masks TABLE
 fine-tune --from MODEL --expressions FILE --images DIR --name RUN
+fine-tune --from MODEL --expressions FILE --instances FILE --name RUN
 fine-tune --from MODEL --data STORE --name RUN --out DIR --promote
 evaluate --model MODEL --data STORE --masks TABLE --split SPLIT --out DIR --compare parent
 models promote 2 --split testA --max-forgotten 2

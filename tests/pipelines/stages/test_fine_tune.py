@@ -10,7 +10,7 @@ from PIL import Image
 from mail.data.scenes import SceneConfig, generate_scene
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import model_digest
+from mail.lineage import model_digest
 from pipelines.stages.fine_tune import FineTune
 from pipelines.stages.precompute import Precompute
 from pipelines.stages.prepare import PrepareSynthetic

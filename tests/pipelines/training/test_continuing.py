@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mail import lineage
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
-from mail.evaluation import model_digest
+from mail.lineage import model_digest
 from mail.model.folder import load_model
 from mail.training.curves import Curves
 from mail.training.early_stop import is_over
