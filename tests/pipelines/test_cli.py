@@ -225,6 +225,12 @@ def places(stage: type[Stage]) -> dict[str, Place]:
 
 
 PLACES = [(words, name) for words, stage in all_stages().items() for name in places(stage)]
+
+
+def flag_of(field: str) -> str:
+    return f"--{field.rstrip('_').replace('_', '-')}"
+
+
 # text that is no place, of all the options that take any text
 OTHER_TEXT = {
     "against_split",
@@ -257,7 +263,7 @@ def test_another_kind_of_address_is_refused_by_name(words: str, name: str) -> No
     values = {f.name: (("x",) if "tuple" in str(f.type) else "x") for f in required}
     for address, said in (wanted, ("s3://b/x", "not on this machine") if places(stage)[name].local else wanted):
         several = name in ("image", "evaluations", "stores", "held_out")
-        with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} {address}.*{said}"):
+        with pytest.raises(UserError, match=f"^{flag_of(name)} {address}.*{said}"):
             stage(**values | {name: (address,) if several else address})
 
 
@@ -277,8 +283,7 @@ def test_no_stage_writes_where_it_reads(words: str, written: str, read: str, tmp
     required = [f for f in dataclasses.fields(stage) if f.default is f.default_factory is dataclasses.MISSING]
     values = {f.name: (("x",) if "tuple" in str(f.type) else f"{f.name} of it") for f in required}
     several = "tuple" in str(get_type_hints(stage)[read])
-    flag = f"--{written.replace('_', '-')}"
-    with pytest.raises(UserError, match=f"{flag} {place} would write over what --{read.replace('_', '-')} reads"):
+    with pytest.raises(UserError, match=f"{flag_of(written)} {place} would write over what {flag_of(read)} reads"):
         stage(**values | {written: str(place), read: (str(place),) if several else str(place)})
 
 
