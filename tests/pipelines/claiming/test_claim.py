@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mail.errors import UserError
-from pipelines.claiming import claim as claiming
+from pipelines import processes
 from pipelines.claiming.claim import PATIENCE, Claim
 from pipelines.claiming.marks import FOLDER, Marks
 from tests.s3 import BUCKET, s3_server
@@ -109,7 +109,7 @@ def test_one_on_another_machine_is_alive_as_long_as_its_mark_changes(
 ) -> None:
     process, told, until = start(folder)
     assert told.get(timeout=60) == "held"
-    monkeypatch.setattr(claiming, "_world", lambda: "another machine")
+    monkeypatch.setattr(processes, "_world", lambda: "another machine")
     with pytest.raises(UserError, match=f"process {process.pid} on "):
         Claim(folder, *WHAT)
     until.set()
