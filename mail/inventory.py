@@ -205,14 +205,13 @@ def is_sealed(record: Mapping[str, Any]) -> bool:
 
 def make_folder(path: str | os.PathLike) -> None:
     """A local folder whose name, and those of the folders that it is in, are on the disk."""
-    path = os.path.abspath(path)
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
+    missing, place = [], Path(path)
+    while not place.is_dir():
+        missing.append(place)
+        place = place.parent
     for folder in reversed(missing):
-        os.makedirs(folder, exist_ok=True)
-        flush(os.path.dirname(folder))
+        folder.mkdir(exist_ok=True)
+        flush(folder.parent)
 
 
 def flush_all(folder: Path) -> None:

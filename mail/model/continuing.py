@@ -88,7 +88,7 @@ def continued_config(parent: MailConfig, changes: dict, vocabulary: int) -> Mail
         raise UserError(
             f"{named}: a training that goes on from a model keeps its network; what may change is "
             f"{', '.join('--model.' + name.replace('_', '-') for name in CHANGEABLE)} (text length and mask channels "
-            "only grow) and --model.loss-*"
+            "only grow) and the weights of losses"
         )
     try:
         return MailConfig(**{**parent.to_dict(), **changes, "vocab_size": vocabulary})

@@ -31,7 +31,7 @@ def _classes(name: str) -> list[type]:
 
 def _flags(kind: type, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(kind):
-        name = prefix + field.name.replace("_", "-")
+        name = prefix + field.name.rstrip("_").replace("_", "-")
         yield from (name, f"no-{name}")
         if field.name == "model" and field.default_factory is not dataclasses.MISSING:
             yield from _flags(field.default_factory, "model.")  # type: ignore[arg-type]

@@ -131,7 +131,7 @@ def test_a_clear_gain_is_promoted_and_rolled_back(mlflow_here, boxes: Boxes, ver
 def test_what_a_fine_tuned_model_forgot_is_shown_and_may_be_limited(mlflow_here, boxes, folder, versions, tmp_path):
     parent = download(versions["finds"])
     known = {**lineage.read(parent), "address": number(versions["finds"]), "digest": lineage.model_digest(parent)}
-    child = make_registered(folder / "child" / "model", boxes, "tuned", finds=False, proposer=False, parent=known)
+    child = make_registered(folder / "child" / "model", boxes, "tuned", finds=False, bundled=False, parent=known)
     out = {"name": "tuned", "out": tmp_path / "promotions", "workers": 0}
     with pytest.raises(UserError, match=r"forgetting: mIoU on testA of boxes may have lost \d+\.\d+ points, 2 are"):
         Promote(model=child.version, max_forgotten=2.0, **out).run()
