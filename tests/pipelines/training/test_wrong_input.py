@@ -32,6 +32,7 @@ def break_photo(store: str, image_id: str) -> None:
     pq.write_table(type(table).from_pylist(rows, table.schema), path)
 
 
+@pytest.mark.soak  # two workers, and Ray's health checks fail where the machine is busy
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_photo_that_one_of_two_workers_cannot_use_ends_the_run_once(boxes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
