@@ -48,7 +48,8 @@ def audit(lineage: Mapping[str, Any], stores: Sequence[DataStore], folder: Path 
         found["ingredients"].append(saw | {"origin": part.origin.summary, "unknown": part.origin.unknown})
     for store in stores:
         splits = evaluated(store)
-        rows = [compare(part.origin, store, seen_of(part.origin, store, splits), str(part)) for part in parts]
+        own = store.image_keys(splits)
+        rows = [compare(part.origin, store, seen_of(part.origin, store, own), str(part)) for part in parts]
         overlaps = [overlap for row in rows for overlap in row]
         leaky = {split: any(o.leaky for o in overlaps if o.split == split) for split in splits}
         found["leaky"] = found["leaky"] or any(leaky.values())

@@ -217,7 +217,7 @@ def make_folder(path: str | os.PathLike) -> None:
 def flush_all(folder: Path) -> None:
     """Puts a local folder with all that is in it onto its disk, whoever wrote it."""
     paths = sorted(folder.rglob("*"))
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with _pool() as pool:
         list(pool.map(flush, paths))
     flush(folder)
 

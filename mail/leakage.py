@@ -75,11 +75,15 @@ class Verdict:
         return cls(any(verdict.leaky for verdict in found), tuple(remarks), tuple(leaks))
 
 
-def seen_of(origin: Origin, store: DataStore, splits: Sequence[str]) -> dict[str, pa.Table]:
-    """By split, the keys of its images that were seen, under whatever name."""
+def seen_of(origin: Origin, store: DataStore, own: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """By split, the keys of its images that were seen, under whatever name.
+
+    Args:
+        own: keys of the images of the splits in play, of the store.
+    """
     if origin.collections:  # the store may have an image of theirs, whose content is known then, and the same once more
         origin = origin.knowing(pa.concat_tables(store.image_keys(list(store.splits)).values()))
-    return {split: origin.among(images) for split, images in store.image_keys(splits).items()}
+    return {split: origin.among(images) for split, images in own.items()}
 
 
 def compare(origin: Origin, store: DataStore, found: Mapping[str, pa.Table], ingredient: str) -> list[Overlap]:
@@ -94,7 +98,7 @@ def overlaps(
     seen: Origin | pa.Table | Iterable[str], store: DataStore, splits: Sequence[str] | None = None
 ) -> dict[str, int]:
     """Per evaluation split of the store (or of those named) how many of its images are among `seen`; only those > 0."""
-    found = seen_of(Origin.of(seen), store, evaluated(store, splits))
+    found = seen_of(Origin.of(seen), store, store.image_keys(evaluated(store, splits)))
     return {split: len(images) for split, images in found.items() if len(images)}
 
 
@@ -121,7 +125,8 @@ def check_leakage(
     origin, chosen = Origin.of(seen), evaluated(store, splits)
     if not chosen:
         return Verdict()
-    own, found = store.image_keys(chosen), seen_of(origin, store, chosen)
+    own = store.image_keys(chosen)
+    found = seen_of(origin, store, own)
     remarks = tuple(_remarks(origin, pa.concat_tables(own.values()), pa.concat_tables(found.values()), store, what))
     compared = compare(origin, store, found, ingredient)
     leaks = tuple(overlap for overlap in compared if overlap.leaky)

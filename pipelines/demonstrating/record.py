@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mail import json_text
 from mail.errors import UserError
+from pipelines.terminal import console, say
 
 
 class Record:
@@ -60,6 +61,18 @@ class Record:
         self.results[name] = step()
         self.seconds[name] = round(time.monotonic() - started, 1)
         self._write()
+
+    def run_all(self, steps: Sequence[tuple[str, Callable[[], Any]]], before: Callable[[str], None]) -> None:
+        """Runs all that is not done yet, and says so. `before` is called with the name of each, ahead of it."""
+        for number, (name, step) in enumerate(steps, start=1):
+            heading = f"[{number}/{len(steps)}] {name}"
+            if self.is_done(name):
+                say(f"{heading}: is there already ({self.seconds[name]:.0f} s)")
+                continue
+            console.print(f"[bold]{heading}[/bold]")
+            before(name)
+            self.run(name, step)
+            say(f"{heading}: {self.seconds[name]:.0f} s")
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

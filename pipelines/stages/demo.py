@@ -38,7 +38,7 @@ from pipelines.stage import Stage
 from pipelines.stages.models import Promote
 from pipelines.stages.predict import Predict
 from pipelines.stages.prepare import PrepareSynthetic
-from pipelines.terminal import console, say
+from pipelines.terminal import say
 from pipelines.training.config import TrainConfig
 from pipelines.training.proposer_config import ProposerTrainingConfig
 
@@ -114,19 +114,16 @@ class Demo(Stage):
         self._begun, steps = record, self._steps(record)
         connected = False
         with contextlib.ExitStack() as stack:
-            stack.enter_context(environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
-            for number, (name, step) in enumerate(steps, start=1):
-                heading = f"[{number}/{len(steps)}] {name}"
-                if record.is_done(name):
-                    say(f"{heading}: is there already ({record.seconds[name]:.0f} s)")
-                    continue
-                console.print(f"[bold]{heading}[/bold]")
+
+            def before(name: str) -> None:
+                nonlocal connected
                 if name != "prepare" and not connected:
                     stack.enter_context(connect())  # one Ray for all that follows
                     connected = True
                 claim.check()
-                record.run(name, step)
-                say(f"{heading}: {record.seconds[name]:.0f} s")
+
+            stack.enter_context(environment(MLFLOW_TRACKING_URI=_tracking_uri(self.out)))
+            record.run_all(steps, before)
             facts = {
                 "seconds": record.seconds,
                 "continued": record.continued,

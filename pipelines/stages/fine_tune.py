@@ -26,7 +26,7 @@ from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.stage import Stage
 from pipelines.stages.models import Promote
 from pipelines.stages.prepare.custom import PrepareCustom
-from pipelines.terminal import console, done, say
+from pipelines.terminal import done, say
 from pipelines.training.config import TrainConfig
 
 STATE = "fine-tune.json"
@@ -58,16 +58,7 @@ class FineTune(FineTuneConfig, Stage):
         from pipelines.finetuning.report import write_report
 
         record = self._record()
-        steps = self._steps(record)
-        for number, (name, step) in enumerate(steps, start=1):
-            heading = f"[{number}/{len(steps)}] {name}"
-            if record.is_done(name):
-                say(f"{heading}: is there already ({record.seconds[name]:.0f} s)")
-                continue
-            console.print(f"[bold]{heading}[/bold]")
-            claim.check()
-            record.run(name, step)
-            say(f"{heading}: {record.seconds[name]:.0f} s")
+        record.run_all(self._steps(record), lambda _: claim.check())
         claim.check()
         trained = record.results["train"]
         facts = {
