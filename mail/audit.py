@@ -10,7 +10,7 @@ from typing import Any
 
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.ingredients import generations, ingredients
+from mail.ingredients import generations, ingredients, training_store
 from mail.leakage import check_ingredients, compare, evaluated, seen_of
 
 
@@ -20,12 +20,9 @@ def stores_of(lineage: Mapping[str, Any]) -> tuple[list[DataStore], list[str]]:
     missing: dict[str, str] = {}
     for each in generations(lineage):
         source = each.get("data_store") or {}
-        name, digest, uri = source.get("name") or "a data store", str(source.get("digest")), source.get("uri") or ""
+        name, digest = source.get("name") or "a data store", str(source.get("digest"))
         try:
-            store = DataStore(uri)
-            if store.digest != digest:
-                raise UserError(f"{uri} holds another data store now, {store.digest[:12]}")
-            found[digest] = store
+            found[digest] = training_store(each)
         except (UserError, OSError) as error:
             missing[digest] = f"{name} {digest[:12]} cannot be compared with: {error}"
     return list(found.values()), list(missing.values())

@@ -88,6 +88,19 @@ def ingredients(
     return found
 
 
+def training_store(lineage: Mapping[str, Any]) -> DataStore:
+    """The data store that a model was trained on.
+
+    Raises:
+        UserError: it is not there now, or another one is.
+    """
+    source = lineage.get("data_store") or {}
+    store = DataStore(source.get("uri") or "")
+    if store.digest != source.get("digest"):
+        raise UserError(f"{source['uri']} holds another data store now, digest {store.digest[:12]}")
+    return store
+
+
 def namespaces(store: DataStore) -> list[str]:
     """What the image ids of a store begin with, up to the first slash; empty where one has none."""
     begins = {image_id.partition("/") for image_id in store.image_ids().to_pylist()}
@@ -99,10 +112,10 @@ def _training_data(lineage: Mapping[str, Any], store: DataStore | None, generati
     name, digest = source.get("name") or "a data store", source.get("digest")
     if store is None or store.digest != digest:
         try:
-            store = DataStore(source.get("uri") or "")
+            store = training_store(lineage)
         except (UserError, OSError):
             store = None
-    if store is None or store.digest != digest or split not in store.splits:
+    if store is None or split not in store.splits:
         where = source.get("uri") or "a place that was not recorded"
         gone = f"{name} {str(digest)[:12]}, which is not at {where} now"
         # not which images they were, but which they cannot have been

@@ -29,7 +29,7 @@ from mail.data.origins import describe
 from mail.data.published_origins import origin_of_encoder
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.ingredients import namespaces
+from mail.ingredients import namespaces, training_store
 from mail.inventory import FILE as INVENTORY
 from mail.proposers.folder import ProposerFolder
 
@@ -172,9 +172,7 @@ def _store_problem(lineage: dict[str, Any]) -> str | None:
     recorded = lineage.get("data_store") or {}
     if not recorded.get("uri") or not recorded.get("digest"):
         return None  # a gap, which is said elsewhere
-    digest = DataStore(recorded["uri"]).digest
-    if digest != recorded["digest"]:
-        return f"{recorded['uri']} holds another data store now, digest {_short(digest)}"
+    training_store(lineage)
     return None
 
 

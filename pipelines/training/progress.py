@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from mail.training.curves import Curves, Record
 from pipelines.registry.run_log import RunLog
@@ -88,38 +88,21 @@ def start_mailbox() -> tuple[Any, Callable[[], list[tuple]]]:
     return actor, lambda: ray.get(actor.take.remote(), timeout=20)
 
 
-class Progress:
-    """Takes events from the mailbox, says them every few seconds and logs all of them.
-
-    Args:
-        saved: is called after each checkpoint, validated with each validation's record, drawn with the step of new
-            pictures, in the thread of the progress.
+class Follower:
+    """Takes events from a mailbox until its block ends, in a thread: of kind K to the method `_on_K`.
 
     Attributes:
-        last: the newest step's record. scores: the newest validation's. moved: whether a step was taken since.
+        last: the newest figures of a step.
     """
 
-    def __init__(
-        self,
-        take: Callable[[], list[tuple]],
-        log: RunLog,
-        steps: int,
-        saved: Callable[[], Any],
-        validated: Callable[[Record], None] | None,
-        drawn: Callable[[int], None],
-    ):
-        self._take, self._log, self._steps = take, log, steps
-        self._saved, self._validated, self._on_overlays = saved, validated, drawn
-        self.last: Record = {}
-        self.scores: Record = {}
-        self.moved = False
+    def __init__(self, take: Callable[[], list[tuple]], steps: int):
+        self.last: dict[str, Any] = {}
+        self._take, self._steps = take, steps
         self._advance = Advance("steps", steps)
-        self._fresh = True  # the first step after a start is told at once
-        self._begun: tuple[float, float] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         self._advance.__enter__()
         self._thread.start()
         return self
@@ -141,6 +124,35 @@ class Progress:
             if ending:
                 return
             self._stop.wait(0.5)
+
+
+class Progress(Follower):
+    """Takes events from the mailbox, says them every few seconds and logs all of them.
+
+    Args:
+        saved: is called after each checkpoint, validated with each validation's record, drawn with the step of new
+            pictures, in the thread of the progress.
+
+    Attributes:
+        scores: the newest validation's. moved: whether a step was taken since.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], list[tuple]],
+        log: RunLog,
+        steps: int,
+        saved: Callable[[], Any],
+        validated: Callable[[Record], None] | None,
+        drawn: Callable[[int], None],
+    ):
+        super().__init__(take, steps)
+        self._log = log
+        self._saved, self._validated, self._on_overlays = saved, validated, drawn
+        self.scores: Record = {}
+        self.moved = False
+        self._fresh = True  # the first step after a start is told at once
+        self._begun: tuple[float, float] | None = None
 
     def _on_begun(self, step: int, world: int, curves: Curves) -> None:
         for kind, records in curves.by_kind():  # what a driver that was killed, or a worker, did not get to say

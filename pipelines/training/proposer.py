@@ -8,9 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,14 +26,12 @@ from pipelines import ending
 from pipelines.claiming.claim import Claim, Ticket
 from pipelines.cluster_session.errors import plain_errors
 from pipelines.cluster_session.session import connect
-from pipelines.terminal import Advance, done, progress_of, say
-from pipelines.training.progress import Mailbox, start_mailbox
+from pipelines.terminal import done, progress_of, say
+from pipelines.training.progress import Follower, Mailbox, start_mailbox
 from pipelines.training.proposer_config import ProposerTrainingConfig
 from pipelines.training.proposer_plan import check_weights, look_at_photos, plan_training, seen_before
 from pipelines.training.proposer_worker import Start, here
 from pipelines.training.shares import check_workers
-
-POLL_SECONDS = 0.5
 
 
 def train_proposer(config: ProposerTrainingConfig) -> dict[str, Any]:
@@ -247,46 +243,16 @@ def _scaling(workers: int) -> dict[str, Any]:
     return {"num_workers": workers, "resources_per_worker": {"CPU": max(fitting)}}
 
 
-class _Followed:
-    """Shows the figures that workers send, until its block ends.
-
-    Attributes:
-        last: the newest ones.
-    """
-
-    def __init__(self, take: Callable[[], list[tuple]], steps: int):
-        self.last: dict[str, Any] = {}
-        self._take, self._steps = take, steps
-        self._advance = Advance("steps", steps)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
-
-    def __enter__(self) -> "_Followed":
-        self._advance.__enter__()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(30)
-        self._advance.__exit__(None, None, None)
+class _Followed(Follower):
+    """Shows the figures that workers send."""
 
     def numbers(self) -> dict[str, Any]:
         """Those of the newest figures that could be measured."""
         return {k: v for k, v in self.last.items() if isinstance(v, int | float)}
 
-    def _follow(self) -> None:
-        while True:
-            ends = self._ended.wait(POLL_SECONDS)  # what was sent before the end is still shown
-            try:
-                events = self._take()
-            except Exception:
-                events = []  # Ray is going down: the training itself says why
-            for _, figures in events:
-                fresh, self.last = not self.last, figures  # the first one is told at once
-                if "loss" in figures:
-                    loss, rate = f"loss {figures['loss']:.3f}", f"lr {figures['learning_rate']:.1e}"
-                    line = f"step {figures['step']}/{self._steps}: {loss}, {rate}, {figures['seconds']:.0f} s"
-                    self._advance(figures["step"], f"{loss}, {rate}", line=line, at_once=fresh)
-            if ends:
-                return
+    def _on_figures(self, figures: dict[str, Any]) -> None:
+        fresh, self.last = not self.last, figures  # the first one is told at once
+        if "loss" in figures:
+            loss, rate = f"loss {figures['loss']:.3f}", f"lr {figures['learning_rate']:.1e}"
+            line = f"step {figures['step']}/{self._steps}: {loss}, {rate}, {figures['seconds']:.0f} s"
+            self._advance(figures["step"], f"{loss}, {rate}", line=line, at_once=fresh)
