@@ -4,7 +4,8 @@ In turns as training does it and in the plain way, the same files with nothing a
 
     save   what the training waits for
     put    into the run's folder: beside the training on Ray, else the training waits for this as well
-    load   network and moments, every file compared meanwhile
+    load   network and moments, every file compared meanwhile: from the disk, as after a machine was lost, and from the
+           page cache (`load_again`), where a digest takes longer than the reading
 
 The plain `put` is a copy; `put_plain_fsync` is the copy with a flush, for what the disk alone takes. Claim: `save` and
 `load` at most 10 % slower, where a core is free for the digests. What all cores did for it together is told as well:
@@ -90,7 +91,15 @@ def main() -> None:
         with compared(folder, INVENTORIES):
             load_plain(folder)
 
-    names = ("save", "save_plain", "put", "put_plain", "put_plain_fsync", "load", "load_plain")
+    def forget(folder: Path) -> None:
+        """The page cache keeps nothing of a folder."""
+        os.sync()
+        for path in folder.iterdir():
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    names = ("save", "save_plain", "put", "put_plain", "put_plain_fsync")
+    names += ("load", "load_plain", "load_again", "load_again_plain")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     cores: dict[str, list[float]] = {name: [] for name in names}
     written, plain, place, copy = (root / name for name in ("written", "plain", "place", "copy"))
@@ -115,6 +124,10 @@ def main() -> None:
             measure("put", lambda folder, to: checkpoint.put_checkpoint(folder, here, str(to)), written, place)
             measure("put_plain_fsync", put_plain_fsync, plain, copy)
             for one in loading[:: (-1) ** number]:
+                forget(place)
+                measure(*one)
+            again = [("load_again", load, place), ("load_again_plain", load_plain, place)]
+            for one in again[:: (-1) ** number]:
                 measure(*one)
         size = sum(p.stat().st_size for p in place.iterdir())
     finally:
@@ -122,7 +135,7 @@ def main() -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
         of_cores = statistics.median(cores[name])
-        print(f"{name:15} {median[name]:6.2f} s, {of_cores:.2f} s of cores   ({', '.join(f'{v:.2f}' for v in values)})")
+        print(f"{name:16} {median[name]:6.2f} s, {of_cores:.2f} s of cores   ({', '.join(f'{v:.2f}' for v in values)})")
     print(
         json.dumps(
             {
@@ -130,6 +143,7 @@ def main() -> None:
                 "ratio": round(median["save"] / median["save_plain"], 3),
                 "put_ratio": round(median["put"] / median["put_plain"], 3),
                 "load_ratio": round(median["load"] / median["load_plain"], 3),
+                "load_again_ratio": round(median["load_again"] / median["load_again_plain"], 3),
                 "bytes": size,
                 "seconds": {name: round(value, 3) for name, value in median.items()},
                 "core_seconds": {name: round(statistics.median(values), 3) for name, values in cores.items()},

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from mail.data import files
-from mail.inventory import DamagedError, Inventory, compared, difference, transfer
+from mail.inventory import DamagedError, Inventory, compared, difference, kind_of, transfer
 from mail.training.checkpoint import ASIDE, MANIFEST, Saved, address_below, find_best, judge, scan
 
 T = TypeVar("T")
@@ -84,7 +84,8 @@ def take_model(saved: Saved, leave: Collection[str], folder: Path, tell: Callabl
     manifest, wrong = judge(filesystem, path)
     if wrong is None:
         source = (filesystem, path, [name for name in manifest["files"] if name not in leave])
-        taken = files.persistently(lambda: transfer(*source, fs.LocalFileSystem(), str(folder)))
+        kind = kind_of(manifest["files"])
+        taken = files.persistently(lambda: transfer(*source, fs.LocalFileSystem(), str(folder), kind=kind))
         if (wrong := difference(manifest["files"], taken)) is None:
             return taken
         shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mail.inventory import (
     difference,
     fault,
     is_sealed,
+    kind_of,
     sealed,
     transfer,
     write_inventory,
@@ -102,6 +104,21 @@ def test_files_bring_their_digests_along(folder: Path, tmp_path: Path, move: boo
     (tmp_path / "new/place/weights").write_bytes(bytes(5000))
     again = transfer(here, str(tmp_path / "new/place"), names, here, str(tmp_path / "third"))
     assert difference(listed, again) == "the content of weights is not what was written"
+
+
+def test_digests_of_earlier_versions_are_compared(folder: Path, tmp_path: Path) -> None:
+    here, names = fs.LocalFileSystem(), ["weights", "proposer/a.json"]
+    older = {n: {"bytes": len(c := (folder / n).read_bytes()), "sha256": sha256(c).hexdigest()} for n in names}
+    assert kind_of(older) == "sha256"
+    taken = transfer(here, str(folder), names, here, str(tmp_path / "copy"), kind=kind_of(older))
+    assert difference(older, taken) is None
+    (folder / FILE).unlink()
+    write_inventory(folder, taken)  # theirs are taken over, what is new has its own
+    assert {k for e in json.loads((folder / FILE).read_bytes())["files"].values() for k in e} >= {"sha256", "blake3"}
+    check_inventory(folder)
+    (folder / "weights").write_bytes(bytes(5000))
+    with pytest.raises(DamagedError, match="the content of weights is not what was written"):
+        check_inventory(folder)
 
 
 def test_a_record_has_its_own_digest() -> None:
