@@ -203,6 +203,8 @@ def in_thread(
 ) -> Result:
     """Does work that would take the signals over in the main thread, in another one; returns what it returns.
 
+    What gives them back to the system, as the end of Ray does, has them for an instant only: they are taken again.
+
     Args:
         ask: asks the work to come to an end. pointless: whether there is nothing that it could save yet.
     """
@@ -218,12 +220,14 @@ def in_thread(
 
     threading.Thread(target=run, name="work", daemon=True).start()
     asked = False
-    while not wait([outcome], 0.2).done:
+    while not wait([outcome], 0.05).done:
+        _requests.take()
         if requested() and not asked:
             if pointless():
                 _requests.end()
             asked = True
             ask()
+    _requests.take()
     return outcome.result()
 
 

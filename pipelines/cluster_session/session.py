@@ -131,8 +131,9 @@ def _start_local(num_cpus: int | None, metrics: bool) -> PrivateFolder:
 def _end_local(folder: PrivateFolder, keep_logs: bool = False) -> None:
     import ray
 
-    ray.shutdown()
-    folder.close(keep=keep_logs)
+    with ending.postponed():
+        ending.in_thread(ray.shutdown, pointless=lambda: False)
+        folder.close(keep=keep_logs)
 
 
 def _start_in(folder: Path, num_cpus: int, metrics: bool) -> None:

@@ -33,7 +33,8 @@ def ask(run: Run, moment: str | Callable[[], bool], number: int = signal.SIGTERM
         assert time.monotonic() < begun + ENDS_WITHIN, run.said[-5:]
         below += [p for p in psutil.Process(run.process.pid).children(recursive=True) if p not in below]
         time.sleep(0.05)
-    assert run.wait() == 128 + number, run.said[-5:]
+    code = run.wait()
+    assert code == 128 + number, (code, run.said[-5:])
     assert not psutil.wait_procs(below, timeout=10)[1]
     said = "\n".join(run.said)
     assert "Traceback" not in said, said

@@ -58,6 +58,14 @@ def lent_to_a_library():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as `ray.init` does
         ready(); time.sleep(60)
 
+def given_back_to_the_system():
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+    def give_back():
+        libc.signal(signal.SIGTERM, None)  # as `ray.shutdown` does at its begin
+        time.sleep(.3); ready(); time.sleep(60)
+    ending.in_thread(give_back)
+
 def forked():
     if (child := os.fork()) == 0:
         ready(); time.sleep(60)
@@ -99,6 +107,7 @@ def until_ready(process: subprocess.Popen[str]) -> list[str]:
         ("fails_too", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
         ("too_slow", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
         ("lent_to_a_library", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
+        ("given_back_to_the_system", signal.SIGTERM, 143, "ended by SIGTERM; to go on: mail-ris train --name 'a b'"),
         ("deep_in_a_library", signal.SIGTERM, 143, ""),
     ],
 )
