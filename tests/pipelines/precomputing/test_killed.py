@@ -57,6 +57,7 @@ def test_a_run_survives_its_worker_and_continues_after_its_driver(tmp_path: Path
     check(masks, store, 400)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_drivers_at_once_finish_what_a_dead_raylet_left(tmp_path: Path, proposer: str) -> None:
     store, masks = write_store(tmp_path / "store", range(300)), str(tmp_path / "masks")

@@ -98,6 +98,7 @@ def test_a_study_goes_on_and_its_trials_are_children_of_one_run(ray_cluster, box
 
 
 @pytest.mark.cluster
+@pytest.mark.soak
 def test_a_trial_with_a_wrong_input_is_told_and_not_started_again(ray_cluster, boxes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = study(boxes, space=("model.hidden-size=32,33",), trials=4, steps=2).run()

@@ -97,6 +97,8 @@ def test_ray_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
     built = list(batches(*made, 3, 14, rank=1, world=2, micro=3))
     for one, two in zip(carried, built, strict=True):
         assert_same(one, two)
+        one.tensors["pixel_values"].zero_()  # what came from the object store may be written to
+        assert not one.tensors["pixel_values"].any()
 
 
 @pytest.mark.cluster
@@ -208,14 +210,6 @@ def test_closing_the_stream_ends_the_tasks_that_it_waits_for(watched):
     while ray.available_resources().get("CPU") != 2:
         assert time.monotonic() - begun < 30
         time.sleep(0.2)
-
-
-@pytest.mark.cluster
-def test_batches_may_be_written_to(watched):
-    stream, _ = watched("well")
-    batch = next(stream)
-    batch.tensors["pixel_values"].zero_()
-    assert not batch.tensors["pixel_values"].any()
 
 
 @pytest.mark.soak
