@@ -20,7 +20,8 @@ export class Service {
     this.onWait = onWait;
   }
 
-  async model() {
+  // {model, limits, corrections, examples}
+  async about() {
     return (await this.#request("v1/model")).json();
   }
 

@@ -128,9 +128,9 @@ async function send(sentence) {
   wrong("");
   show();
   try {
-    const about = await service.model();
-    describe(about);
-    if (about.digest !== sentence.digest) {
+    const {model} = await service.about();
+    describe(model);
+    if (model.digest !== sentence.digest) {
       await ask(sentence);
       say("Another model has taken over, so the sentence was asked anew: choose again.");
     } else {
@@ -202,9 +202,9 @@ listen({file: $("file"), choose: [$("choose"), $("another")], take, miss: wrong}
 
 async function begin() {
   try {
-    const about = await service.model();
+    const about = await service.about();
     state.about = about;
-    describe(about);
+    describe(about.model);
     $("text").maxLength = about.limits.characters;
     $("limits").textContent = `JPEG, PNG or WebP, up to ${megabytes(about.limits.bytes)} and ${millions(about.limits.pixels)}`;
     show();

@@ -57,7 +57,7 @@ class Contract:
 
     def about(self) -> dict[str, Any]:
         examples = [{"name": n, "url": f"/v1/examples/{n}", "text": text} for n, (_, text) in self.examples.items()]
-        return {**self.model(), "limits": self.limits, "corrections": self.keeps, "examples": examples}
+        return {"model": self.model(), "limits": self.limits, "corrections": self.keeps, "examples": examples}
 
     def found(self, photo: bytes) -> tuple[np.ndarray, Proposals]:
         pixels = load_image(photo)
