@@ -327,7 +327,7 @@ def test_a_photo_is_dropped_or_pasted(tab: Any, photo: bytes):
             }""",
             [event, base64.b64encode(photo).decode()],
         )
-        wait_until(tab, f"document.getElementById('name').textContent === '{event}.png · 72 × 48'")
+        wait_until(tab, f"document.getElementById('name').textContent === '{event}.png · 72\u00a0×\u00a048'")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
