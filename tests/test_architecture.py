@@ -27,7 +27,7 @@ ORDER = (
     ("pipelines.options", "pipelines.ending"),
     ("pipelines.terminal", "pipelines.stage"),
     ("pipelines.cluster_session", "pipelines.registry", "pipelines.claiming"),
-    ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating"),
+    ("pipelines.precomputing", "pipelines.training", "pipelines.evaluating", "pipelines.serving"),
     ("pipelines.demonstrating", "pipelines.finetuning"),
     ("pipelines.stages", "pipelines.refusals"),
     ("pipelines.cli",),
