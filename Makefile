@@ -1,5 +1,6 @@
 # Everything starts here and needs Python 3.11, 3.12 or 3.13, make and a package index; `.venv` is made on the first use.
 #   make demo       the whole chain on generated data, with pictures, in minutes
+#   make serve      the demo's champion behind HTTP, with a page
 #   make test       format, lint, types and all tests, including a real local Ray cluster
 #   make test-fast  the tests that start no processes, under a minute
 #   make soak       the long tests: processes killed at random moments until the work ends all the same
@@ -18,10 +19,10 @@ USE_INDEX := i="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ray-up ray-down test test-fast soak lint lock clean
+.PHONY: help setup demo serve ray-up ray-down test test-fast soak lint lock clean
 
 help:
-	@sed -n '2,7s/^# *//p' Makefile
+	@sed -n '2,8s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -46,6 +47,11 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup
 	$(BIN)/mail-ris demo --out $(OUT)
+
+serve: setup
+	@test -f $(OUT)/report.json || { echo "error: there is no demo in $(OUT): make demo first" >&2; exit 1; }
+	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(OUT))/mlflow.db}" \
+		$(BIN)/mail-ris serve --examples $(OUT)/store --corrections $(OUT)/corrections $(ARGS)
 
 ray-up ray-down: setup
 	@$(BIN)/python cluster/local_head.py $(@:ray-%=%)

@@ -12,8 +12,9 @@ proposed, rasterised and embedded once, however many sentences are asked about i
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from mail.data.images import ImageError, array_pixels, decode_image, picture_pix
 from mail.errors import UserError
 from mail.model import MailForReferringSegmentation, MailOutput, MailProcessor, Segmentation
 from mail.model.folder import check_model_folder, load_model
+from mail.model.image_tokens import ImageTokens
 from mail.proposals import Proposals
 from mail.proposers import Proposer, load_proposer
 
@@ -31,6 +33,20 @@ AnyImage = np.ndarray | Image.Image | bytes | str | os.PathLike
 EXPRESSIONS_PER_FORWARD = 64
 BUNDLED_PROPOSER = "proposer"  # folder inside a MODEL folder
 CHOSEN_SHARE = 0.25
+
+
+@dataclass
+class EncodedImage:
+    """What is known of an image before a sentence is asked about it.
+
+    Attributes:
+        size: (height, width) after EXIF rotation.
+        tokens: one row, on the predictor's device.
+    """
+
+    size: tuple[int, int]
+    proposals: Proposals
+    tokens: ImageTokens
 
 
 class Predictor:
@@ -108,23 +124,49 @@ class Predictor:
             proposals: instance masks of each image; None where the proposer shall find them.
             threshold: probability from which a pixel belongs to the mask.
         """
-        found = self._proposals(images, list(proposals) if proposals is not None else [None] * len(images))
-        sizes = [(int(i.shape[0]), int(i.shape[1])) for i in images]
-        for size, own in zip(sizes, found, strict=True):
-            if own.size != size:
-                raise UserError(f"the proposals belong to an image of {own.size} pixels (height, width), not {size}")
         asked = [i for i, (_, sentences) in enumerate(zip(images, texts, strict=True)) if len(sentences)]
+        given: list[Proposals | None] = [None] * len(images) if proposals is None else list(proposals)
+        found = self._proposals(images, given)
         if not asked:
             return [[] for _ in images]
-        batch = self.processor.collate([self.processor.encode(images[i], found[i], texts[i]) for i in asked])
-        owner = [asked[j] for j in batch["image_index"].tolist()]  # the image of each expression
+        encoded = self._encoded([images[i] for i in asked], [found[i] for i in asked])
         answers: list[list[Segmentation]] = [[] for _ in images]
-        for start, output in self._forward(batch):
-            owners = owner[start : start + EXPRESSIONS_PER_FORWARD]
-            segmentations = self.processor.post_process(
-                output, [sizes[i] for i in owners], [found[i] for i in owners], threshold=threshold
-            )
-            for image_number, segmentation in zip(owners, segmentations, strict=True):
+        segmented = self.segment(encoded, [texts[i] for i in asked], threshold)
+        for image_number, own in zip(asked, segmented, strict=True):
+            answers[image_number] = own
+        return answers
+
+    def propose(self, images: Sequence[np.ndarray]) -> list[Proposals]:
+        """What the proposer finds in each image; nothing, if there is no proposer or the network takes no masks."""
+        return self._proposals(images, [None] * len(images))
+
+    def encode(
+        self, images: Sequence[np.ndarray], proposals: Sequence[Proposals | None] | None = None
+    ) -> list["EncodedImage"]:
+        """The part of `predict_batch` that does not depend on sentences, which is most of its time; for `segment`."""
+        given: list[Proposals | None] = [None] * len(images) if proposals is None else list(proposals)
+        return self._encoded(images, self._proposals(images, given)) if len(images) else []
+
+    @torch.no_grad()
+    def segment(
+        self, images: Sequence["EncodedImage"], texts: Sequence[Sequence[str]], threshold: float = 0.5
+    ) -> list[list[Segmentation]]:
+        """The other part: the answers to the sentences of each image, as `predict_batch` gives them."""
+        asked = [i for i, (_, sentences) in enumerate(zip(images, texts, strict=True)) if len(sentences)]
+        answers: list[list[Segmentation]] = [[] for _ in images]
+        if not asked:
+            return answers
+        batch = self._moved(self.processor.collate_texts([self.processor.encode_texts(texts[i]) for i in asked]))
+        index, words, mask = batch["image_index"], batch["input_ids"], batch["attention_mask"]
+        tokens = ImageTokens.together([images[i].tokens for i in asked])
+        owner = [asked[j] for j in index.tolist()]  # the image of each expression
+        for start in range(0, len(owner), EXPRESSIONS_PER_FORWARD):
+            part = slice(start, start + EXPRESSIONS_PER_FORWARD)
+            with self._precision():
+                output: MailOutput = self.model.segment(tokens.of(index[part]), words[part], mask[part])
+            sizes, found = [images[i].size for i in owner[part]], [images[i].proposals for i in owner[part]]
+            segmentations = self.processor.post_process(output, sizes, found, threshold=threshold)
+            for image_number, segmentation in zip(owner[part], segmentations, strict=True):
                 answers[image_number].append(segmentation)
         return answers
 
@@ -138,17 +180,28 @@ class Predictor:
         return [complete[n] if p is None else p for n, p in enumerate(given)]
 
     @torch.no_grad()
-    def _forward(self, batch: dict[str, torch.Tensor]) -> Any:
-        """Yields (number of the first expression, output) for parts of the batch; images are embedded once."""
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        index, words, mask = batch.pop("image_index"), batch.pop("input_ids"), batch.pop("attention_mask")
+    def _encoded(self, images: Sequence[np.ndarray], found: Sequence[Proposals]) -> list["EncodedImage"]:
+        sizes = [(int(i.shape[0]), int(i.shape[1])) for i in images]
+        for size, own in zip(sizes, found, strict=True):
+            if own.size != size:
+                raise UserError(f"the proposals belong to an image of {own.size} pixels (height, width), not {size}")
+        encode_image, encode_proposals = self.processor.encode_image, self.processor.encode_proposals
+        items = [
+            {"image": encode_image(image), "proposals": encode_proposals(own)}
+            for image, own in zip(images, found, strict=True)
+        ]
+        batch = self._moved(self.processor.collate_images(items))
+        with self._precision():
+            tokens = self.model.encode_images(**batch)
+        rows = torch.arange(len(images), device=self.device)[:, None]
+        return [EncodedImage(own.size, own, tokens.of(row)) for own, row in zip(found, rows, strict=True)]
+
+    def _moved(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _precision(self) -> torch.autocast:
         # bf16 only where the hardware has it: on a CPU autocast costs many times what it saves
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            images = self.model.encode_images(**batch)
-            for start in range(0, len(index), EXPRESSIONS_PER_FORWARD):
-                part = slice(start, start + EXPRESSIONS_PER_FORWARD)
-                output: MailOutput = self.model.segment(images.of(index[part]), words[part], mask[part])
-                yield start, output
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -39,6 +39,7 @@ STAGES = {
     "evaluate": Entry("Evaluate", "Model + data store + split -> predictions, metrics, gallery."),
     "score": Entry("Score", "Anyone's predictions file + data store + split -> the same metrics."),
     "predict": Entry("Predict", "One image + one expression -> the mask of what it names."),
+    "serve": Entry("Serve", "A registered model -> HTTP endpoint and page; follows the champion."),
     "models": Entry("MODELS", "Registered models: what there is, which one is the champion."),
 }
 

@@ -21,6 +21,7 @@ from mail.model.configuration import MailConfig
 from mail.model.decoder import Decoder, SelectionHead
 from mail.model.embeddings import GeometryEmbedding, InstanceEmbeddings, PatchEmbeddings, PixelStem, TextEmbeddings
 from mail.model.encoder import Encoder
+from mail.model.image_tokens import ImageTokens
 
 
 @dataclass
@@ -42,24 +43,6 @@ class MailOutput(ModelOutput):
     pixel_logits: Tensor | None = None
     selection_logits: Tensor | None = None
     no_target_logits: Tensor | None = None
-
-
-@dataclass
-class ImageTokens:
-    """Everything of an image that does not depend on the words, computed once for all of its expressions."""
-
-    patches: Tensor  # (I, 1 + P, d), ViLT's class token first
-    patches_valid: Tensor  # (I, 1 + P)
-    stem: Tensor  # (I, stem_dim, D, D)
-    masks: Tensor | None  # (I, K, R, R) in [0, 1]
-    instances: Tensor | None  # (I, K, d)
-    coverage: Tensor | None  # (I, K, 1 + P)
-    valid: Tensor | None  # (I, K)
-
-    def of(self, index: Tensor) -> "ImageTokens":
-        """The tokens of the image of each expression: (I, ...) -> (N, ...)."""
-        gathered: dict[str, Any] = {name: None if t is None else t[index] for name, t in vars(self).items()}
-        return ImageTokens(**gathered)
 
 
 class MailForReferringSegmentation(PreTrainedModel):

@@ -180,21 +180,31 @@ class MailProcessor(ProcessorMixin):
 
         Instance slots are padded to the fullest image of the batch, words to the longest expression.
         """
+        batch = self.collate_images(items) | self.collate_texts([item["texts"] for item in items])
+        if all("targets" in item for item in items):
+            slots = max(len(item["proposals"]["instance_scores"]) for item in items)
+            targets: dict[str, np.ndarray] = {}
+            for key in ("target_masks", "no_target"):
+                targets[key] = np.concatenate([item["targets"][key] for item in items])
+            targets["instance_ious"] = np.concatenate([_pad(i["targets"]["instance_ious"], slots, 1) for i in items])
+            batch |= {key: torch.from_numpy(value) for key, value in targets.items()}
+        return batch
+
+    def collate_images(self, items: Sequence[dict[str, Arrays]]) -> dict[str, torch.Tensor]:
+        """The share of the images: what `MailForReferringSegmentation.encode_images` takes."""
         slots = max(len(item["proposals"]["instance_scores"]) for item in items)
-        batch: dict[str, np.ndarray] = {}
-        for key in ("pixel_values", "pixel_size"):
-            batch[key] = np.stack([item["image"][key] for item in items])
+        batch = {key: np.stack([item["image"][key] for item in items]) for key in ("pixel_values", "pixel_size")}
         for key in items[0]["proposals"]:
             batch[key] = np.stack([_pad(item["proposals"][key], slots, 0) for item in items])
-        counts = [len(item["texts"]["input_ids"]) for item in items]
-        batch["image_index"] = np.repeat(np.arange(len(items)), counts)
-        longest = max(2, *(int(item["texts"]["attention_mask"].sum(1).max(initial=0)) for item in items))
+        return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    def collate_texts(self, texts: Sequence[Arrays]) -> dict[str, torch.Tensor]:
+        """The share of the expressions, given image by image: `image_index`, `input_ids`, `attention_mask`."""
+        counts = [len(each["input_ids"]) for each in texts]
+        longest = max(2, *(int(each["attention_mask"].sum(1).max(initial=0)) for each in texts))
+        batch = {"image_index": np.repeat(np.arange(len(texts)), counts)}
         for key in ("input_ids", "attention_mask"):
-            batch[key] = np.concatenate([item["texts"][key][:, :longest] for item in items])
-        if all("targets" in item for item in items):
-            for key in ("target_masks", "no_target"):
-                batch[key] = np.concatenate([item["targets"][key] for item in items])
-            batch["instance_ious"] = np.concatenate([_pad(i["targets"]["instance_ious"], slots, 1) for i in items])
+            batch[key] = np.concatenate([each[key][:, :longest] for each in texts])
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
     def __call__(

@@ -79,8 +79,8 @@ def closed(schema: Any) -> Any:
 
 
 def test_resources_fit_the_schemas_and_the_operator_takes_them(rendered: list[Json]) -> None:
-    checked = of_kind(rendered, "RayCluster") + of_kind(rendered, "RayJob")
-    assert {r["metadata"]["name"] for r in checked} == {"mail-ris", *(f"mail-ris-{job}" for job in JOBS)}
+    checked = [r for kind in ("RayCluster", "RayJob", "RayService") for r in of_kind(rendered, kind)]
+    assert {r["metadata"]["name"] for r in checked} == {"mail-ris", *(f"mail-ris-{job}" for job in (*JOBS, "serve"))}
     for resource in checked:
         assert refusals(resource) == [], resource["metadata"]["name"]
         validator(resource["kind"]).validate(resource)
@@ -93,6 +93,26 @@ def test_a_job_is_tried_again_on_a_cluster_of_its_own(rendered: list[Json]) -> N
         assert spec["rayClusterSpec"] == cluster
         assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (3, True)
         assert "clusterSelector" not in spec
+
+
+def test_the_service_is_what_ray_serve_and_we_understand(rendered: list[Json], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from mail.errors import UserError
+    from pipelines.serving.application import build
+
+    (service,) = of_kind(rendered, "RayService")
+    assert service["spec"]["rayClusterConfig"] == of_kind(rendered, "RayCluster")[0]["spec"]
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    monkeypatch.delenv("MAIL_SERVE_TOKEN", raising=False)
+    with pytest.raises(UserError, match="MAIL_SERVE_TOKEN is no token"):
+        build(application.args)
+    monkeypatch.setenv("MAIL_SERVE_TOKEN", "0123456789abcdef")
+    assert build(application.args)
+    with pytest.raises(UserError, match="there is no 'replica'"):
+        build({**application.args, "replica": 2})
 
 
 def test_the_operator_refuses_what_its_schemas_allow(rendered: list[Json]) -> None:
@@ -217,13 +237,13 @@ def test_pods_name_only_what_is_there(rendered: list[Json]) -> None:
                     assert ("ConfigMap", settings["name"]) in names
                 if secret := reference.get("secretRef") or reference.get("secretKeyRef"):
                     optional.setdefault(secret["name"], set()).add(secret.get("optional", False))
-    assert optional == {"mail-ris-object-store": {True}, "mlflow-postgres": {False}}
+    assert optional == {"mail-ris-object-store": {True}, "mail-ris-serve": {True}, "mlflow-postgres": {False}}
     assert set(optional) == made
 
 
 def test_ray_and_mlflow_are_told_the_region_they_sign_for(rendered: list[Json]) -> None:
     talking = [s for s in pod_specs(rendered) if any("secretRef" in f for f in s["containers"][0].get("envFrom", []))]
-    assert len(talking) == 4 * (1 + len(JOBS)) + 1  # head and three groups of every cluster, MLflow
+    assert len(talking) == 4 * (2 + len(JOBS)) + 1  # head and three groups of every cluster, MLflow
     for spec in talking:
         assert {"configMapRef": {"name": "mail-ris-settings"}} in spec["containers"][0]["envFrom"]
     assert {"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"} <= set(SETTINGS)
@@ -238,7 +258,7 @@ def test_a_path_below_data_is_what_the_guide_copies_there(rendered: list[Json]) 
 
 def test_every_part_is_applied_by_the_guide(rendered: list[Json]) -> None:
     parts = {r["metadata"]["labels"]["mail-ris/part"] for r in rendered}
-    assert parts == {"platform", "cluster", "copy", *JOBS}
+    assert parts == {"platform", "cluster", "copy", "serve", *JOBS}
     guide = (ROOT / "cluster/README.md").read_text()
     for part in sorted(parts):
         assert f"mail-ris/part={part}" in guide, part

@@ -94,6 +94,9 @@ train --preset tiny --data STORE --masks TABLE --name RUN --workers 2 --resume -
 evaluate --model MODEL --data STORE --masks TABLE --split testA --out DIR
 score --data STORE --split testA --predictions FILE --protocol original --json FILE
 predict --model models:/mail-ris@champion --image FILE --text WORDS --out FILE.png --proposer PROPOSER
+serve
+serve --model MODEL --host 127.0.0.1 --port 8000 --token-file FILE --corrections PLACE
+serve --replicas 1 4 --ingress 1 2 --gpus 1 --allow-hosts example.org --allow-origins https://example.org
 models list
 models show models:/mail-ris@champion
 models audit models:/mail-ris@champion --data STORE OTHER --json FILE
@@ -244,7 +247,7 @@ OTHER_TEXT = {
     "proposer_id",
 }
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
-OTHER_TEXT |= {"text_field", "validation_split"}
+OTHER_TEXT |= {"text_field", "validation_split", "host", "allow_hosts", "allow_origins"}
 
 
 def test_every_option_that_names_a_place_is_marked_as_one() -> None:
