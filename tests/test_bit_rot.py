@@ -120,7 +120,7 @@ def proposer(folder: Path) -> Kind:
     def use(path: Path, told: list[str]) -> list[Any]:
         loaded: Any = load_proposer(str(path))
         found = ProposerFolder.read(path)
-        return [digest(loaded.network.state_dict()), found.info, found.training, found.seen.to_json()]
+        return [digest(loaded.network.state_dict()), found.info, found.training, found.origin.to_json()]
 
     return Kind(place, use, place)
 
