@@ -31,8 +31,7 @@ from pipelines.serving.fetching import fetch, is_public
 from pipelines.serving.refused import Refused
 from pipelines.serving.segmenter import Job, Reply, Segmenter, State
 from tests.boxes import Boxes
-from tests.mail.test_inference import TEXTS, make_model
-from tests.registry import make_proposer
+from tests.mail.test_inference import TEXTS
 
 TOKEN = "0123456789abcdef-token"
 
@@ -75,13 +74,6 @@ class Counted:
 
     def correction(self) -> None:
         self.kept += 1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = make_model(tmp_path_factory.mktemp("run") / "model")
-    make_proposer(model / "proposer")
-    return model
 
 
 @pytest.fixture(scope="module")
