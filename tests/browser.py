@@ -56,3 +56,26 @@ def wait_until(tab: Any, expression: str, seconds: float = 30) -> None:
     while not tab.evaluate(expression):
         assert time.monotonic() < until, f"never true: {expression}"
         tab.wait_for_timeout(10)
+
+
+def contrast(tab: Any, selector: str) -> tuple[float, float]:
+    """WCAG's contrast of an element's words with what is behind them, and the relative luminance of that."""
+    text, ground = tab.evaluate(
+        """selector => {
+          let node = document.querySelector(selector);
+          const text = getComputedStyle(node).color;
+          let ground = "rgba(0, 0, 0, 0)";
+          for (; ground === "rgba(0, 0, 0, 0)"; node = node.parentElement)
+            ground = getComputedStyle(node).backgroundColor;
+          return [text, ground].map(c => c.match(/[0-9.]+/g).slice(0, 3).map(Number));
+        }""",
+        selector,
+    )
+    light, dark = sorted((luminance(text), luminance(ground)), reverse=True)
+    return (light + 0.05) / (dark + 0.05), luminance(ground)
+
+
+def luminance(rgb: list[float]) -> float:
+    """WCAG's relative luminance."""
+    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -66,8 +66,9 @@ def connect(wait: bool = True) -> Any:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that may be in it
     import mlflow
 
-    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics", "mlflow.utils.environment"):
+    for chatter in ("alembic", "mlflow.system_metrics", "mlflow.utils.environment"):
         logging.getLogger(chatter).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the trace of what it raises
     mlflow.set_tracking_uri(tracking_uri())
     for uri in {tracking_uri(), registry_uri()}:
         sqlite.prepare(uri)
@@ -103,8 +104,9 @@ def refusal(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says, without secrets; or its kind where it says nothing."""
-    return shown((str(error).splitlines() or [type(error).__name__])[0])
+    """Of what an error says, without secrets and SQLAlchemy's hint for its users; or its kind where it says nothing."""
+    said = (line for line in str(error).splitlines() if not line.startswith("(raised as a result of"))
+    return shown(next(said, type(error).__name__))
 
 
 def surely(write: Callable[..., Any], *arguments: Any) -> None:

@@ -25,8 +25,8 @@ from tests.pipelines.killing import PATIENCE, Run
 
 pytestmark = [pytest.mark.soak, pytest.mark.cluster, pytest.mark.timeout(900)]
 
-# what Ray keeps for the jobs to come: the second is detached, one for the whole cluster
-OF_THE_CLUSTER = ("ray::IDLE", "ray::_AutoscalingCoordinatorActor")
+# what Ray keeps for the jobs to come: each node's agents, and one detached actor for the whole cluster
+OF_THE_CLUSTER = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -44,7 +44,7 @@ class Cluster:
         names = []
         for process in self.process.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # gone meanwhile, or a zombie
-                names.append(" ".join(process.cmdline()))
+                names.append(" ".join(process.cmdline()).strip())
         return [n for n in names if n.startswith("ray::") and not n.startswith(OF_THE_CLUSTER)]
 
     def is_left(self) -> bool:

@@ -46,6 +46,25 @@ def test_an_answer_is_given_by_the_same_command(begin: Callable[..., Run], tmp_p
     assert (tmp_path / "mask.png").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["masks", "verify", "--masks", "masks", "--data", "store"],
+        ["masks", "compact", "--masks", "masks"],
+        ["models", "list"],
+        ["models", "register", "model"],
+        ["score", "--data", "store", "--split", "train", "--predictions", "said.jsonl"],
+        ["import-proposer", "--weights", "none.pt", "--out", "imported"],
+        ["data", "verify", "store"],
+    ],
+    ids=lambda words: "-".join(words[:2]).strip("-"),
+)
+def test_a_stage_that_has_just_begun_ends_and_may_be_begun_again(begin: Callable[..., Run], command: list[str]) -> None:
+    run = begin(*command)
+    line = ask(run, lambda: any("numpy" in m.path for m in psutil.Process(run.process.pid).memory_maps()))
+    assert going_on(line) == command
+
+
 @pytest.mark.cluster
 def test_an_ended_precompute_goes_on_to_one_row_an_image(begin: Callable[..., Run], tmp_path: Path) -> None:
     write_store("store", range(400))

@@ -7,12 +7,15 @@ the length (less 1), and the value or values.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from mail import rle
 from mail.data.orientation import Size
+
+LENGTHS = (3, 4, 8, 16)  # bits of a run's length, in what is written
 
 
 @dataclass
@@ -62,6 +65,23 @@ def decode_brush(packed: Any, height: int, width: int) -> np.ndarray:
                     alpha[place // 4] = value
         at = end
     return (alpha >= max(1, (int(alpha.max()) + 1) // 2)).reshape(height, width)
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """A brush region's `rle` of a mask, bool (H, W): byte for byte what `mask2rle` of Label Studio's SDK gives."""
+    values = mask.ravel()
+    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
+    bits = [f"{4 * len(values):032b}{7:05b}", *(f"{size - 1:04b}" for size in LENGTHS)]
+    for begin, end in pairwise(edges):
+        left, value = 4 * (end - begin), f"{255 if values[begin] else 0:08b}"
+        choice = next((c for c, size in enumerate(LENGTHS) if left <= 2**size), 3)
+        while left > 0:
+            length = min(left, 2**16)
+            bits.append(f"1{choice:02b}{length - 1:0{LENGTHS[choice]}b}{value}")
+            left -= length
+    text = "".join(bits)
+    text += "0" * (8 - len(text) % 8)  # a whole byte where there is nothing to fill, as the SDK does it
+    return np.packbits(np.frombuffer(text.encode(), np.uint8) - ord("0")).tolist()
 
 
 class _Bits:

@@ -6,7 +6,7 @@ Regions are brush masks, bit masks or polygons. https://labelstud.io/guide/expor
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -43,12 +43,19 @@ def read(files: Sequence[SourceFile], reading: Reading) -> Iterator[Described]:
             named = isinstance(task, dict) and isinstance(task.get("id"), int)
             where = file.at(f"task {task['id'] if named else f'at place {place}'}")
             try:
-                yield from _task(task, file, reading, where)
+                yield from described(task, reading, where, file.photo_names)
             except ValueError as error:
                 reading.problems.add("tasks cannot be used", f"{where}: {error}")
 
 
-def _task(task: Any, file: SourceFile, reading: Reading, where: str) -> Iterator[Described]:
+def described(
+    task: Any, reading: Reading, where: str, photo_names: Callable[[str], tuple[str, ...]]
+) -> Iterator[Described]:
+    """What one task says, with its annotations; ValueError says why nothing can be made of it.
+
+    Args:
+        photo_names: what a photo may be called that a task names without an address.
+    """
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
         raise ValueError("it is no task with data")
     data = task["data"]
@@ -57,7 +64,7 @@ def _task(task: Any, file: SourceFile, reading: Reading, where: str) -> Iterator
         reading.unannotated += 1
         return
     regions, texts = _regions(annotation.get("result"))
-    images = _photo_names(data, file)
+    images = _photo_names(data, photo_names)
     size = next((region.size for region in regions.values() if region.size), None)
     names = given_names(data)
     spoken = False
@@ -170,14 +177,14 @@ def _part(value: dict[str, Any], size: Size, identity: str) -> Any:
     return [[number(v, "a point") * side / 100 for p in points for v, side in zip(p, (width, height), strict=True)]]
 
 
-def _photo_names(data: dict[str, Any], file: SourceFile) -> tuple[str, ...]:
+def _photo_names(data: dict[str, Any], photo_names: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
     """What the photo may be called in a folder: Label Studio keeps an address of its own making."""
     key = next((key for key in IMAGES if isinstance(data.get(key), str)), None)
     if key is None:
         raise ValueError(f"its data names no photo: {', '.join(IMAGES)} is where it would be")
     given = text(data[key], key)
     if "://" not in given and not given.startswith("/data/"):
-        return file.photo_names(given)
+        return photo_names(given)
     path, query = addresses.path_and_query(given)
     folders = PurePosixPath(query.get("d", path).lstrip("/")).parts
     if not folders:

@@ -11,7 +11,7 @@ from mail import rle
 from mail.data import files
 from mail.data.coco import CocoInstances
 from mail.data.custom import check, read_expressions, write_store
-from mail.data.custom.brush import decode_brush
+from mail.data.custom.brush import decode_brush, encode_brush
 from mail.data.refer import find_layout, read_refs
 from mail.errors import UserError
 from tests.own_formats import WRITERS, Item, brush, coco, label_studio, with_instances, write_lines
@@ -109,6 +109,24 @@ def test_a_brush_mask_of_label_studios_own_sdk_is_read():
     ):
         with pytest.raises(ValueError, match=message):
             decode_brush(wrong, 7, 9)
+
+
+def test_a_brush_mask_is_written_as_label_studios_own_sdk_writes_it():
+    rows, columns = np.mgrid[:180, :200]
+    masks = {
+        "disc of radius 40 around (100, 90)": (columns - 100) ** 2 + (rows - 90) ** 2 <= 1600,
+        "empty": np.zeros((180, 200), bool),
+        "full": np.ones((180, 200), bool),
+        "corners": np.isin(rows, (0, 179)) & np.isin(columns, (0, 199)),
+    }
+    for width in range(1, 9):  # bits are left over at the end, or none
+        masks[f"row of {width}"] = np.zeros((3, width + 2), bool)
+        masks[f"row of {width}"][1, 1:-1] = True
+    # label-studio-sdk 2.1.2: converter.brush.mask2rle of each
+    recorded = json.loads(Path(__file__).with_name("brushes_of_label_studio_sdk.json").read_text())
+    assert {one["mask"]: one["rle"] for one in recorded} == {name: encode_brush(mask) for name, mask in masks.items()}
+    for mask in masks.values():
+        np.testing.assert_array_equal(decode_brush(encode_brush(mask), *mask.shape), mask)
 
 
 def test_sentences_of_label_studios_regions_and_tasks(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mail import rle
 from mail.report.gallery import GalleryAnswer, GalleryEntry, GalleryImage, write_gallery
-from tests.browser import MISSING, browser, find_chromium, open_page, wait_until
+from tests.browser import MISSING, browser, contrast, find_chromium, open_page, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(find_chromium() is None, reason=MISSING)]
 
@@ -186,19 +186,9 @@ def test_words_can_be_read_in_light_and_dark(tab: Any, page: Path, scheme: str):
     tab.emulate_media(color_scheme=scheme)
     open_page(tab, page)
     for selector in ("h1", ".facts", ".card .words", ".card .notes", ".iou.good", ".iou.poor", ".bar label"):
-        text, ground = tab.evaluate(
-            """selector => {
-              let node = document.querySelector(selector);
-              const text = getComputedStyle(node).color;
-              let ground = "rgba(0, 0, 0, 0)";
-              for (; ground === "rgba(0, 0, 0, 0)"; node = node.parentElement)
-                ground = getComputedStyle(node).backgroundColor;
-              return [text, ground].map(c => c.match(/[0-9.]+/g).slice(0, 3).map(Number));
-            }""",
-            selector,
-        )
-        assert contrast(text, ground) >= 4.5, selector
-        assert (luminance(ground) < 0.2) == (scheme == "dark")
+        ratio, ground = contrast(tab, selector)
+        assert ratio >= 4.5, selector
+        assert (ground < 0.2) == (scheme == "dark")
 
 
 def test_tall_pictures_are_not_cut_and_a_narrow_screen_scrolls_down_only(tab: Any, page: Path):
@@ -215,14 +205,3 @@ def test_cards_come_as_one_scrolls(tab: Any, page: Path):
     assert before < EXPRESSIONS
     tab.mouse.wheel(0, 20_000)
     wait_until(tab, f"document.querySelectorAll('.card').length === {EXPRESSIONS}")
-
-
-def luminance(rgb: list[float]) -> float:
-    """WCAG's relative luminance."""
-    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a: list[float], b: list[float]) -> float:
-    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
