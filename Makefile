@@ -48,10 +48,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/mail-ris demo --out $(OUT)
 
+# 130: somebody pressed Ctrl-C
 serve: setup
 	@test -f $(OUT)/report.json || { echo "error: there is no demo in $(OUT): make demo first" >&2; exit 1; }
 	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(OUT))/mlflow.db}" \
-		$(BIN)/mail-ris serve --examples $(OUT)/store --corrections $(OUT)/corrections $(ARGS)
+		$(BIN)/mail-ris serve --examples $(OUT)/store --corrections $(OUT)/corrections $(ARGS) || test $$? -eq 130
 
 ray-up ray-down: setup
 	@$(BIN)/python cluster/local_head.py $(@:ray-%=%)

@@ -127,7 +127,7 @@ def main() -> None:
     one, many = median(1), median(SENTENCES)
     for part in one:
         print(f"{part}: {1000 * one[part]:.1f} ms for one sentence, {1000 * many[part]:.1f} ms for {SENTENCES}")
-    proposals: Proposals = predictor._proposals([photo], [None])[0]
+    proposals: Proposals = predictor.propose([photo])[0]
     network = one["transformer and decoder"] + one["masks"]
     once = one["all"] - network
     result = {

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import io
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -31,8 +32,7 @@ from pipelines.serving.fetching import fetch, is_public
 from pipelines.serving.refused import Refused
 from pipelines.serving.segmenter import Job, Reply, Segmenter, State
 from tests.boxes import Boxes
-from tests.mail.test_inference import TEXTS, make_model
-from tests.registry import make_proposer
+from tests.mail.test_inference import TEXTS
 
 TOKEN = "0123456789abcdef-token"
 
@@ -75,13 +75,6 @@ class Counted:
 
     def correction(self) -> None:
         self.kept += 1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = make_model(tmp_path_factory.mktemp("run") / "model")
-    make_proposer(model / "proposer")
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +223,19 @@ def test_a_page_is_told_to_run_nothing_else_and_other_origins_may_not_ask(client
     assert (
         client.get("/v1/model", headers={"Host": "evil.example"}).status_code == 403
     )  # a name pointed at this machine
+
+
+def test_the_page_comes_with_all_its_files_and_without_a_token(config: ServingConfig) -> None:
+    closed = ServingConfig(model=config.model, token=digest_of(TOKEN), loopback=False)
+    with TestClient(make_app(closed, Here(closed), Counted()), base_url="http://a.example") as client:
+        page = client.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "script-src 'self'" in page.headers["content-security-policy"]
+        files = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
+        kinds = {name: client.get(f"/{name}").headers["content-type"].partition(";")[0] for name in files}
+        assert kinds == {"page/page.css": "text/css", "page/page.js": "text/javascript"}
+        assert client.get("/page/../app.py").status_code == 404
+        assert client.get("/page/%2e%2e/app.py").status_code == 404
 
 
 def test_the_token_is_asked_for_below_v1(config: ServingConfig) -> None:
