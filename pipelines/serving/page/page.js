@@ -61,7 +61,7 @@ async function take(blob, name, text) {
     const photo = await openPhoto(blob, name, state.about?.limits);
     for (const sentence of state.sentences) sentence.stop.abort();
     Object.assign(state, {photo, sentences: [], current: null});
-    $("name").textContent = `${name} · ${photo.width} × ${photo.height}`;
+    $("name").textContent = `${name} · ${photo.width}\u00a0×\u00a0${photo.height}`;
     show(); // the frame has its size only once it is there
     view.show(photo);
     say("");
