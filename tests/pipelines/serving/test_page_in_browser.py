@@ -265,8 +265,10 @@ def test_pointing_shows_a_proposal_and_clicks_make_the_correction(
 
 
 def test_everything_is_done_from_the_keyboard(tab: Any, asked: Asked, photo: bytes):
+    wait_until(tab, "document.getElementById('limits').textContent !== ''")
+    tab.keyboard.press("Tab")
+    wait_until(tab, "document.activeElement.id === 'choose'")
     with tab.expect_file_chooser() as chooser:
-        tab.keyboard.press("Tab")
         tab.keyboard.press("Enter")
     chooser.value.set_files({"name": "boxes.png", "mimeType": "image/png", "buffer": photo})
     wait_until(tab, "document.activeElement.id === 'text'")
