@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from mail import __version__
 from pipelines.serving.config import ServingConfig
 from pipelines.serving.guard import Guard
+from pipelines.serving.label_studio import routes as label_studio
 from pipelines.serving.refused import Refused
 from pipelines.serving.routes import Routes, Service, Told, as_refused
 
@@ -28,7 +29,9 @@ def make_app(config: ServingConfig, service: Service, told: Told) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )
-    Routes(config, service, told).add_to(app)
+    routes = Routes(config, service, told)
+    routes.add_to(app)
+    app.include_router(label_studio.router(config, service, routes.photos, routes.corrections, told))
 
     async def refused(_: Request, error: Exception) -> Response:
         found = error if isinstance(error, Refused) else as_refused(error)

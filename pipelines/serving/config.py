@@ -47,6 +47,7 @@ class ServingConfig:
         corrections: where they are kept, None for nowhere.
         allow_hosts: that photos may be got from. allow_origins: whose pages may ask.
         examples: data store whose photos a visitor may try.
+        label_studio: address of the Label Studio that keeps the photos of tasks. label_studio_key: of a user there.
         loopback: whether only this machine can reach it.
     """
 
@@ -62,6 +63,8 @@ class ServingConfig:
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     examples: str | None = None
+    label_studio: str | None = None
+    label_studio_key: str | None = field(default=None, repr=False)
     loopback: bool = True
 
 

@@ -66,7 +66,7 @@ async def fetch(url: str, hosts: Collection[str], most: int, resolver: AbstractR
                         continue
                     if response.status != 200:
                         raise Refused(422, "not_fetched", f"{target.host} answers {response.status}")
-                    return await _read(response, most)
+                    return await read_bounded(response, most)
     except (aiohttp.ClientError, OSError, ValueError):
         # no detail: what is told of a host would help to look for others
         raise Refused(422, "not_fetched", "the photo cannot be got from its address") from None
@@ -86,7 +86,8 @@ def _check(target: URL, hosts: Collection[str]) -> None:
         raise Refused(422, "host_not_allowed", "photos are not got from private addresses")
 
 
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body of an answer. Raises Refused where it has more than `most` bytes."""
     data = bytearray()
     async for piece in response.content.iter_chunked(2**16):
         data += piece

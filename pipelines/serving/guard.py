@@ -1,5 +1,6 @@
 """Stands before every request: who may ask, how much may be sent, and what a page is told against script injection."""
 
+import base64
 import hashlib
 import hmac
 import json
@@ -20,7 +21,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 SIGNED = "/v1/webhook"  # shows a signature instead of the token
-PROTECTED = ("/v1/", "/metrics")
+PROTECTED = ("/v1/", "/metrics", "/setup", "/predict", "/versions", "/webhook")  # the last four are Label Studio's
 log = logging.getLogger("ray.serve")
 
 
@@ -73,9 +74,8 @@ class Guard:
         if origin is not None and origin not in config.allow_origins and not _same(origin, headers.get("host", "")):
             raise Refused(403, "foreign_origin", "pages of other origins may not ask: name them with --allow-origins")
         if config.token is not None and path.startswith(PROTECTED) and path != SIGNED and method != "OPTIONS":
-            given = headers.get("authorization", "")
-            digest = hashlib.sha256(given.removeprefix("Bearer ").encode("utf-8", "replace")).hexdigest()
-            if not given.startswith("Bearer ") or not hmac.compare_digest(digest, config.token):
+            digest = hashlib.sha256(_token(headers.get("authorization", ""))).hexdigest()
+            if not hmac.compare_digest(digest, config.token):
                 raise Refused(401, "no_token", "give the service's token: Authorization: Bearer TOKEN")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
@@ -107,6 +107,17 @@ async def answer(refused: Refused, send: Send) -> None:
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+def _token(authorization: str) -> bytes:
+    """What is shown: `Bearer TOKEN`, or `Basic` with it as the password (Label Studio's way); empty for neither."""
+    kind, _, value = authorization.partition(" ")
+    if kind == "Bearer":
+        return value.encode("utf-8", "replace")
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2] if kind == "Basic" else b""
+    except ValueError:
+        return b""
 
 
 def _name(host: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +16,7 @@ from mail import rle
 from mail.data.segmentation import checked_mask
 from mail.errors import UserError, on_one_line
 from mail.model import check_text
-from pipelines.serving.config import ServingConfig
+from pipelines.serving.config import Limits, ServingConfig
 from pipelines.serving.corrections import Corrections
 from pipelines.serving.examples import Examples
 from pipelines.serving.messages import (
@@ -119,14 +119,7 @@ class Routes:
     async def segment(self, request: Request) -> Response:
         """The mask of what each sentence names in a photo."""
         asked, photo = await self._asked(request)
-        texts = tuple(self._sentence(prompt.text) for prompt in asked.prompts)
-        limits = self.config.limits
-        if len(texts) > limits.sentences:
-            raise Refused(422, "too_many_sentences", f"at most {limits.sentences} sentences a request")
-        job = Job(photo.data, texts, photo.pixels, asked.proposals)
-        if job.masks > limits.masks:
-            most = max(1, limits.masks // photo.pixels)
-            raise Refused(413, "too_large", f"for a photo of so many pixels at most {most} sentences a request")
+        job = checked_job(photo, [prompt.text for prompt in asked.prompts], self.config.limits, asked.proposals)
         reply = await self.service.segment(job)
         return JSONResponse(await asyncio.to_thread(response_of, reply, photo.sha256, asked.format))
 
@@ -134,8 +127,8 @@ class Routes:
         """Keeps what a sentence means, as training data."""
         if self.corrections is None:
             raise Refused(409, "no_corrections", "this service keeps no corrections: start it with --corrections PLACE")
-        asked = _parsed(CorrectionRequest, await _json_body(request))
-        text, photo = self._sentence(asked.text), await self.photos.of(asked.image)
+        asked = _parsed(CorrectionRequest, await json_body(request))
+        text, photo = checked_sentence(asked.text, self.config.limits), await self.photos.of(asked.image)
         wanted, mask = asked.proposals, None
         # a photo that cannot be decoded is of no use to whoever trains on it
         reply = await self.service.segment(Job(photo.data, (), photo.pixels, wanted is not None))
@@ -206,7 +199,7 @@ class Routes:
     async def _asked(self, request: Request) -> tuple[SegmentRequest, Photo]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "multipart/form-data":
-            asked = _parsed(SegmentRequest, await _json_body(request))
+            asked = _parsed(SegmentRequest, await json_body(request))
             return asked, await self.photos.of(asked.image)
         limits = self.config.limits
         async with request.form(max_files=1, max_fields=limits.sentences + 8, max_part_size=2**20) as form:
@@ -222,23 +215,37 @@ class Routes:
         except ValidationError as error:
             raise as_refused(error) from None
 
-    def _sentence(self, text: str) -> str:
-        most = self.config.limits.characters
-        if not text.strip():
-            raise Refused(422, "bad_text", "a sentence is blank: say what to segment")
-        if len(text) > most:
-            raise Refused(422, "bad_text", f"a sentence may have {most} characters at most")
-        try:
-            return check_text(text)
-        except UserError as error:
-            raise Refused(422, "bad_text", str(error)) from None
+
+def checked_sentence(text: str, limits: Limits) -> str:
+    """The sentence, if it is one. Raises Refused otherwise."""
+    if not text.strip():
+        raise Refused(422, "bad_text", "a sentence is blank: say what to segment")
+    if len(text) > limits.characters:
+        raise Refused(422, "bad_text", f"a sentence may have {limits.characters} characters at most")
+    try:
+        return check_text(text)
+    except UserError as error:
+        raise Refused(422, "bad_text", str(error)) from None
+
+
+def checked_job(photo: Photo, texts: Sequence[str], limits: Limits, proposals: bool = False) -> Job:
+    """The job of sentences about a photo. Raises Refused where it would cost more than a request may."""
+    sentences = tuple(checked_sentence(text, limits) for text in texts)
+    if len(sentences) > limits.sentences:
+        raise Refused(422, "too_many_sentences", f"at most {limits.sentences} sentences a request")
+    job = Job(photo.data, sentences, photo.pixels, proposals)
+    if job.masks > limits.masks:
+        most = max(1, limits.masks // photo.pixels)
+        raise Refused(413, "too_large", f"for a photo of so many pixels at most {most} sentences a request")
+    return job
 
 
 def _answers(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model}} | ERRORS
 
 
-async def _json_body(request: Request) -> bytes:
+async def json_body(request: Request) -> bytes:
+    """The body of a request that says it is JSON."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "wrong_type", "send application/json, or a form with the file as `image`")
     return await request.body()

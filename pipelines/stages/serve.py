@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from mail import addresses
 from mail.errors import UserError
 from pipelines.ending import EndRequested
 from pipelines.options import Address, LocalPath, ModelAddress, Target
@@ -17,6 +18,7 @@ from pipelines.registry.models import CHAMPION, MODEL_NAME, SCHEME, find_version
 from pipelines.stage import Stage
 
 TOKEN, WEBHOOK_SECRET = "MAIL_SERVE_TOKEN", "MAIL_SERVE_WEBHOOK_SECRET"
+LABEL_STUDIO_KEY = "LABEL_STUDIO_API_KEY"  # as Label Studio's own tools have it
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -84,6 +86,9 @@ class Serve(Stage):
     allow_origins: tuple[str, ...] = ()
     """Origins whose pages may ask (https://HOST); only the service's own page by default."""
 
+    label_studio: str | None = None
+    """Address of the Label Studio whose tasks' photos are got from it (with the key in LABEL_STUDIO_API_KEY)."""
+
     def plan(self) -> dict[str, Any]:
         return {
             "address": f"http://{self.host}:{self.port}",
@@ -95,6 +100,8 @@ class Serve(Stage):
     def run(self) -> None:
         self._version()
         token = self._token()
+        if self.label_studio is not None and not addresses.is_web(self.label_studio):
+            raise UserError(f"--label-studio {self.label_studio} is no address: write http://HOST:8080")
         from pipelines.cluster_session.session import connect
 
         with connect():
@@ -125,6 +132,8 @@ class Serve(Stage):
                 allow_hosts=tuple(host.lower() for host in self.allow_hosts),
                 allow_origins=self.allow_origins,
                 examples=self.examples,
+                label_studio=self.label_studio,
+                label_studio_key=os.environ.get(LABEL_STUDIO_KEY),
                 loopback=self.host in LOOPBACK,
             )
             serve_until_asked(config, shape, environment(), self.host, self.port)

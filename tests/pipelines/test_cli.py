@@ -97,6 +97,7 @@ predict --model models:/mail-ris@champion --image FILE --text WORDS --out FILE.p
 serve
 serve --model MODEL --host 127.0.0.1 --port 8000 --token-file FILE --corrections PLACE
 serve --replicas 1 4 --ingress 1 2 --gpus 1 --allow-hosts example.org --allow-origins https://example.org
+serve --label-studio http://127.0.0.1:8080
 models list
 models show models:/mail-ris@champion
 models audit models:/mail-ris@champion --data STORE OTHER --json FILE
@@ -247,7 +248,7 @@ OTHER_TEXT = {
     "proposer_id",
 }
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
-OTHER_TEXT |= {"text_field", "validation_split", "host", "allow_hosts", "allow_origins"}
+OTHER_TEXT |= {"text_field", "validation_split", "host", "allow_hosts", "allow_origins", "label_studio"}
 
 
 def test_every_option_that_names_a_place_is_marked_as_one() -> None:

@@ -8,4 +8,6 @@ https://labelstud.io/guide/ml and https://labelstud.io/guide/webhook_reference s
     asking      from a request for predictions to photos and sentences
     answering   from masks to regions
     annotations from annotations to corrections
+    photos      gets the photos of tasks, wherever Label Studio keeps them
+    routes      what it calls
 """

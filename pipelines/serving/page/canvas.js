@@ -22,7 +22,8 @@ function layer(mask, {colour, fill, line}, rows, columns) {
   if (!width || !height) return null;
   const rgb = colourOf(colour), thick = Math.max(1, Math.round(Math.max(rows, columns) / 260));
   const pixels = new ImageData(width, height), packed = new DataView(pixels.data.buffer);
-  const [lined, filled] = [line, fill].map(share => (rgb[0] << 24 | rgb[1] << 16 | rgb[2] << 8 | Math.round(255 * share)) >>> 0);
+  const [lined, filled] = [line, fill].map(share =>
+    (rgb[0] << 24 | rgb[1] << 16 | rgb[2] << 8 | Math.round(255 * share)) >>> 0);
   const outside = (x, y) => x < 0 || y < 0 || x >= width || y >= height || !inside[y * width + x];
   for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
     if (!inside[y * width + x]) continue;

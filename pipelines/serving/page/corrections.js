@@ -81,7 +81,8 @@ export class Corrections {
 
   #name(at) {
     const {proposals} = this.#sentence, {score, mask} = proposals[at];
-    return `Proposal ${at + 1} of ${proposals.length}, score ${score.toFixed(2)}, ${percent(share(mask))} of the photo, ${place(mask)}`;
+    const where = `${percent(share(mask))} of the photo, ${place(mask)}`;
+    return `Proposal ${at + 1} of ${proposals.length}, score ${score.toFixed(2)}, ${where}`;
   }
 
   #mark() {
@@ -141,7 +142,8 @@ export class Corrections {
     if (!this.#sentence) return;
     Object.assign(this.#sentence, {choice, kept: null});
     this.actions.changed(true);
-    const {proposals} = this.#sentence, numbers = (choice?.indices ?? []).map(i => proposals.findIndex(p => p.index === i) + 1);
+    const {proposals} = this.#sentence;
+    const numbers = (choice?.indices ?? []).map(index => proposals.findIndex(p => p.index === index) + 1);
     this.actions.say(!choice ? "The answer stands." : choice.none ? "Chosen: it names nothing."
       : `Chosen: proposal ${numbers.join(" and ")}.`);
   }

@@ -8,7 +8,8 @@ import {SentenceList, told} from "./sentences.js";
 
 const $ = id => document.getElementById(id);
 const state = {photo: null, sentences: [], current: null, about: null, described: null}; // about: the service's limits
-const LABELS = {clean: "saw no evaluation images", leaky: "leaky: saw evaluation images", unknown: "unknown training images"};
+const LABELS = {
+  clean: "saw no evaluation images", leaky: "leaky: saw evaluation images", unknown: "unknown training images"};
 
 const say = text => { $("said").textContent = text; };
 const wrong = text => { $("wrong").textContent = text; };
@@ -61,7 +62,7 @@ async function take(blob, name, text) {
     const photo = await openPhoto(blob, name, state.about?.limits);
     for (const sentence of state.sentences) sentence.stop.abort();
     Object.assign(state, {photo, sentences: [], current: null});
-    $("name").textContent = `${name} · ${photo.width} × ${photo.height}`;
+    $("name").textContent = `${name} · ${photo.width}\u00a0×\u00a0${photo.height}`;
     show(); // the frame has its size only once it is there
     view.show(photo);
     say("");
@@ -155,7 +156,7 @@ function fail(failure) {
 function describe({name, version, address, label, digest}) {
   if (state.described === digest) return;
   state.described = digest;
-  const facts = [name, version && `version ${version}`, address, LABELS[label]].filter(Boolean);
+  const facts = [name, version && `version ${version}`, version && address, LABELS[label]].filter(Boolean);
   $("model").replaceChildren(...facts.map(fact => {
     const part = document.createElement("span");
     part.textContent = fact;
@@ -206,7 +207,8 @@ async function begin() {
     state.about = about;
     describe(about.model);
     $("text").maxLength = about.limits.characters;
-    $("limits").textContent = `JPEG, PNG or WebP, up to ${megabytes(about.limits.bytes)} and ${millions(about.limits.pixels)}`;
+    const {bytes, pixels} = about.limits;
+    $("limits").textContent = `JPEG, PNG or WebP, up to ${megabytes(bytes)} and ${millions(pixels)}`;
     show();
     await showExamples($("examples"), about.examples, service, take);
   } catch (failure) {

@@ -66,7 +66,7 @@ export async function showExamples(section, examples, service, take) {
     button.type = "button";
     button.setAttribute("aria-label", `Example: ${text}`);
     button.append(picture, words);
-    button.onclick = () => take(blob, name, text);
+    button.onclick = () => take(blob, `example ${name}`, text);
     item.append(button);
     section.querySelector("ul").append(item);
     section.hidden = false;

@@ -57,7 +57,8 @@ export class SentenceList {
       pick.append(bar);
     }
     item.append(pick);
-    if (sentence.state === "failed") item.append(this.#button("Ask again", "again", `Ask again: ${sentence.text}`, sentence));
+    if (sentence.state === "failed")
+      item.append(this.#button("Ask again", "again", `Ask again: ${sentence.text}`, sentence));
     item.append(this.#button("×", "remove", `Remove: ${sentence.text}`, sentence));
     return item;
   }

@@ -1,9 +1,12 @@
 """The page in a real Chromium: photo, sentence, mask and correction, by pointer and keyboard, with a real network."""
 
 import base64
+import hashlib
 import io
+import json
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,20 @@ import torch
 from PIL import Image
 
 from mail import rle
-from mail.inference import Predictor
+from mail.inference import Predictor, load_image
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.proposals import Proposals
-from tests.boxes import COLOURS, micro_config
+from pipelines.serving.application import digest_of
+from pipelines.serving.config import Limits, ServingConfig
+from pipelines.serving.refused import Refused
+from tests.boxes import COLOURS, make_boxes, micro_config
 from tests.browser import MISSING, browser, contrast, find_chromium, wait_until
-from tests.pipelines.serving.contract_server import Contract, Refused, jpeg_of, serving
+from tests.pipelines.serving.local_service import Local, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(find_chromium() is None, reason=MISSING)]
 
 HEIGHT, WIDTH = 48, 72
+TOKEN = "a-token-of-the-service"
 NASTY = "<img src=x onerror=\"document.title='taken'\">"
 
 
@@ -69,8 +76,18 @@ def finding() -> Predictor:
 
 
 @pytest.fixture
-def contract(finding: Predictor, photo: bytes) -> Contract:
-    return Contract(finding, examples={"boxes": (jpeg_of(np.array(Image.open(io.BytesIO(photo)))), "green one")})
+def local(finding: Predictor) -> Local:
+    return Local(finding)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ServingConfig:
+    return ServingConfig(
+        model="a model",
+        limits=Limits(bytes=2_000_000, pixels=4_000_000),
+        corrections=str(tmp_path / "corrections"),
+        cache_bytes=12_000,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +96,41 @@ def chromium() -> Iterator[Any]:
         yield running
 
 
+@dataclass
+class Asked:
+    """What the page has asked of the service."""
+
+    requests: list[tuple[str, Any]] = field(default_factory=list)
+
+    def bodies(self, path: str) -> list[dict[str, Any]]:
+        return [body for url, body in self.requests if url.endswith(path)]
+
+
 @pytest.fixture
-def tab(chromium: Any, contract: Contract) -> Iterator[Any]:
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def tab(chromium: Any, config: ServingConfig, local: Local, asked: Asked) -> Iterator[Any]:
     """The page, from which nothing goes elsewhere, and which runs into no error of its own."""
     context = chromium.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True)
-    tab, errors, requests = context.new_page(), [], []
+    tab, errors = context.new_page(), []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     # an answer that is no 200 is logged by the browser itself
     tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and "status of" not in m.text else None)
-    tab.on("request", lambda request: requests.append(request.url))
-    with serving(contract) as address:
+    tab.on("request", lambda r: asked.requests.append((r.url, json.loads(r.post_data) if r.post_data else None)))
+    with serving(config, local) as address:
         tab.goto(address)
         yield tab
         context.close()
     assert errors == []
-    assert {url for url in requests if not url.startswith((address, "data:", "blob:" + address))} == set()
+    assert {url for url, _ in asked.requests if not url.startswith((address, "data:", "blob:" + address))} == set()
+
+
+def kept(config: ServingConfig) -> list[dict[str, Any]]:
+    """The corrections on the disk."""
+    return [json.loads(path.read_text()) for path in sorted(Path(str(config.corrections)).glob("*.jsonl"))]
 
 
 def choose(tab: Any, photo: bytes) -> None:
@@ -144,11 +181,10 @@ def colours(drawn: np.ndarray, where: np.ndarray) -> set[tuple[int, ...]]:
     return set(drawn[where][:, :3].argmax(-1).tolist())
 
 
-def test_the_mask_on_the_photo_is_the_answers(tab: Any, contract: Contract, finding: Predictor, photo: bytes):
+def test_the_mask_on_the_photo_is_the_answers(tab: Any, finding: Predictor, photo: bytes):
     choose(tab, photo)
     ask(tab, "the red box")
-    pixels, proposals = contract.found(photo)
-    answer = finding.predict(pixels, "the red box", proposals)[0]
+    answer, pixels = finding.predict(photo, "the red box")[0], load_image(photo)
     assert 0 < answer.mask.mean() < 1
     np.testing.assert_array_equal(on_canvas(tab)[..., 3] > 0, answer.mask)
     assert f"score {answer.score:.2f}" in tab.text_content(".sentence .figures")
@@ -166,24 +202,35 @@ def test_the_mask_on_the_photo_is_the_answers(tab: Any, contract: Contract, find
     assert changed[answer.mask].mean() > 0.9
 
 
-def test_a_photo_is_sent_once_and_sentences_stay_a_list(tab: Any, contract: Contract, photo: bytes):
+def test_a_photo_is_sent_once_and_sentences_stay_a_list(tab: Any, asked: Asked, photo: bytes):
     choose(tab, photo)
     for text in ("the red box", "green one", "blue box"):
         ask(tab, text)
-    first, *others = contract.bodies("/v1/segment")
+    first, *others = asked.bodies("/v1/segment")
     assert base64.b64decode(first["image"]["base64"]) == photo
     assert [list(body["image"]) for body in others] == [["sha256"]] * 2
     assert [body["proposals"] for body in (first, *others)] == [True, False, False]
-    contract.photos.clear()  # as a cache does in time
     tab.click("[aria-label='Remove: green one']")
     assert tab.locator(".words").all_text_contents() == ["the red box", "blue box"]
-    ask(tab, "box")
-    assert [next(iter(body["image"])) for body in contract.bodies("/v1/segment")[3:]] == ["sha256", "base64"]
     tab.click(".sentence:nth-child(1) .pick")
     assert tab.get_attribute(".sentence:nth-child(1) .pick", "aria-current") == "true"
 
 
-def test_pointing_shows_a_proposal_and_clicks_make_the_correction(tab: Any, contract: Contract, photo: bytes):
+def test_a_photo_that_is_not_kept_any_more_is_sent_again(tab: Any, asked: Asked, config: ServingConfig, photo: bytes):
+    choose(tab, photo)
+    ask(tab, "the red box")
+    other = np.random.default_rng(1).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(other).save(out, "PNG")
+    sent = {"image": {"base64": base64.b64encode(out.getvalue()).decode()}, "prompts": [{"text": "green one"}]}
+    assert tab.request.post(tab.url + "v1/segment", data=sent).ok  # of somebody else, and there is place for one photo
+    ask(tab, "green one")
+    assert [next(iter(body["image"])) for body in asked.bodies("/v1/segment")] == ["base64", "sha256", "base64"]
+
+
+def test_pointing_shows_a_proposal_and_clicks_make_the_correction(
+    tab: Any, asked: Asked, config: ServingConfig, photo: bytes
+):
     choose(tab, photo)
     ask(tab, "the red box")
     answer = on_canvas(tab)
@@ -199,8 +246,13 @@ def test_pointing_shows_a_proposal_and_clicks_make_the_correction(tab: Any, cont
     assert colours(chosen, box(1) | box(2)) == {2}  # blue: what is said to be true
     tab.click("#send")
     wait_until(tab, "document.getElementById('kept').textContent !== ''")
-    (body,) = contract.bodies("/v1/corrections")
-    assert body == {"image": {"sha256": next(iter(contract.photos))}, "text": "the red box", "proposals": [1, 2]}
+    (body,) = asked.bodies("/v1/corrections")
+    digest = hashlib.sha256(photo).hexdigest()
+    assert body == {"image": {"sha256": digest}, "text": "the red box", "proposals": [1, 2]}
+    (row,) = kept(config)
+    np.testing.assert_array_equal(rle.decode(row["rle"] | {"counts": row["rle"]["counts"].encode()}), box(1) | box(2))
+    assert Path(str(config.corrections), row["image"]).read_bytes() == photo
+    assert (row["text"], row["model"]["version"]) == ("the red box", "4")
     assert "corrected" in tab.text_content(".sentence .figures")
     tab.mouse.click(*box_at(tab, 1))  # a second click takes it away
     assert tab.locator(".proposals [aria-pressed=true]").all_text_contents() == ["3"]
@@ -208,13 +260,15 @@ def test_pointing_shows_a_proposal_and_clicks_make_the_correction(tab: Any, cont
     assert not on_canvas(tab)[..., 3].any()
     tab.click("#send")
     wait_until(tab, "document.getElementById('kept').textContent !== ''")
-    assert contract.bodies("/v1/corrections")[1]["no_target"] is True
-    assert "proposals" not in contract.bodies("/v1/corrections")[1]
+    (row,) = kept(config)  # in the place of the other
+    assert row["no_target"] is True
 
 
-def test_everything_is_done_from_the_keyboard(tab: Any, contract: Contract, photo: bytes):
+def test_everything_is_done_from_the_keyboard(tab: Any, asked: Asked, photo: bytes):
+    wait_until(tab, "document.getElementById('limits').textContent !== ''")
+    tab.keyboard.press("Tab")
+    wait_until(tab, "document.activeElement.id === 'choose'")
     with tab.expect_file_chooser() as chooser:
-        tab.keyboard.press("Tab")
         tab.keyboard.press("Enter")
     chooser.value.set_files({"name": "boxes.png", "mimeType": "image/png", "buffer": photo})
     wait_until(tab, "document.activeElement.id === 'text'")
@@ -232,7 +286,7 @@ def test_everything_is_done_from_the_keyboard(tab: Any, contract: Contract, phot
     tab.focus("#send")
     tab.keyboard.press("Enter")
     wait_until(tab, "document.getElementById('kept').textContent !== ''")
-    assert contract.bodies("/v1/corrections")[0]["proposals"] == [0, 2]
+    assert asked.bodies("/v1/corrections")[0]["proposals"] == [0, 2]
     tab.focus(".proposals button[tabindex='0']")
     tab.keyboard.press("End")
     tab.keyboard.press("Space")
@@ -241,7 +295,7 @@ def test_everything_is_done_from_the_keyboard(tab: Any, contract: Contract, phot
     assert tab.is_disabled("#send")
 
 
-def test_shift_adds_to_what_the_answer_is_made_of(tab: Any, contract: Contract, photo: bytes):
+def test_shift_adds_to_what_the_answer_is_made_of(tab: Any, photo: bytes):
     choose(tab, photo)
     ask(tab, "the red box")
     made_of = {int(n) for n in tab.locator(".proposals [aria-pressed=true]").all_text_contents()}
@@ -251,21 +305,23 @@ def test_shift_adds_to_what_the_answer_is_made_of(tab: Any, contract: Contract, 
     assert {int(n) for n in tab.locator(".proposals [aria-pressed=true]").all_text_contents()} == made_of | {other}
 
 
-def test_another_model_finds_other_proposals_so_a_choice_is_made_anew(tab: Any, contract: Contract, photo: bytes):
+def test_another_model_finds_other_proposals_so_a_choice_is_made_anew(
+    tab: Any, asked: Asked, local: Local, photo: bytes
+):
     choose(tab, photo)
     ask(tab, "the red box")
     tab.mouse.click(*box_at(tab, 1))
-    contract.digest, contract.predictor = "second", predictor(4.0)
+    local.promote(predictor(4.0))
     tab.click("#send")
     wait_until(tab, "document.getElementById('said').textContent.startsWith('Another model')")
-    assert contract.bodies("/v1/corrections") == []
-    assert [body["proposals"] for body in contract.bodies("/v1/segment")] == [True, False, True]
+    assert asked.bodies("/v1/corrections") == []
+    assert [body["proposals"] for body in asked.bodies("/v1/segment")] == [True, False, True]
     assert tab.text_content(".sentence .figures").startswith("nothing found · names nothing 9")
     assert not on_canvas(tab)[..., 3].any()
 
 
-def test_words_stay_words(tab: Any, contract: Contract, photo: bytes):
-    contract.refusals.append(Refused(422, NASTY))
+def test_words_stay_words(tab: Any, local: Local, photo: bytes):
+    local.refusals.append(Refused(422, "bad_text", NASTY))
     choose(tab, photo)
     tab.fill("#text", NASTY)
     tab.keyboard.press("Enter")
@@ -278,26 +334,30 @@ def test_words_stay_words(tab: Any, contract: Contract, photo: bytes):
     assert tab.title() == "Type a sentence, see the mask"
 
 
-def test_the_token_is_asked_for_once_and_kept_for_the_tab(chromium: Any, contract: Contract):
-    contract.token = "secret"
-    with serving(contract) as address:
+def test_the_token_is_asked_for_once_and_kept_for_the_tab(chromium: Any, local: Local, tmp_path: Path):
+    store = make_boxes(tmp_path, images=8).store_uri
+    with serving(ServingConfig(model="a model", token=digest_of(TOKEN), examples=store), local) as address:
         tab = chromium.new_page()
         tab.goto(address)
-        for token in ("wrong", "secret"):
+        for token in ("wrong", TOKEN):
             tab.wait_for_selector("#token[open]")
             tab.fill("#token-text", token)
             tab.keyboard.press("Enter")
+            wait_until(
+                tab, "!document.getElementById('token').open || document.getElementById('token-text').value === ''"
+            )
         tab.wait_for_selector("#token:not([open])", state="attached")
         tab.wait_for_selector(".examples img")  # which an <img src> could not have fetched
         tab.reload()
         tab.click(".examples button")
         tab.wait_for_selector(".sentence.answered")
-        assert tab.text_content(".sentence .words") == "green one"
+        assert tab.text_content(".sentence .words") == "the red box"
         assert not tab.evaluate("document.getElementById('token').open")
+        assert tab.text_content("#kept").startswith("This service keeps no corrections")
         tab.close()
 
 
-def test_what_cannot_be_is_said(tab: Any, contract: Contract, photo: bytes):
+def test_what_cannot_be_is_said(tab: Any, asked: Asked, local: Local, photo: bytes):
     tab.click("#ask button")
     assert tab.text_content("#wrong") == "Choose a photo first."
     tab.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
@@ -306,12 +366,12 @@ def test_what_cannot_be_is_said(tab: Any, contract: Contract, photo: bytes):
     Image.new("L", (2500, 2000)).save(large, "PNG")
     tab.set_input_files("#file", {"name": "b.png", "mimeType": "image/png", "buffer": large.getvalue()})
     wait_until(tab, "document.getElementById('wrong').textContent.includes('up to 4 million pixels')")
-    contract.refusals += [Refused(429, "busy", Retry_After="0"), Refused(503, "no model is loaded")]
+    local.refusals += [Refused(429, "busy", "too many wait", 0), Refused(503, "not_loaded", "no model is loaded")]
     choose(tab, photo)
     tab.fill("#text", "the red box")
     tab.keyboard.press("Enter")
     wait_until(tab, "document.getElementById('wrong').textContent === 'no model is loaded'")
-    assert len(contract.bodies("/v1/segment")) == 2  # the first one was told to come again, and came
+    assert len(asked.bodies("/v1/segment")) == 2  # the first one was told to come again, and came
 
 
 def test_a_photo_is_dropped_or_pasted(tab: Any, photo: bytes):
