@@ -16,12 +16,6 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come first: the longest of them would else be left to one worker at the end."""
-    long = {item.path for item in items if item.get_closest_marker("cluster")}
-    items.sort(key=lambda item: item.path not in long)
-
-
 @pytest.fixture(autouse=True)
 def _tracking_store_of_its_own() -> Iterator[None]:
     """`mlflow.set_tracking_uri` leaves its address in the environment, where the next test would find it."""

@@ -112,6 +112,15 @@ def test_less_than_a_cpu_is_enough_for_the_input(ray_cluster, made):
         ray.util.remove_placement_group(trainers)
 
 
+@pytest.mark.cluster
+def test_the_first_batch_of_a_long_run_does_not_wait_for_the_list_of_all(ray_cluster, made):
+    begun = time.monotonic()
+    stream = ray_batches(ray.put(made), 0, 100_000, transport=Transport(steps_per_task=8, cpus=1))
+    assert next(stream).plan.step == 0
+    stream.close()
+    assert time.monotonic() - begun < 40  # a second task for each of the first would take minutes
+
+
 @dataclass
 class Watched(TrainingInput):
     """Leaves a file in `folder` for every call of `build`, which goes as `fate` says."""
@@ -171,18 +180,6 @@ def test_a_trainer_that_takes_nothing_is_not_overrun(watched):
 
 
 @pytest.mark.cluster
-def test_a_wrong_input_is_its_own_error_and_not_tried_again(watched):
-    stream, built = watched("wrong")
-    with pytest.raises(UserError, match=r"^image 7 is gone: prepare the store again$") as caught:
-        next(stream)
-    assert type(caught.value) is UserError
-    assert idle(built) <= 2  # each of the two tasks in flight once
-
-
-# these end processes of tasks, which take long to come up again: after the others
-
-
-@pytest.mark.cluster
 def test_a_task_whose_process_is_killed_is_built_again(watched, made):
     stream, built = watched("killed once")
     for one, two in zip(stream, batches(*made, 0, 6), strict=False):
@@ -190,6 +187,15 @@ def test_a_task_whose_process_is_killed_is_built_again(watched, made):
         if one.plan.step == 5:
             break
     assert built() > 1
+
+
+@pytest.mark.cluster
+def test_a_wrong_input_is_its_own_error_and_not_tried_again(watched):
+    stream, built = watched("wrong")
+    with pytest.raises(UserError, match=r"^image 7 is gone: prepare the store again$") as caught:
+        next(stream)
+    assert type(caught.value) is UserError
+    assert idle(built) <= 2  # each of the two tasks in flight once
 
 
 @pytest.mark.cluster
@@ -204,15 +210,6 @@ def test_closing_the_stream_ends_the_tasks_that_it_waits_for(watched):
     while ray.available_resources().get("CPU") != 2:
         assert time.monotonic() - begun < 30
         time.sleep(0.2)
-
-
-@pytest.mark.cluster
-def test_the_first_batch_of_a_long_run_does_not_wait_for_the_list_of_all(ray_cluster, made):
-    begun = time.monotonic()
-    stream = ray_batches(ray.put(made), 0, 100_000, transport=Transport(steps_per_task=8, cpus=1))
-    assert next(stream).plan.step == 0
-    stream.close()
-    assert time.monotonic() - begun < 40  # a second task for each of the first would take minutes
 
 
 @pytest.mark.soak
