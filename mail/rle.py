@@ -42,6 +42,11 @@ def empty(height: int, width: int) -> RLE:
     return encode(np.zeros((height, width), dtype=bool))
 
 
+def to_json(rle: RLE) -> dict[str, Any]:
+    """The same ready for JSON: `{"size": [height, width], "counts": text}`."""
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 def union(rles: Sequence[RLE], size: tuple[int, int]) -> RLE:
     """Union of masks of the same size; the empty mask of `size` (H, W) for none."""
     return coco_mask.merge(list(rles), intersect=False) if rles else empty(*size)

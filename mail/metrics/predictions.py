@@ -35,8 +35,7 @@ class Prediction:
 
     def to_json(self, expr_id: str) -> dict[str, Any]:
         """The line of the predictions file."""
-        mask = self.rle and {"size": [int(v) for v in self.rle["size"]], "counts": self.rle["counts"].decode("ascii")}
-        line: dict[str, Any] = {"expr_id": expr_id, "rle": mask}
+        line: dict[str, Any] = {"expr_id": expr_id, "rle": self.rle and rle.to_json(self.rle)}
         if self.score is not None:
             line["score"] = round(self.score, 6)
         if self.selection:

@@ -38,10 +38,8 @@ class MailModel(PythonModel):
         for image, group in frame.groupby("image", sort=False):  # an image once, whatever is asked about it
             found = self.predictor.predict(bytes(image), group["text"].tolist())
             for position, answer in zip(group.index, found, strict=True):
-                mask = rle.encode(answer.mask)
                 rows[position] = {
-                    "size": [int(side) for side in mask["size"]],
-                    "counts": mask["counts"].decode("ascii"),
+                    **rle.to_json(rle.encode(answer.mask)),
                     "score": answer.score,
                     "no_target_probability": answer.no_target_probability,
                 }

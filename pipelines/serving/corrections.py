@@ -49,7 +49,7 @@ class Corrections:
         if mask is None:
             row["no_target"] = True
         else:
-            row["rle"] = {"size": [int(v) for v in mask["size"]], "counts": mask["counts"].decode("ascii")}
+            row["rle"] = rle.to_json(mask)
         row["corrected"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         row["model"] = {key: model[key] for key in ("name", "version", "digest")}
         filesystem, path = files.resolve(addresses.join(self.place, name))

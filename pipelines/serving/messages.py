@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mail import rle
 from mail.answering import Answer
 from mail.mask_formats import png, polygons
-from mail.rle import RLE
 from pipelines.serving.refused import Refused
 from pipelines.serving.segmenter import Reply
 
@@ -186,10 +186,6 @@ def from_base64(text: str) -> bytes:
         raise Refused(400, "no_base64", "the image is no base64") from None
 
 
-def run_lengths(mask: RLE) -> dict[str, Any]:
-    return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode("ascii")}
-
-
 def response_of(reply: Reply, sha256: str, form: Format) -> dict[str, Any]:
     """A `SegmentResponse`, ready for JSON."""
     height, width = reply.size
@@ -200,7 +196,7 @@ def response_of(reply: Reply, sha256: str, form: Format) -> dict[str, Any]:
     if (own := reply.proposals) is not None:
         pairs = enumerate(zip(own.scores, own.boxes, own.rles, strict=True))
         found["proposals"] = [
-            {"index": n, "score": float(score), "box": [round(float(v)) for v in box], "mask": run_lengths(mask)}
+            {"index": n, "score": float(score), "box": [round(float(v)) for v in box], "mask": rle.to_json(mask)}
             for n, (score, box, mask) in pairs
         ]
     return found | {"model": reply.model}
@@ -212,7 +208,7 @@ def _result(answer: Answer, form: Format) -> dict[str, Any]:
     elif form == "png":
         mask = "data:image/png;base64," + base64.b64encode(png(answer.mask)).decode("ascii")
     else:
-        mask = run_lengths(answer.mask)
+        mask = rle.to_json(answer.mask)
     return {
         "text": answer.text,
         "mask": mask,

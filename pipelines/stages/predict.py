@@ -88,10 +88,8 @@ class Predict(Stage):
             data = io.BytesIO()
             picture.save(data, "PNG")
             files.write_bytes(*files.resolve(target), data.getvalue())
-            mask = rle.encode(answer.mask)
-            size, counts = [int(v) for v in mask["size"]], mask["counts"].decode("ascii")
             row = {"image": str(path), "text": self.text, "score": round(answer.score, 6), **lost}
-            lines.append(json.dumps({**row, "rle": {"size": size, "counts": counts}}))
+            lines.append(json.dumps({**row, "rle": rle.to_json(rle.encode(answer.mask))}))
             share = answer.mask.mean()
             found = f"{share:.1%} of the image, score {answer.score:.2f}" if share else "nothing that the words name"
             done(f"{path}: {found} -> {target}")

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from mail import rle
 from mail.data.filling import naming
 from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
@@ -105,7 +106,7 @@ def _annotation(number: int, image_id: int, item: SceneObject) -> dict[str, Any]
         "id": number,
         "image_id": image_id,
         "category_id": CATEGORY_IDS[item.kind],
-        "segmentation": {"size": item.mask["size"], "counts": item.mask["counts"].decode("ascii")},
+        "segmentation": rle.to_json(item.mask),
         "area": item.area,
         "bbox": list(item.box),
         "iscrowd": 0,
