@@ -26,7 +26,6 @@ from mail.inference import EncodedImage, Predictor, chosen_proposals
 from mail.model import Segmentation
 from mail.proposals import Proposals
 
-CACHE_BYTES = 2**29
 PARTS = ("decode", "propose", "encode", "words", "masks")
 """What an answer's time is made of: the photo's pixels, its instance masks, the image part, the words, run lengths."""
 
@@ -97,7 +96,7 @@ class Engine:
     def __init__(
         self,
         predictor: Predictor,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int = 2**29,
         max_pixels: int = MAX_PIXELS,
         threads: int | None = None,
         observe: Callable[[str, float], None] = lambda part, seconds: None,

@@ -8,7 +8,6 @@ serveConfigV2: |
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +16,10 @@ from ray import serve
 from ray.serve import Application
 
 from mail.errors import UserError
-from pipelines.serving.config import ServingConfig, Shape, check_token
+from pipelines.serving.config import TOKEN, WEBHOOK_SECRET, ServingConfig, Shape, check_token, digest_of
 from pipelines.serving.ingress import Ingress
 from pipelines.serving.segmenter import Segmenter
 
-TOKEN, WEBHOOK_SECRET = "MAIL_SERVE_TOKEN", "MAIL_SERVE_WEBHOOK_SECRET"
 ONGOING = 32  # requests of a replica of the network, in a batch or waiting for the next one
 REQUESTS = 256  # of a replica that answers HTTP
 
@@ -73,11 +71,6 @@ def build(args: dict[str, Any]) -> Application:
     given |= {"token": token, "webhook_secret": os.environ.get(WEBHOOK_SECRET), "loopback": False}
     shape: dict[str, Any] = {key: given.pop(key) for key in of_shape & given.keys()}
     return application(ServingConfig(**given), Shape(**shape), {})
-
-
-def digest_of(token: str) -> str:
-    """What is kept of a token, so that no log or store of Ray has it."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _replicas(bounds: tuple[int, int], target: int) -> dict[str, Any]:

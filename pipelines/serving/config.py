@@ -1,12 +1,13 @@
 """What a service is started with, as it is handed to its deployments."""
 
+import hashlib
 from dataclasses import dataclass, field
 
-from mail.answering import CACHE_BYTES
 from mail.errors import UserError
 
 APPLICATION = "mail-ris"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TOKEN, WEBHOOK_SECRET = "MAIL_SERVE_TOKEN", "MAIL_SERVE_WEBHOOK_SECRET"  # variables that hold them
 SHORTEST_TOKEN = 16  # characters
 
 
@@ -55,7 +56,7 @@ class ServingConfig:
     proposer: str | None = None
     device: str | None = None
     look_every: float = 5.0
-    cache_bytes: int = CACHE_BYTES
+    cache_bytes: int = 2**29
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
     webhook_secret: str | None = field(default=None, repr=False)
@@ -81,6 +82,11 @@ class Shape:
     ingress: tuple[int, int] = (1, 1)
     gpus: float = 0.0
     cpus: float = 1.0
+
+
+def digest_of(token: str) -> str:
+    """What is kept of a token, so that no log or store of Ray has it."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def check_token(token: str, where: str) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,7 @@ from pipelines.serving.refused import Refused
 from pipelines.serving.segmenter import Reply
 
 Format = Literal["rle", "polygons", "png"]
+M = TypeVar("M", bound=BaseModel)
 Box = tuple[int, int, int, int]
 FORM: dict[str, Any] = {
     "type": "object",
@@ -25,6 +26,13 @@ FORM: dict[str, Any] = {
     },
 }
 """The same as `SegmentRequest`, as a form."""
+
+
+def _one_of(message: M, *names: str) -> M:
+    """The message, if one of these fields is given and no other. Raises ValueError otherwise."""
+    if sum(getattr(message, name) is not None for name in names) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}")
+    return message
 
 
 class ImageSource(BaseModel):
@@ -49,9 +57,7 @@ class ImageSource(BaseModel):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ImageSource":
-        if sum(given is not None for given in (self.base64, self.sha256, self.url)) != 1:
-            raise ValueError("give exactly one of base64, sha256 and url")
-        return self
+        return _one_of(self, "base64", "sha256", "url")
 
 
 class TextPrompt(BaseModel):
@@ -153,9 +159,7 @@ class CorrectionRequest(BaseModel):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "CorrectionRequest":
-        if sum(given is not None for given in (self.proposals, self.mask, self.no_target)) != 1:
-            raise ValueError("give exactly one of proposals, mask and no_target")
-        return self
+        return _one_of(self, "proposals", "mask", "no_target")
 
 
 class Kept(BaseModel):

@@ -197,8 +197,7 @@ class Routes:
         return Response(await self.service.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _asked(self, request: Request) -> tuple[SegmentRequest, Photo]:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "multipart/form-data":
+        if _kind(request) != "multipart/form-data":
             asked = _parsed(SegmentRequest, await json_body(request))
             return asked, await self.photos.of(asked.image)
         limits = self.config.limits
@@ -244,9 +243,14 @@ def _answers(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[
     return {status: {"model": model}} | ERRORS
 
 
+def _kind(request: Request) -> str:
+    """What the body says it is."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def json_body(request: Request) -> bytes:
     """The body of a request that says it is JSON."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if _kind(request) != "application/json":
         raise Refused(415, "wrong_type", "send application/json, or a form with the file as `image`")
     return await request.body()
 

@@ -100,10 +100,13 @@ class Segmenter:
         while self._following.is_alias or self._following.current is None:
             await asyncio.sleep(self._every)
             await self.look()
-            current = self._following.current
-            kept = current.engine.photos.currsize if current else 0
-            self._telemetry.state(len(self._batches), kept, bool(self._following.trouble))
+            self._tell_state()
         await asyncio.Event().wait()
+
+    def _tell_state(self) -> None:
+        current = self._following.current
+        kept = current.engine.photos.currsize if current else 0
+        self._telemetry.state(len(self._batches), kept, bool(self._following.trouble))
 
     async def _run(self, jobs: Sequence[Job]) -> Sequence[Reply | Refused]:
         loaded = self._following.current  # one model answers the whole batch, whoever takes over meanwhile
@@ -115,7 +118,7 @@ class Segmenter:
         cached = sum(each.cached for each in done)
         sentences = sum(len(each.answers) for each in done)
         self._telemetry.batch(cached, len(done) - cached, sentences, loaded.model.version)
-        self._telemetry.state(len(self._batches), loaded.engine.photos.currsize, bool(self._following.trouble))
+        self._tell_state()
         model = loaded.model.as_json()
         return [_reply(job, each, model) for job, each in zip(jobs, found, strict=True)]
 

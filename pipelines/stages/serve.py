@@ -15,11 +15,18 @@ from pipelines.ending import EndRequested
 from pipelines.options import Address, LocalPath, ModelAddress, Target
 from pipelines.registry.client import environment
 from pipelines.registry.models import CHAMPION, MODEL_NAME, SCHEME, find_version, resolve_model
+from pipelines.serving.config import (
+    LOOPBACK,
+    TOKEN,
+    WEBHOOK_SECRET,
+    Limits,
+    ServingConfig,
+    check_token,
+    digest_of,
+)
 from pipelines.stage import Stage
 
-TOKEN, WEBHOOK_SECRET = "MAIL_SERVE_TOKEN", "MAIL_SERVE_WEBHOOK_SECRET"
 LABEL_STUDIO_KEY = "LABEL_STUDIO_API_KEY"  # as Label Studio's own tools have it
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(kw_only=True)
@@ -62,22 +69,22 @@ class Serve(Stage):
     cpus: float | None = None
     """CPUs of a replica of the network (default: 1 beside a GPU, else all but one of this machine's)."""
 
-    look_every: float = 5.0
+    look_every: float = ServingConfig.look_every
     """Seconds between looks at the alias."""
 
-    cache_mib: int = 512
+    cache_mib: int = ServingConfig.cache_bytes // 2**20
     """Memory, in MiB, for photos that were asked about last: of each replica of the network, and of each ingress."""
 
-    max_bytes: int = 20 * 2**20
+    max_bytes: int = Limits.bytes
     """Bytes of a photo's file."""
 
-    max_pixels: int = 40_000_000
+    max_pixels: int = Limits.pixels
     """Pixels of a photo."""
 
-    max_sentences: int = 32
+    max_sentences: int = Limits.sentences
     """Sentences of a request."""
 
-    max_characters: int = 500
+    max_characters: int = Limits.characters
     """Characters of a sentence."""
 
     allow_hosts: tuple[str, ...] = ()
@@ -105,8 +112,6 @@ class Serve(Stage):
         from pipelines.cluster_session.session import connect
 
         with connect():
-            from pipelines.serving.application import digest_of
-            from pipelines.serving.config import Limits, ServingConfig
             from pipelines.serving.corrections import Corrections
             from pipelines.serving.running import serve_until_asked, shape_here
 
@@ -152,8 +157,6 @@ class Serve(Stage):
 
     def _token(self) -> str | None:
         """The token. Raises UserError where one is needed and none is given."""
-        from pipelines.serving.config import check_token
-
         if self.token_file is not None:
             try:
                 return check_token(self.token_file.read_text(), f"--token-file {self.token_file}")

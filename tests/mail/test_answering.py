@@ -12,23 +12,16 @@ from mail import rle
 from mail.answering import Answered, Engine, Question
 from mail.data.images import ImageError
 from mail.inference import Predictor
-from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.model.image_tokens import ImageTokens
-from tests.boxes import micro_config
-from tests.registry import TEXTS, make_proposer
+from tests.mail.test_inference import TEXTS, make_model
+from tests.registry import make_proposer
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     """A real detector and a network, neither of them trained."""
     folder: Path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    tokenizer = tokenizer_from_texts(TEXTS)
-    config = micro_config(vocab_size=len(tokenizer))
-    network = MailForReferringSegmentation(config)
-    torch.nn.init.constant_(network.decoder.no_target.bias, -4.0)
-    network.save_pretrained(folder)
-    MailProcessor.for_config(tokenizer, config).save_pretrained(folder)
+    make_model(folder)
     make_proposer(folder / "proposer")
     return Predictor.from_pretrained(folder, device="cpu")
 

@@ -26,8 +26,7 @@ from mail.data.store import DataStore
 from mail.inference import Predictor
 from pipelines.cli import parse
 from pipelines.serving.app import make_app
-from pipelines.serving.application import digest_of
-from pipelines.serving.config import Limits, ServingConfig
+from pipelines.serving.config import Limits, ServingConfig, digest_of
 from pipelines.serving.fetching import fetch, is_public
 from pipelines.serving.refused import Refused
 from pipelines.serving.segmenter import Job, Reply, Segmenter, State

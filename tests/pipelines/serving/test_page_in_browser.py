@@ -19,8 +19,7 @@ from mail import rle
 from mail.inference import Predictor, load_image
 from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.proposals import Proposals
-from pipelines.serving.application import digest_of
-from pipelines.serving.config import Limits, ServingConfig
+from pipelines.serving.config import Limits, ServingConfig, digest_of
 from pipelines.serving.refused import Refused
 from tests.boxes import COLOURS, make_boxes, micro_config
 from tests.browser import MISSING, browser, contrast, find_chromium, wait_until

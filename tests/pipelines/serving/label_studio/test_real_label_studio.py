@@ -22,8 +22,7 @@ import pytest
 from mail import rle
 from mail.data.custom.brush import decode_brush
 from mail.inference import Predictor
-from pipelines.serving.application import digest_of
-from pipelines.serving.config import ServingConfig
+from pipelines.serving.config import ServingConfig, digest_of
 from tests.mail.test_inference import make_model
 from tests.pipelines.serving.label_studio.requests import BRUSH
 from tests.pipelines.serving.local_service import Local, serving

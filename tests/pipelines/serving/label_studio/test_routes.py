@@ -18,8 +18,7 @@ from mail.data.custom import read_expressions
 from mail.data.custom.brush import decode_brush, encode_brush
 from mail.inference import Predictor
 from pipelines.serving.app import make_app
-from pipelines.serving.application import digest_of
-from pipelines.serving.config import Limits, ServingConfig
+from pipelines.serving.config import Limits, ServingConfig, digest_of
 from tests.mail.test_inference import make_model
 from tests.pipelines.serving.label_studio.requests import BRUSH, predict, setup, task, webhook
 from tests.pipelines.serving.test_http import Counted, Here, file
