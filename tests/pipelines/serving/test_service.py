@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 
 from pipelines.registry.models import CHAMPION, Version, download
@@ -27,6 +28,7 @@ from tests.registry import TEXTS, make_registered
 
 pytestmark = pytest.mark.cluster
 NAME = "served"
+SAID = f"serving {NAME} version 2 (clean) now"
 PATIENCE = 240.0
 
 
@@ -148,6 +150,7 @@ def test_a_promotion_takes_over_without_losing_a_request(served: Served) -> None
         thread.start()
     promote("2")
     served.ready("2")
+    served.until(lambda: True if SAID in served.log.read_text() else None)  # whoever started it looks now and then
     promote("1")  # and back, as a rollback does
     served.ready("1")
     going_on.set()
@@ -177,10 +180,13 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_is_said(ser
 
 
 def test_it_ends_when_it_is_asked_to(served: Served) -> None:
+    below = psutil.Process(served.process.pid).children(recursive=True)
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(60) == 130
+    assert not psutil.wait_procs(below, timeout=10)[1]
     text = served.log.read_text()
     assert f"serving {NAME} version 1 (clean) at http://127.0.0.1:{served.port}" in text
+    assert SAID in text
     assert "Traceback" not in text
     assert "raylet" not in text
     with pytest.raises(OSError, match="refused"):
