@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mail.model.configuration import MailConfig
+from mail.model.embeddings import ImageNorm
 
 
 class Decoded(NamedTuple):
@@ -31,8 +32,8 @@ class PixelDecoder(nn.Module):
         self.spread = nn.Linear(d, c)
         self.paint = nn.Conv2d(c, c, 3, padding=1)
         self.skip = nn.Conv2d(config.stem_dim, c, 1)
-        self.fuse = nn.Sequential(nn.GroupNorm(1, c), nn.GELU(), nn.Conv2d(c, c, 3, padding=1))
-        self.out_norm = nn.GroupNorm(1, c)
+        self.fuse = nn.Sequential(ImageNorm(c), nn.GELU(), nn.Conv2d(c, c, 3, padding=1))
+        self.out_norm = ImageNorm(c)
         self.query = nn.Linear(d, c + 1)
         self.paste = nn.Linear(d, c) if config.uses_instance_tokens and config.paste else None
 
@@ -47,17 +48,31 @@ class PixelDecoder(nn.Module):
         """
         n, count, _ = patches.shape
         grid = round(count**0.5)
-        coarse = self.spread(patches).transpose(1, 2).reshape(n, -1, grid, grid)
-        coarse = self.paint(coarse)
-        features = F.interpolate(coarse, size=stem.shape[-2:], mode="bilinear", align_corners=False)
-        features = features + self.skip(stem)
+        # all in channels-last memory: what a linear layer gives is there already
+        coarse = self.paint(self.spread(patches).view(n, grid, grid, -1).permute(0, 3, 1, 2))
+        features = enlarge(coarse, stem.shape[-1]) + self.skip(stem)
         if self.paste is not None and instances is not None and coverage is not None:
-            features = features + torch.einsum("nkc,nkhw->nchw", self.paste(instances), coverage.to(features.dtype))
+            pasted = torch.einsum("nkc,nkhw->nhwc", self.paste(instances), coverage.to(features.dtype))
+            features = features + pasted.permute(0, 3, 1, 2)
         features = features + self.fuse(features)
         features = F.gelu(self.out_norm(features))
         query = self.query(sentence)
         logits = torch.einsum("nc,nchw->nhw", query[:, :-1], features) * query.shape[1] ** -0.5
         return logits + query[:, -1, None, None]
+
+
+def enlarge(cells: Tensor, side: int) -> Tensor:
+    """(N, C, G, G) -> (N, C, side, side), bilinear, edges aligned; in channels-last memory.
+
+    Two matrix products: their backward pass is two more, where that of an interpolation adds up with atomics.
+    """
+    n, channels, grid, _ = cells.shape
+    places = torch.arange(side, device=cells.device, dtype=torch.float32)
+    places = ((places + 0.5) * grid / side - 0.5).clamp(0, grid - 1)
+    weights = (1 - (places[:, None] - torch.arange(grid, device=cells.device)).abs()).clamp_min(0).to(cells.dtype)
+    wide = weights @ cells.permute(0, 2, 3, 1).reshape(n * grid, grid, channels)  # (N G, side, C)
+    high = weights @ wide.view(n, grid, side * channels)  # (N, side, side C)
+    return high.view(n, side, side, channels).permute(0, 3, 1, 2)
 
 
 class SelectionHead(nn.Module):
@@ -120,7 +135,9 @@ class Decoder(nn.Module):
         if masks is not None and self.pixels.paste is not None:
             coarse = F.adaptive_avg_pool2d(masks, stem.shape[-1])
         pixels = self.pixels(patches, sentence, stem, instances, coarse)[:, None].float()
-        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
+        pixels = pixels[:, 0]
         mask, selection = pixels, None
         if self.selection is not None and instances is not None and masks is not None and valid is not None:
             selection = self.selection(instances, sentence, valid).float()

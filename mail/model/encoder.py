@@ -18,8 +18,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
-        """(N, L, d) with an additive bias or boolean mask (N, 1 or heads, 1 or L, L) -> (N, L, d)."""
+    def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        """(N, L, d) with an additive bias (N, 1 or heads, L, L) -> (N, L, d)."""
         n, length, d = tokens.shape
         qkv = self.qkv(tokens).view(n, length, 3, self.heads, d // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, L, d / heads) each
@@ -41,7 +41,7 @@ class Block(nn.Module):
         for layer in (self.attention.output, self.mlp_out):
             layer.init_std = 0.1 * config.initializer_range  # type: ignore[assignment]  # a number, no module
 
-    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm_attention(tokens), bias)
         return tokens + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(tokens))))
 
@@ -75,7 +75,10 @@ class Encoder(nn.Module):
         Returns:
             (N, L, d) after the final norm; zero at padded positions.
         """
-        whole = tokens.shape
+        whole, device = tokens.shape, tokens.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            # the residual stream too: it is most of what a block reads and writes
+            tokens = tokens.to(torch.get_autocast_dtype(device))
         bias = self.attention_bias(tokens, valid, coverage, first_patch)
         order = without_padding(valid)
         if order is not None:
@@ -89,24 +92,26 @@ class Encoder(nn.Module):
         return tokens * valid[..., None].to(tokens.dtype)
 
     def attention_bias(self, tokens: Tensor, valid: Tensor, coverage: Tensor | None, first_patch: int) -> Tensor:
-        """What is added to the attention's logits, (N, heads, L, L), or a mask (N, 1, L, L), True where it may look."""
+        """What is added to the attention's logits, (N, heads or 1, L, L), made once for all blocks."""
         n, length = valid.shape
         may_look = valid[:, None, None, :].expand(n, 1, length, length)
+        nowhere = torch.finfo(tokens.dtype).min
+        bias = tokens.new_zeros(n, 1, length, length)
         if coverage is None:
-            return may_look
+            return bias.masked_fill(~may_look, nowhere)
         slots, patches = coverage.shape[1:]
         if self.one_way:
             instance = torch.arange(length, device=valid.device) >= length - slots
             may_look = may_look & (instance[:, None] | ~instance[None, :])
         if self.coverage_gain is None:
-            return may_look
+            return bias.masked_fill(~may_look, nowhere)
         gain = self.coverage_gain[None, :, None, None].to(tokens.dtype)
         block = gain * coverage[:, None].to(tokens.dtype)  # (N, heads, K, P)
         # built by padding rather than by assignment: no in-place write, so it compiles and differentiates
         after = length - first_patch - patches
         to_patches = F.pad(block, (first_patch, after, length - slots, 0))
         to_instances = F.pad(block.transpose(-1, -2), (length - slots, 0, first_patch, after))
-        return (to_patches + to_instances).masked_fill(~may_look, torch.finfo(tokens.dtype).min)
+        return (to_patches + to_instances).masked_fill(~may_look, nowhere)
 
 
 def without_padding(valid: Tensor) -> Tensor | None:

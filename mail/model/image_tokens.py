@@ -25,7 +25,7 @@ class ImageTokens:
 
     def of(self, index: Tensor) -> "ImageTokens":
         """The tokens of the image of each expression: (I, ...) -> (N, ...)."""
-        gathered: dict[str, Any] = {name: None if t is None else t[index] for name, t in vars(self).items()}
+        gathered: dict[str, Any] = {name: None if t is None else _rows(t, index) for name, t in vars(self).items()}
         return ImageTokens(**gathered)
 
     @classmethod
@@ -51,6 +51,22 @@ class ImageTokens:
     def nbytes(self) -> int:
         """Memory that they hold."""
         return sum(t.nbytes for t in vars(self).values() if t is not None)
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """`tensor[index]`; with a gradient as a matrix product of ones and zeros, in the precision of autocast.
+
+    The backward pass of indexing adds the rows up by sorting and atomics; that of a product is a product.
+    """
+    if not tensor.requires_grad:
+        return tensor[index]
+    chosen = F.one_hot(index, len(tensor)).to(tensor.dtype)
+    # channels-last memory stays so: its rows are contiguous in another order
+    last = tensor.ndim == 4
+    flat = (tensor.permute(0, 2, 3, 1) if last else tensor).flatten(1)
+    shape = (len(index), *((tensor.shape[2], tensor.shape[3], tensor.shape[1]) if last else tensor.shape[1:]))
+    found = (chosen @ flat).view(shape)
+    return found.permute(0, 3, 1, 2) if last else found
 
 
 def _with_slots(tensor: Tensor | None, slots: int, like: Tensor, images: int) -> Tensor:

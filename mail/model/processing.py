@@ -26,6 +26,9 @@ from mail.proposals import Proposals
 
 Arrays = dict[str, np.ndarray]
 
+WORD_LENGTHS = (8, 16, 24)  # word pieces that a batch is padded to, the processor's most if it has longer ones
+SLOT_STEP = 16  # instance slots of a batch are a multiple
+
 
 @dataclass
 class Segmentation:
@@ -178,11 +181,12 @@ class MailProcessor(ProcessorMixin):
     def collate(self, items: Sequence[dict[str, Arrays]]) -> dict[str, torch.Tensor]:
         """Puts images together: items with keys `image`, `proposals`, `texts` and, in training, `targets`.
 
-        Instance slots are padded to the fullest image of the batch, words to the longest expression.
+        Instance slots are padded to the fullest image of the batch, words to the longest expression, both to one of a
+        few lengths: a compiled network is compiled for each shape that it meets.
         """
         batch = self.collate_images(items) | self.collate_texts([item["texts"] for item in items])
         if all("targets" in item for item in items):
-            slots = max(len(item["proposals"]["instance_scores"]) for item in items)
+            slots = self._slots(items)
             targets: dict[str, np.ndarray] = {}
             for key in ("target_masks", "no_target"):
                 targets[key] = np.concatenate([item["targets"][key] for item in items])
@@ -192,7 +196,7 @@ class MailProcessor(ProcessorMixin):
 
     def collate_images(self, items: Sequence[dict[str, Arrays]]) -> dict[str, torch.Tensor]:
         """The share of the images: what `MailForReferringSegmentation.encode_images` takes."""
-        slots = max(len(item["proposals"]["instance_scores"]) for item in items)
+        slots = self._slots(items)
         batch = {key: np.stack([item["image"][key] for item in items]) for key in ("pixel_values", "pixel_size")}
         for key in items[0]["proposals"]:
             batch[key] = np.stack([_pad(item["proposals"][key], slots, 0) for item in items])
@@ -201,11 +205,16 @@ class MailProcessor(ProcessorMixin):
     def collate_texts(self, texts: Sequence[Arrays]) -> dict[str, torch.Tensor]:
         """The share of the expressions, given image by image: `image_index`, `input_ids`, `attention_mask`."""
         counts = [len(each["input_ids"]) for each in texts]
-        longest = max(2, *(int(each["attention_mask"].sum(1).max(initial=0)) for each in texts))
+        longest = max(int(each["attention_mask"].sum(1).max(initial=0)) for each in texts)
+        longest = next((length for length in WORD_LENGTHS if longest <= length), self.max_text_length)
         batch = {"image_index": np.repeat(np.arange(len(texts)), counts)}
         for key in ("input_ids", "attention_mask"):
             batch[key] = np.concatenate([each[key][:, :longest] for each in texts])
         return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    def _slots(self, items: Sequence[dict[str, Arrays]]) -> int:
+        fullest = max(len(item["proposals"]["instance_scores"]) for item in items)
+        return min(-(-fullest // SLOT_STEP) * SLOT_STEP, self.max_instances)
 
     def __call__(
         self,
