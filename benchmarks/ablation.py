@@ -72,6 +72,9 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "the same, one-way attention, pixels trained alone": HALF | {"geometry_frequencies": 6},
     "and boxes without Fourier features": HALF,
     "and a lighter selection loss": {},  # as in the presets
+    "and a decoder at the full resolution of masks": {"decoder_stride": 2},
+    "and a decoder at a quarter of it": {"decoder_stride": 8},
+    "and a decoder half as wide": {"decoder_dim": 12},
     "no masks, boxes without Fourier features": {"mask_modality": "none"},  # as `--model.mask-modality none` gives
 }
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, n - 1 degrees of freedom
