@@ -11,6 +11,7 @@ from mail.data.expression_index import ExpressionIndex
 from mail.inference import Predictor
 from mail.metrics import count
 from mail.report.overlay import overlay
+from mail.training.compiling import eagerly
 from mail.training.input import TrainingInput
 
 IMAGES_PER_BATCH = 8
@@ -36,6 +37,7 @@ class Validation:
         return cls(split, index.row[chosen], index.image[chosen].astype(np.int64))
 
 
+@eagerly()
 def sample_overlays(
     model: Any, source: TrainingInput, validation: Validation, device: torch.device, count: int = 4
 ) -> list[np.ndarray]:
@@ -56,6 +58,7 @@ def sample_overlays(
     return pictures
 
 
+@eagerly()
 def validate(
     model: Any, source: TrainingInput, validation: Validation, rank: int, world: int, device: torch.device
 ) -> dict[str, Any]:

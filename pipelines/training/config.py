@@ -191,8 +191,9 @@ class TrainConfig(Options):
     input_cpus: float | None = None
     """CPUs for the input tasks of each worker (default: what the workers leave free, shared)."""
 
-    compile: bool = False
-    """Compile the network (torch.compile): needs a C++ compiler, and a minute or more at each start."""
+    compile: Literal["auto", "no", "yes", "required"] = "auto"
+    """Compile the network (torch.compile), which needs a C++ compiler and about a minute at a start; auto: on GPUs,
+    where there are steps enough to earn that back. Where it fails the training goes on without; required: it ends."""
 
     allow_leaky: bool = False
     """Train although the proposer saw evaluation images; the model is labelled leaky for good."""

@@ -164,6 +164,9 @@ class Progress(Follower):
         self._fresh = True
         say(f"{world} worker(s) train from step {step} on", event="begun", step=step, workers=world)
 
+    def _on_note(self, line: str) -> None:
+        say(line)
+
     def _on_saved(self, step: int) -> None:
         try:
             self._saved()

@@ -23,6 +23,7 @@ from mail.data.epoch_plan import EpochPlan
 from mail.data.filling import begun
 from mail.data.rehearsal import RehearsedPlan
 from mail.training.checkpoint import put_checkpoint, save_checkpoint
+from mail.training.compiling import Compiling
 from mail.training.early_stop import is_over
 from mail.training.going_on import load_checkpoint, load_newest
 from mail.training.input import TrainingInput, batches
@@ -40,6 +41,7 @@ from pipelines.training.overlays import Overlays
 from pipelines.training.progress import remote_ending, remote_put
 
 Batches = Generator[TrainingBatch, None, None]
+WORTH_COMPILING = 2000  # steps that earn back on a GPU what compiling takes, about a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +120,21 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
         place.tell("begun", start, world, curves)
     if is_over(curves, job.patience, job.checkpoint_every):  # a driver was killed before it could export
         return
-    network: Any = torch.compile(model) if job.options.compile else model
-    wrapped = place.wrap(network).train()
+    wrapped = place.wrap(model).train()
+    compiled = model if _is_compiled(job.options.compile, settings.steps - start, device) else None
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
-    with contextlib.closing(place.batches(start)) as stream:
+    note = partial(place.tell, "note") if rank == 0 else (lambda line: None)
+    with (
+        contextlib.closing(place.batches(start)) as stream,
+        Compiling(compiled, note, required=job.options.compile == "required") as compiling,
+    ):
         for parts in clock.waits(by_step(stream)):
             if rank == 0:
                 job.claim.alive()
             done = parts[0].plan.step + 1
             with memory_advice(model.config, parts, bf16):
-                results.append(
-                    train_step(wrapped, optimizer, parts, settings, rank=rank, world=world, device=device, bf16=bf16)
-                )
+                step = partial(train_step, wrapped, optimizer, parts, settings, rank=rank, world=world)
+                results.append(compiling.take(parts, partial(step, device=device, bf16=bf16)))
             clock.count(parts)
             ends = done == settings.steps
             saves = done % job.checkpoint_every == 0 or ends
@@ -173,6 +178,11 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 if halts:
                     return
                 clock.skip()
+
+
+def _is_compiled(option: str, steps: int, device: torch.device) -> bool:
+    """Whether the network is compiled for so many steps, by `--compile`."""
+    return option in ("yes", "required") or (option == "auto" and device.type == "cuda" and steps >= WORTH_COMPILING)
 
 
 def _shows(job: Job, step: int) -> bool:

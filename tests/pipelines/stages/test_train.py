@@ -58,6 +58,9 @@ def boxes(tmp_path_factory) -> Boxes:
     return make_boxes(tmp_path_factory.mktemp("boxes"))
 
 
+COMPILED = {"plain": "no", "compiled": "required"}
+
+
 @pytest.fixture
 def train(boxes, tmp_path, monkeypatch):
     """Makes a small train stage in a working directory of its own."""
@@ -268,11 +271,25 @@ def test_accumulation_does_not_change_the_result(train):
 
 
 @pytest.mark.soak
-def test_a_compiled_network_computes_the_same(train, tmp_path, monkeypatch):
+def test_a_compiled_network_computes_the_same_and_goes_on(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    plain, compiled = train(name="plain").run(), train(name="compiled", compile=True).run()
+    plain, compiled = train(name="plain").run(), train(name="compiled", compile="required").run()
     assert compiled["last"]["loss"] == pytest.approx(plain["last"]["loss"], abs=1e-4)
+    assert compiled["validation"]["mIoU"] == pytest.approx(plain["validation"]["mIoU"], abs=1e-3)
     assert weights(compiled["model"]).keys() == weights(plain["model"]).keys()
+    longer = [train(name=name, compile=how, resume=True, steps=9).run() for name, how in COMPILED.items()]
+    assert longer[1]["last"]["loss"] == pytest.approx(longer[0]["last"]["loss"], abs=1e-4)
+    assert "compiled in" in capsys.readouterr().out
+
+
+def test_a_compiler_that_fails_is_said_and_done_without(train, tmp_path, monkeypatch, capsys):
+    plain = train(name="plain").run()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "compiled"))
+    assert train(name="compiled", compile="yes").run()["last"]["loss"] == plain["last"]["loss"]
+    assert "the network cannot be compiled, so it is trained as it is" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--compile required"):
+        train(name="required", compile="required").run()
 
 
 def test_a_finished_run_is_not_trained_again(train, capsys):

@@ -1,0 +1,95 @@
+"""torch.compile of a network in training: its parts, in place, each for the few shapes that batches have.
+
+A part is compiled when a shape is first met, which takes tens of seconds; `MailProcessor.collate` pads words and
+instance slots to a few lengths, so that all shapes are met soon after the start. Parts, because the whole network takes
+minutes; and fixed shapes, because Inductor's code for symbolic ones fails in some versions, and is slower.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Self, TypeVar
+
+import torch
+from torch import nn
+
+from mail.errors import UserError, on_one_line
+from mail.training.step import TrainingBatch
+
+Result = TypeVar("Result")
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Lets the encoder, the decoder, the stem and the embedding of instances be compiled when they are first called.
+
+    Only the last two see how many images a batch has, which is any number: they are compiled for that as a symbol.
+    """
+    for name, dynamic in (("encoder", False), ("decoder", False), ("stem", None), ("instance", None)):
+        if (part := getattr(model, name)) is not None:
+            part.compile(dynamic=dynamic, fullgraph=True)
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """What is called inside runs as it is written: validation has batches of any shape."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+class Compiling:
+    """Takes the steps of a network whose parts are compiled, says what that costs, and does without if it fails.
+
+    A context, at whose end nothing in the process is other than before.
+
+    Args:
+        model: its parts are compiled in place; None: nothing is.
+        say: tells a person a line. required: a compiler that fails ends the training.
+    """
+
+    def __init__(self, model: nn.Module | None, say: Callable[[str], object], *, required: bool = False):
+        self._model, self._say, self._required = model, say, required
+        self._seen: set[tuple[int, int, int]] = set()
+        self._until_the_end = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._until_the_end.close()
+
+    def take(self, parts: Sequence[TrainingBatch], step: Callable[[], Result]) -> Result:
+        """Calls `step`, which takes these parts; once more where the compiler fails.
+
+        Raises:
+            UserError: the compiler failed and is required.
+        """
+        new = {_shape(part) for part in parts} - self._seen
+        if self._model is None or not new:
+            return step()
+        rows, words, slots = max(new)
+        self._say(f"compiling the network for {rows} expressions of {words} words, {slots} instances an image")
+        begun = time.monotonic()
+        try:
+            if not self._seen:
+                compile_parts(self._model)
+            result = step()
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {on_one_line(str(error).strip().partition(chr(10))[0])}"
+            if self._required:
+                raise UserError(f"the network cannot be compiled, and --compile required is given ({why})") from error
+            self._say(f"the network cannot be compiled, so it is trained as it is ({why})")
+            self._model = None
+            self._until_the_end.enter_context(eagerly())
+            return step()
+        self._seen |= new
+        self._say(f"compiled in {time.monotonic() - begun:.0f} s")
+        return result
+
+
+def _shape(part: TrainingBatch) -> tuple[int, int, int]:
+    """Expressions, words and instance slots: what the compiled parts depend on."""
+    slots = part.tensors.get("instance_valid")
+    rows, words = part.tensors["input_ids"].shape
+    return rows, words, 0 if slots is None else slots.shape[1]
