@@ -279,7 +279,7 @@ def test_a_compiled_network_computes_the_same_and_goes_on(train, tmp_path, monke
     assert weights(compiled["model"]).keys() == weights(plain["model"]).keys()
     longer = [train(name=name, compile=how, resume=True, steps=9).run() for name, how in COMPILED.items()]
     assert longer[1]["last"]["loss"] == pytest.approx(longer[0]["last"]["loss"], abs=1e-4)
-    assert "compiled in" in capsys.readouterr().out
+    assert "compiled in" in capsys.readouterr().err
 
 
 def test_a_compiler_that_fails_is_said_and_done_without(train, tmp_path, monkeypatch, capsys):
@@ -287,7 +287,7 @@ def test_a_compiler_that_fails_is_said_and_done_without(train, tmp_path, monkeyp
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "compiled"))
     assert train(name="compiled", compile="yes").run()["last"]["loss"] == plain["last"]["loss"]
-    assert "the network cannot be compiled, so it is trained as it is" in capsys.readouterr().out
+    assert "the network cannot be compiled, so it is trained as it is" in capsys.readouterr().err
     with pytest.raises(UserError, match="--compile required"):
         train(name="required", compile="required").run()
 
