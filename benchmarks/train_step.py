@@ -5,7 +5,9 @@
 
 A step is what training does (`mail.training.step.train_step`): batch to the device, network, losses, backward,
 clipping, AdamW. Its arithmetic is counted by the formula that is printed; its share of the rate of a large matrix
-product, measured in the same run, is the model FLOPs utilisation. Claim: at least 0.45 on a GPU. The last line is JSON.
+product, measured in the same run, is the model FLOPs utilisation. Claim: at least 0.45 on a GPU, where the time of its
+kernels is listed by kind as well. With --follow N the first N steps are taken in fp32 and in bf16, as it is written and
+compiled, on the same batches: how far the losses of each are from those of fp32. The last line is JSON.
 """
 
 import argparse
@@ -13,14 +15,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from mail.data.epoch_plan import Batch
 from mail.model import MailConfig, MailForReferringSegmentation, find_preset
+from mail.training.compiling import compile_parts
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, train_step
@@ -30,12 +36,20 @@ FORMULA = (
     "by torch.utils.flop_counter on this batch); the encoder's among them = 3 x N x layers x (8 T d^2 + 4 T d f + "
     "4 T^2 d) for N expressions, T tokens, width d, feed-forward width f"
 )
-WORDS, EXPRESSIONS_PER_IMAGE = 20, 3
+WORDS, PADDED_WORDS, EXPRESSIONS_PER_IMAGE = 20, 24, 3
+KINDS = {  # of kernels, by what is in their names; the first that fits
+    "attention": ("sdpa", "fmha", "flash"),
+    "matrix products": ("nvjet", "gemm", "cutlass", "splitK", "cublas"),
+    "convolutions": ("conv", "cudnn", "xmma", "wgrad", "dgrad"),
+    "AdamW and clipping": ("multi_tensor", "lpnorm", "FusedAdam"),
+    "fused by the compiler": ("triton",),
+    "copies": ("copy", "Memcpy", "Memset"),
+}
 
 
-def make_batch(config: MailConfig, expressions: int) -> TrainingBatch:
+def make_batch(config: MailConfig, expressions: int, padded: int = PADDED_WORDS, seed: int = 0) -> TrainingBatch:
     """Random input as large as in training: all instance slots filled, 20 word pieces, 3 expressions an image."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     images, slots, cells = -(-expressions // EXPRESSIONS_PER_IMAGE), config.max_instances, config.mask_size
     corners = np.sort(random.random((images, slots, 2, 2)), axis=2)
     tensors = {
@@ -47,15 +61,16 @@ def make_batch(config: MailConfig, expressions: int) -> TrainingBatch:
         "instance_labels": np.ones((images, slots), np.int64),
         "instance_valid": np.ones((images, slots), bool),
         "image_index": np.arange(expressions) // EXPRESSIONS_PER_IMAGE,
-        "input_ids": random.integers(1000, config.vocab_size, (expressions, WORDS)),
-        "attention_mask": np.ones((expressions, WORDS), np.int64),
+        "input_ids": random.integers(1000, config.vocab_size, (expressions, padded)),
+        "attention_mask": np.tile(np.arange(padded) < WORDS, (expressions, 1)).astype(np.int64),
         "target_masks": random.integers(0, 256, (expressions, cells, cells), np.uint8),
         "instance_ious": random.random((expressions, slots), np.float32),
         "no_target": np.zeros(expressions, bool),
     }
     rows = np.arange(expressions)
     plan = Batch(0, 0, 1, 0, rows, tensors["image_index"].astype(np.int32), expressions)
-    return TrainingBatch(plan, {name: torch.from_numpy(array) for name, array in tensors.items()})
+    batch = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    return TrainingBatch(plan, {k: v.pin_memory() for k, v in batch.items()} if torch.cuda.is_available() else batch)
 
 
 def seconds(run: Callable[[], Any], device: torch.device, runs: int) -> float:
@@ -91,24 +106,30 @@ def encoder_flops(config: MailConfig, expressions: int) -> int:
     return 3 * expressions * config.num_hidden_layers * layer
 
 
-def measure(name: str, expressions: int, runs: int, compiled: bool, device: torch.device) -> dict[str, Any]:
-    """One network's row of the table."""
+def network_of(name: str) -> MailConfig:
+    """`PRESET` or `PRESET@CANVAS`."""
     preset, _, side = name.partition("@")
     config = find_preset(preset).config()
-    config = MailConfig(**{**config.to_dict(), "image_size": int(side or config.image_size)})
-    bf16 = device.type == "cuda"
+    return MailConfig(**{**config.to_dict(), "image_size": int(side or config.image_size)})
+
+
+def measure(name: str, expressions: int, runs: int, compiled: bool, device: torch.device) -> dict[str, Any]:
+    """One network's row of the table."""
+    config, bf16 = network_of(name), device.type == "cuda"
     torch.manual_seed(0)
     model = MailForReferringSegmentation(config).to(device).train()  # type: ignore[arg-type]
-    network: Any = torch.compile(model) if compiled else model
     settings = TrainingSettings(global_batch_size=expressions, learning_rate=1e-5)
     optimizer, batch = make_optimizer(model, settings), make_batch(config, expressions)
     with FlopCounterMode(display=False) as counter, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        model(**batch.to(device).tensors)
+        model(**make_batch(config, expressions, WORDS).to(device).tensors)
     flops = 3 * counter.get_total_flops()
+    if compiled:
+        compile_parts(model)
 
     def whole() -> None:
-        train_step(network, optimizer, [batch], settings, device=device, bf16=bf16)
+        train_step(model, optimizer, [batch], settings, device=device, bf16=bf16)
 
+    first = seconds(whole, device, 1)
     for _ in range(3):
         whole()
     if device.type == "cuda":
@@ -119,17 +140,18 @@ def measure(name: str, expressions: int, runs: int, compiled: bool, device: torc
 
     def forward() -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return network(**there).loss
+            return model(**there).loss
 
     to_device = seconds(lambda: batch.to(device), device, runs)
     forward_seconds = seconds(forward, device, runs)
     both = seconds(lambda: forward().backward(), device, runs)
     update = seconds(optimizer.step, device, runs)
     return {
-        "network": f"{preset}@{config.image_size}",
+        "network": name,
         "expressions": expressions,
         "expressions_per_second": round(expressions / step, 2),
         "step_ms": round(1000 * step, 2),
+        "first_step_s": round(first, 1),
         "to_device_ms": round(1000 * to_device, 2),
         "forward_ms": round(1000 * forward_seconds, 2),
         "backward_ms": round(1000 * (both - forward_seconds), 2),
@@ -138,6 +160,46 @@ def measure(name: str, expressions: int, runs: int, compiled: bool, device: torc
         "tera_flops": round(flops / 1e12, 4),
         "encoder_share_of_flops": round(encoder_flops(config, expressions) / flops, 3),
         "flops_per_second": flops / step,
+        "kernels_ms": kernels(whole) if device.type == "cuda" else None,
+    }
+
+
+def kernels(step: Callable[[], Any], runs: int = 3) -> dict[str, float]:
+    """Milliseconds of a step that a GPU is busy with kernels of each kind."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(runs):
+            step()
+        torch.cuda.synchronize()
+    found = dict.fromkeys(["all", *KINDS, "others"], 0.0)
+    for event in profiled.key_averages():
+        spent = event.self_device_time_total / 1000 / runs
+        kind = next((kind for kind, marks in KINDS.items() if any(mark in event.key for mark in marks)), "others")
+        found[kind] += spent
+        found["all"] += spent
+    return {kind: round(spent, 2) for kind, spent in found.items()}
+
+
+def follow(name: str, expressions: int, steps: int, device: torch.device) -> dict[str, Any]:
+    """Losses of the first steps in bf16, as written and compiled, against those in fp32: largest relative distance."""
+    config, settings = network_of(name), TrainingSettings(global_batch_size=expressions, steps=steps)
+    batches = [make_batch(config, expressions, seed=seed) for seed in range(4)]
+
+    def losses(bf16: bool, compiled: bool) -> np.ndarray:
+        torch.manual_seed(0)
+        model = MailForReferringSegmentation(config).to(device).train()  # type: ignore[arg-type]
+        if compiled:
+            compile_parts(model)
+        optimizer, found = make_optimizer(model, settings), []
+        for step, batch in enumerate(islice(batches * steps, steps)):
+            batch.plan = replace(batch.plan, step=step)
+            found.append(train_step(model, optimizer, [batch], settings, device=device, bf16=bf16)[0])
+        return torch.stack(found).cpu().numpy()
+
+    exact = losses(bf16=False, compiled=False)
+    apart = {way: losses(True, way == "compiled") / exact - 1 for way in ("eager", "compiled")}
+    return {
+        "fp32_first_and_last": [round(float(exact[0]), 4), round(float(exact[-1]), 4)],
+        **{f"{way}_bf16_apart": round(float(np.abs(a).max()), 5) for way, a in apart.items()},
     }
 
 
@@ -146,7 +208,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["vilt-b32@480", "vilt-b32@640", "vilt-b16@480"])
     parser.add_argument("--expressions", type=int, help="in a step (default: 64 on a GPU, 6 on a CPU)")
     parser.add_argument("--runs", type=int, help="steps that are timed (default: 20 on a GPU, 3 on a CPU)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network's parts")
+    parser.add_argument("--follow", type=int, default=0, help="steps of the first network in fp32 and in bf16")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
@@ -157,16 +220,18 @@ def main() -> None:
     rows = []
     for name in options.networks:
         row = measure(name, expressions, runs, options.compile, device)
-        row["mfu"] = round(row.pop("flops_per_second") / rate, 3)
+        row["mfu"] = round(row.pop("flops_per_second") / rate, 4)
         rows.append(row)
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         if gpu:
             torch.cuda.empty_cache()
+    followed = follow(options.networks[0], expressions, options.follow, device) if options.follow else None
     result = {
         "benchmark": "train_step",
         "ratio": min(row["mfu"] for row in rows),
         "matmul_tera_flops": round(rate / 1e12, 3),
         "rows": rows,
+        "follow": followed,
         "compile": options.compile,
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
     }

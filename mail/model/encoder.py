@@ -75,10 +75,7 @@ class Encoder(nn.Module):
         Returns:
             (N, L, d) after the final norm; zero at padded positions.
         """
-        whole, device = tokens.shape, tokens.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            # the residual stream too: it is most of what a block reads and writes
-            tokens = tokens.to(torch.get_autocast_dtype(device))
+        whole = tokens.shape
         bias = self.attention_bias(tokens, valid, coverage, first_patch)
         order = without_padding(valid)
         if order is not None:

@@ -219,7 +219,11 @@ class MailForReferringSegmentation(PreTrainedModel):
         if images.instances is not None and images.valid is not None:
             sequence.append(images.instances)
             valid.append(images.valid)
-        return self.encoder(torch.cat(sequence, 1), torch.cat(valid, 1), images.coverage, words.shape[1])
+        tokens, device = torch.cat(sequence, 1), input_ids.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            # the residual stream too: it is most of what a block reads and writes
+            tokens = tokens.to(torch.get_autocast_dtype(device))
+        return self.encoder(tokens, torch.cat(valid, 1), images.coverage, words.shape[1])
 
     def segment(self, images: ImageTokens, input_ids: Tensor, attention_mask: Tensor) -> MailOutput:
         """Encodes and decodes N expressions, `images` already gathered to one row an expression."""
