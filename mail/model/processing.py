@@ -20,6 +20,7 @@ from transformers import BatchFeature, ProcessorMixin
 from mail import rle
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
+from mail.model.coverage import coverage
 from mail.model.text_coverage import TextCoverage
 from mail.model.tokenization import check_text
 from mail.proposals import Proposals
@@ -163,14 +164,8 @@ class MailProcessor(ProcessorMixin):
         """Coverage 0..255 of every mask cell: n RLEs of `size` (H, W) -> uint8 (n, R, R)."""
         cells = self.mask_size
         out = np.zeros((len(masks), cells, cells), np.uint8)
-        if not masks:
-            return out
         height, width = (side // self.mask_stride for side in self.canvas_size(*size))
-        # run lengths go down the columns: decoded transposed, the bytes need no copy
-        columns = np.ascontiguousarray(rle.decode_many(masks, size).transpose(0, 2, 1))
-        pixels = torch.from_numpy(columns)[None].float() * 255
-        coverage = F.interpolate(pixels, size=(width, height), mode="bilinear", antialias=True)[0]
-        out[:, :height, :width] = coverage.round().clamp(0, 255).byte().numpy().transpose(0, 2, 1)
+        out[:, :height, :width] = coverage(masks, size, (height, width))
         return out
 
     # batches -------------------------------------------------------------------------------------------------------
