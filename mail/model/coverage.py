@@ -32,9 +32,9 @@ def coverage(masks: Sequence[rle.RLE], size: tuple[int, int], cells: tuple[int, 
     lasts = np.cumsum(counts) - 1
     if not np.array_equal(ends[lasts], height * width * np.arange(1, n + 1)):
         raise ValueError(f"a mask does not have {height} x {width} pixels")
-    first = np.repeat(lasts + 1 - counts, counts)
-    sign = 1.0 - 2.0 * ((np.arange(len(ends)) - first) & 1)  # where the 1st, 3rd, ... run ends, foreground begins
-    sign[lasts] = 0.0
+    number = np.arange(len(ends)) - np.repeat(lasts + 1 - counts, counts)
+    sign = np.where(number & 1, np.float32(-1), np.float32(1))  # where the 1st, 3rd, ... run ends, foreground begins
+    sign[lasts] = 0
     ends, sign = ends[sign != 0], sign[sign != 0]
     column = ends // height
     mask, x = column // width, column % width
@@ -44,20 +44,17 @@ def coverage(masks: Sequence[rle.RLE], size: tuple[int, int], cells: tuple[int, 
     corner = (first_y[y] * n + mask) * w + first_x[x]
     steps = np.arange(len(changes))[:, None] * (n * w) + np.arange(len(shares))
     what = changes.take(y, 1)[:, None] * (shares.take(x, 1) * sign)
-    found = _sums(steps[:, :, None] + corner, what, h * n * w).reshape(h, n, w)
+    found = np.zeros((h, n, w), np.float32)
+    np.add.at(found.reshape(-1), (steps[:, :, None] + corner).reshape(-1), what.reshape(-1))
 
     inside = np.bincount(column, sign, n * width).reshape(n, width)
     through = np.cumsum(inside, 1) - inside  # 1 where a run goes on from the column before
     where = np.arange(len(shares))[:, None, None] + (np.arange(n)[:, None] * w + first_x)
-    found[0] += _sums(where, shares[:, None] * through, n * w).reshape(n, w) + 0.5  # rounded, once the rest is cut off
+    np.add.at(found[0].reshape(-1), where.reshape(-1), (shares[:, None] * through.astype(np.float32)).reshape(-1))
+    found[0] += 0.5  # rounded, once the rest is cut off
     for row in range(1, h):
         found[row] += found[row - 1]
     return found.transpose(1, 0, 2).astype(np.uint8)
-
-
-def _sums(where: np.ndarray, what: np.ndarray, length: int) -> np.ndarray:
-    """float64 (length,): what is added at each place."""
-    return np.bincount(where.ravel(), what.ravel(), length).astype(np.float64, copy=False)
 
 
 @lru_cache(64)
@@ -84,4 +81,5 @@ def _band(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first = there.argmax(1)
     longest = int((cells - there[:, ::-1].argmax(1) - first).max())
     first = np.minimum(first, cells - longest)
-    return first, np.ascontiguousarray(np.take_along_axis(filters, first[:, None] + np.arange(longest), 1).T)
+    values = np.take_along_axis(filters, first[:, None] + np.arange(longest), 1)
+    return first, np.ascontiguousarray(values.T, np.float32)

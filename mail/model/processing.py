@@ -92,7 +92,7 @@ class MailProcessor(ProcessorMixin):
 
         return fit(height), fit(width)
 
-    def encode(self, image: Any, proposals: Proposals, texts: Sequence[str]) -> dict[str, Arrays]:
+    def encode(self, image: np.ndarray | Image.Image, proposals: Proposals, texts: Sequence[str]) -> dict[str, Arrays]:
         """One image with its proposals and sentences, for `collate`."""
         encoded = {"image": self.encode_image(image), "proposals": self.encode_proposals(proposals)}
         return encoded | {"texts": self.encode_texts(texts)}
@@ -114,7 +114,8 @@ class MailProcessor(ProcessorMixin):
         height, width = self.canvas_size(picture.height, picture.width)
         resized = picture.resize((width, height), Image.Resampling.BILINEAR)
         canvas = np.zeros((3, self.image_size, self.image_size), np.uint8)
-        canvas[:, :height, :width] = np.asarray(resized).transpose(2, 0, 1)
+        for channel, band in zip(canvas, resized.split(), strict=True):
+            channel[:height, :width] = np.asarray(band)
         return {"pixel_values": canvas, "pixel_size": np.array([height, width], np.int64)}
 
     def encode_proposals(self, proposals: Proposals) -> Arrays:

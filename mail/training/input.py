@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mail.data.epoch_plan import Batch, EpochPlan
 from mail.data.expression_index import ExpressionIndex
-from mail.data.images import ImageError, decode_image
+from mail.data.images import ImageError, open_image, upright_rgb
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.rehearsal import JoinedMasks, JoinedRows, RehearsedPlan
 from mail.data.row_groups import RowReader
@@ -59,7 +60,7 @@ class TrainingInput:
     def images(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Proposals]]:
         """Pixels (H, W, 3) and proposals of images by row number."""
         found = self.image_rows.take(rows).to_pylist()
-        pixels = [self._decode(image) for image in found]
+        pixels = [np.array(self._decode(image)) for image in found]
         masks = self.snapshot.proposals([i["image_id"] for i in found]) if self.snapshot is not None else {}
         sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
         return pixels, [masks.get(i["image_id"], Proposals(s)) for i, s in zip(found, sizes, strict=True)]
@@ -68,9 +69,9 @@ class TrainingInput:
         """`text` and `target` of expressions by row number."""
         return self.expression_rows.take(rows).to_pylist()
 
-    def _decode(self, image: dict[str, Any]) -> np.ndarray:
+    def _decode(self, image: dict[str, Any]) -> Image.Image:
         try:
-            return decode_image(image["image"])
+            return upright_rgb(open_image(image["image"]))
         except ImageError as error:
             raise UserError(
                 f"image {image['image_id']} of {self.store_uri} cannot be decoded ({error}): a mask table of the "
@@ -94,13 +95,12 @@ class TrainingInput:
         return tensors
 
     def _item(self, step: int, row: int, image: dict, own: list[dict], proposals: dict[str, Proposals]) -> dict:
-        pixels = self._decode(image)
-        size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        found = Proposals(size)
+        picture = self._decode(image)
+        found = Proposals((picture.height, picture.width))
         if not self._withheld(step, row):
             found = proposals.get(image["image_id"], found)
         targets = self.processor.encode_targets([s["target"] for s in own], found)
-        return self.processor.encode(pixels, found, [s["text"] for s in own]) | {"targets": targets}
+        return self.processor.encode(picture, found, [s["text"] for s in own]) | {"targets": targets}
 
     def _withheld(self, step: int, row: int) -> bool:
         """Whether the image goes without proposals in this step: the same for every worker that has a part of it."""
