@@ -280,6 +280,8 @@ class MailProcessor(ProcessorMixin):
 
 
 def _pad(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    if array.shape[axis] == length:
+        return array
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
     return np.pad(array, widths)

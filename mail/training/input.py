@@ -84,23 +84,29 @@ class TrainingInput:
         order = np.argsort(first[inverse], kind="stable")
         image_rows, counts = batch.images[np.sort(first)].astype(np.int64), np.bincount(inverse)[np.argsort(first)]
         sentences = self.expression_rows.take(batch.rows[order]).to_pylist()
+        words = self.processor.encode_texts([s["text"] for s in sentences])
         items, start = [], 0
         for row, count, image in zip(image_rows, counts, self.image_rows.take(image_rows).to_pylist(), strict=True):
-            own = sentences[start : start + count]
+            own = slice(start, start + count)
             start += count
-            items.append(self._item(batch.step, int(row), image, own, proposals))
+            targets = [s["target"] for s in sentences[own]]
+            texts = {name: each[own] for name, each in words.items()}
+            items.append(self._item(batch.step, int(row), image, targets, proposals) | {"texts": texts})
         tensors = self.processor.collate(items)
         if self.processor.max_instances and not tensors["instance_valid"].shape[1]:
             tensors = _with_an_empty_slot(tensors)
         return tensors
 
-    def _item(self, step: int, row: int, image: dict, own: list[dict], proposals: dict[str, Proposals]) -> dict:
+    def _item(self, step: int, row: int, image: dict, targets: list, proposals: dict[str, Proposals]) -> dict:
         picture = self._decode(image)
         found = Proposals((picture.height, picture.width))
         if not self._withheld(step, row):
             found = proposals.get(image["image_id"], found)
-        targets = self.processor.encode_targets([s["target"] for s in own], found)
-        return self.processor.encode(picture, found, [s["text"] for s in own]) | {"targets": targets}
+        return {
+            "image": self.processor.encode_image(picture),
+            "proposals": self.processor.encode_proposals(found),
+            "targets": self.processor.encode_targets(targets, found),
+        }
 
     def _withheld(self, step: int, row: int) -> bool:
         """Whether the image goes without proposals in this step: the same for every worker that has a part of it."""
