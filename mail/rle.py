@@ -37,6 +37,33 @@ def decode_many(rles: Sequence[RLE], size: tuple[int, int]) -> np.ndarray:
     return coco_mask.decode(list(rles)).transpose(2, 0, 1)
 
 
+def run_lengths(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """What the `counts` of many masks say: all run lengths, one mask after another, int64 (R,); of each how many (n,).
+
+    The strings have to be whole (`mail.data.segmentation` tells of others' whether they are), but may be empty.
+    """
+    codes = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((codes & 32) == 0)  # character of each run
+    if not len(last):
+        return last, np.zeros(len(counts), np.int64)
+    digits = np.diff(last, prepend=-1)
+    first = last - digits + 1
+    runs = np.add.reduceat((codes & 31) << (5 * (np.arange(len(codes)) - np.repeat(first, digits))), first)
+    runs -= (codes[last] & 16) << (5 * digits - 4)
+    found = np.diff(np.searchsorted(last, np.cumsum([len(c) for c in counts])), prepend=0)
+    # From the fourth on, a run is written as its difference to the run two before: 1, 3, 5, ... and 2, 4, 6, ... of a
+    # mask are two sums. Of all masks at once where each begins at an even place.
+    mask = np.repeat(np.arange(len(counts)), found)
+    even = found + found % 2
+    begin = (np.cumsum(even) - even)[mask]
+    place = begin + np.arange(len(runs)) - (np.cumsum(found) - found)[mask]
+    sums = np.zeros(2 + int(even.sum()), np.int64)
+    sums[2 + place] = np.where(place == begin, 0, runs)
+    for chain in (sums[0::2], sums[1::2]):
+        np.cumsum(chain, out=chain)
+    return np.where(place == begin, runs, sums[2 + place] - sums[begin + place % 2]), found
+
+
 def empty(height: int, width: int) -> RLE:
     """The RLE of a mask without a single pixel."""
     return encode(np.zeros((height, width), dtype=bool))

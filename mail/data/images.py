@@ -72,6 +72,8 @@ def upright_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Ima
         pixels = _to_rgb(picture)
         if orientation in _TURNS:
             pixels = pixels.transpose(_TURNS[orientation])
+        if pixels is not picture:
+            pixels.info = {}  # or the tags that came along would say that it has to be turned
         return pixels
     except Exception as error:  # whatever a codec raises on a broken file means the same: it cannot be decoded
         raise ImageError(schema.STATUS_DECODE_ERROR, _explain(error)) from error

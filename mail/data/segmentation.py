@@ -20,9 +20,9 @@ from mail.data.typed import number, whole_number
 _CHUNK = 2**17  # characters
 _SHORT = 2000  # characters
 
-_LONGEST_RUN = 7  # characters, 35 bits
 _ALPHABET = bytes(range(48, 112))
 _ONE_RUN = re.compile(rb"[P-o]*[0-O]")  # the last character of a run lacks the continuation bit
+_OVERLONG = re.compile(rb"[P-o]{7}")  # 8 characters or more: beyond 35 bits
 
 _EMPTY = "its counts are empty"
 _CHARACTERS = "its counts hold characters that do not belong there"
@@ -123,8 +123,6 @@ def why_invalid(counts: bytes, pixels: int) -> str | None:
     if reason := _misspelt(counts):
         return reason
     texts = _ONE_RUN.findall(counts)
-    if max(map(len, texts)) > _LONGEST_RUN:
-        return _TOO_LONG
     runs: list[int] = []
     for text in texts:
         runs.append(_difference(text) + (runs[-2] if len(runs) > 2 else 0))
@@ -136,7 +134,9 @@ def _misspelt(counts: bytes) -> str | None:
         return _EMPTY
     if counts.translate(None, _ALPHABET):
         return _CHARACTERS
-    return _CUT_OFF if (counts[-1] - 48) & 32 else None
+    if (counts[-1] - 48) & 32:
+        return _CUT_OFF
+    return _TOO_LONG if _OVERLONG.search(counts) else None
 
 
 @lru_cache(4096)
@@ -170,29 +170,8 @@ def find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, st
 def _find_invalid(counts: Sequence[bytes], pixels: Sequence[int]) -> dict[int, str]:
     problems = {i: reason for i, c in enumerate(counts) if (reason := _misspelt(c))}
     kept = [b"" if i in problems else c for i, c in enumerate(counts)]  # what has no end would run into the next
-    codes = np.frombuffer(b"".join(kept), dtype=np.uint8).astype(np.int64) - 48
-    if not len(codes):
-        return problems
-    mask_of_code = np.repeat(np.arange(len(kept)), [len(c) for c in kept])
-    ends = np.flatnonzero((codes & 32) == 0)  # last character of each run
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digits = ends - starts + 1
-    mask_of_run = mask_of_code[ends]
-    for i in np.unique(mask_of_run[digits > _LONGEST_RUN]):
-        problems.setdefault(int(i), _TOO_LONG)
-    place = np.minimum(np.arange(len(codes)) - np.repeat(starts, digits), _LONGEST_RUN)
-    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
-    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * np.minimum(digits, 8)), 0)
-    # undo the differences: runs 1, 3, 5, ... and 2, 4, 6, ... are two cumulative sums, run 0 stands alone
-    first_of_mask = np.concatenate([[True], mask_of_run[1:] != mask_of_run[:-1]])
-    position = np.arange(len(runs)) - np.maximum.accumulate(np.where(first_of_mask, np.arange(len(runs)), 0))
-    chain = mask_of_run * 3 + np.where(position == 0, 0, 2 - position % 2)
-    order = np.argsort(chain, kind="stable")
-    summed = np.cumsum(runs[order])
-    head = np.concatenate([[True], chain[order][1:] != chain[order][:-1]])
-    before = np.concatenate([[0], summed[:-1]])
-    lengths_of_runs = np.empty_like(runs)
-    lengths_of_runs[order] = summed - np.repeat(before[head], np.diff(np.append(np.flatnonzero(head), len(runs))))
+    lengths_of_runs, runs = rle.run_lengths(kept)
+    mask_of_run = np.repeat(np.arange(len(kept)), runs)
     for i in np.unique(mask_of_run[lengths_of_runs < 0]):
         problems.setdefault(int(i), _NEGATIVE)
     totals = np.zeros(len(counts), dtype=np.int64)

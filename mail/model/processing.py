@@ -20,6 +20,7 @@ from transformers import BatchFeature, ProcessorMixin
 from mail import rle
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
+from mail.model.coverage import coverage
 from mail.model.text_coverage import TextCoverage
 from mail.model.tokenization import check_text
 from mail.proposals import Proposals
@@ -94,7 +95,7 @@ class MailProcessor(ProcessorMixin):
 
         return fit(height), fit(width)
 
-    def encode(self, image: Any, proposals: Proposals, texts: Sequence[str]) -> dict[str, Arrays]:
+    def encode(self, image: np.ndarray | Image.Image, proposals: Proposals, texts: Sequence[str]) -> dict[str, Arrays]:
         """One image with its proposals and sentences, for `collate`."""
         encoded = {"image": self.encode_image(image), "proposals": self.encode_proposals(proposals)}
         return encoded | {"texts": self.encode_texts(texts)}
@@ -116,7 +117,8 @@ class MailProcessor(ProcessorMixin):
         height, width = self.canvas_size(picture.height, picture.width)
         resized = picture.resize((width, height), Image.Resampling.BILINEAR)
         canvas = np.zeros((3, self.image_size, self.image_size), np.uint8)
-        canvas[:, :height, :width] = np.asarray(resized).transpose(2, 0, 1)
+        for channel, band in zip(canvas, resized.split(), strict=True):
+            channel[:height, :width] = np.asarray(band)
         return {"pixel_values": canvas, "pixel_size": np.array([height, width], np.int64)}
 
     def encode_proposals(self, proposals: Proposals) -> Arrays:
@@ -166,14 +168,8 @@ class MailProcessor(ProcessorMixin):
         """Coverage 0..255 of every mask cell: n RLEs of `size` (H, W) -> uint8 (n, R, R)."""
         cells = self.mask_size
         out = np.zeros((len(masks), cells, cells), np.uint8)
-        if not masks:
-            return out
         height, width = (side // self.mask_stride for side in self.canvas_size(*size))
-        # run lengths go down the columns: decoded transposed, the bytes need no copy
-        columns = np.ascontiguousarray(rle.decode_many(masks, size).transpose(0, 2, 1))
-        pixels = torch.from_numpy(columns)[None].float() * 255
-        coverage = F.interpolate(pixels, size=(width, height), mode="bilinear", antialias=True)[0]
-        out[:, :height, :width] = coverage.round().clamp(0, 255).byte().numpy().transpose(0, 2, 1)
+        out[:, :height, :width] = coverage(masks, size, (height, width))
         return out
 
     # batches -------------------------------------------------------------------------------------------------------
@@ -293,6 +289,8 @@ class MailProcessor(ProcessorMixin):
 
 
 def _pad(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    if array.shape[axis] == length:
+        return array
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
     return np.pad(array, widths)

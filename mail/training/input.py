@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mail.data.epoch_plan import Batch, EpochPlan
 from mail.data.expression_index import ExpressionIndex
-from mail.data.images import ImageError, decode_image
+from mail.data.images import ImageError, open_image, upright_rgb
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.rehearsal import JoinedMasks, JoinedRows, RehearsedPlan
 from mail.data.row_groups import RowReader
@@ -59,7 +60,7 @@ class TrainingInput:
     def images(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Proposals]]:
         """Pixels (H, W, 3) and proposals of images by row number."""
         found = self.image_rows.take(rows).to_pylist()
-        pixels = [self._decode(image) for image in found]
+        pixels = [np.array(self._decode(image)) for image in found]
         masks = self.snapshot.proposals([i["image_id"] for i in found]) if self.snapshot is not None else {}
         sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
         return pixels, [masks.get(i["image_id"], Proposals(s)) for i, s in zip(found, sizes, strict=True)]
@@ -68,9 +69,9 @@ class TrainingInput:
         """`text` and `target` of expressions by row number."""
         return self.expression_rows.take(rows).to_pylist()
 
-    def _decode(self, image: dict[str, Any]) -> np.ndarray:
+    def _decode(self, image: dict[str, Any]) -> Image.Image:
         try:
-            return decode_image(image["image"])
+            return upright_rgb(open_image(image["image"]))
         except ImageError as error:
             raise UserError(
                 f"image {image['image_id']} of {self.store_uri} cannot be decoded ({error}): a mask table of the "
@@ -83,24 +84,29 @@ class TrainingInput:
         order = np.argsort(first[inverse], kind="stable")
         image_rows, counts = batch.images[np.sort(first)].astype(np.int64), np.bincount(inverse)[np.argsort(first)]
         sentences = self.expression_rows.take(batch.rows[order]).to_pylist()
+        words = self.processor.encode_texts([s["text"] for s in sentences])
         items, start = [], 0
         for row, count, image in zip(image_rows, counts, self.image_rows.take(image_rows).to_pylist(), strict=True):
-            own = sentences[start : start + count]
+            own = slice(start, start + count)
             start += count
-            items.append(self._item(batch.step, int(row), image, own, proposals))
+            targets = [s["target"] for s in sentences[own]]
+            texts = {name: each[own] for name, each in words.items()}
+            items.append(self._item(batch.step, int(row), image, targets, proposals) | {"texts": texts})
         tensors = self.processor.collate(items)
         if self.processor.max_instances and not tensors["instance_valid"].shape[1]:
             tensors = _with_an_empty_slot(tensors)
         return tensors
 
-    def _item(self, step: int, row: int, image: dict, own: list[dict], proposals: dict[str, Proposals]) -> dict:
-        pixels = self._decode(image)
-        size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        found = Proposals(size)
+    def _item(self, step: int, row: int, image: dict, targets: list, proposals: dict[str, Proposals]) -> dict:
+        picture = self._decode(image)
+        found = Proposals((picture.height, picture.width))
         if not self._withheld(step, row):
             found = proposals.get(image["image_id"], found)
-        targets = self.processor.encode_targets([s["target"] for s in own], found)
-        return self.processor.encode(pixels, found, [s["text"] for s in own]) | {"targets": targets}
+        return {
+            "image": self.processor.encode_image(picture),
+            "proposals": self.processor.encode_proposals(found),
+            "targets": self.processor.encode_targets(targets, found),
+        }
 
     def _withheld(self, step: int, row: int) -> bool:
         """Whether the image goes without proposals in this step: the same for every worker that has a part of it."""

@@ -4,8 +4,12 @@ Each train worker keeps a few tasks ahead of itself. A task reads, decodes, rast
 (`mail.training.input`) and leaves their arrays in the object store; a thread of the trainer takes the oldest task's,
 copies them out a batch at a time, and asks for the next task. So what is in flight is bounded, the order is the plan's,
 and resuming is starting at another step. Ray builds again what a killed process or a lost node takes away.
+
+The copy is the only one on the way. For a GPU it is to pinned memory, from where the same thread has the GPU fetch it
+on a stream of its own, while the network computes on the batches before.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +24,12 @@ from mail.data.epoch_plan import Batch, EpochPlan
 from mail.training.input import TrainingInput
 from mail.training.step import TrainingBatch
 
-TASK_BYTES = 16 * 2**20  # about what a task makes: large enough to hide Ray's cost per task, small enough to start soon
+# About what a task makes: large enough to hide Ray's cost per task, and that the steps' images share row groups; small
+# enough to start soon.
+TASK_BYTES = 64 * 2**20
 TASK_STEPS = 16  # at most
-STORE_BYTES = 256 * 2**20  # object store memory in use per worker
+STORE_BYTES = 256 * 2**20  # object store memory in use per worker, at least
+CPU = torch.device("cpu")
 
 Item = TypeVar("Item")
 
@@ -64,8 +71,9 @@ def ray_batches(
     world: int = 1,
     micro: int | None = None,
     transport: Transport | None = None,
+    device: torch.device = CPU,
 ) -> Generator[TrainingBatch, None, None]:
-    """The batches of worker `rank` of `world` for steps `start` to `stop`, built by Ray tasks, in order.
+    """The batches of worker `rank` of `world` for steps `start` to `stop`, built by Ray tasks, in order, on `device`.
 
     The same tensors as `mail.training.input.batches`, and an error of a task is the one that `batches` would raise.
     Closing the iterator ends the tasks.
@@ -102,9 +110,9 @@ def ray_batches(
             for batch in wanted:
                 # Copied, or one batch that is kept would keep the whole task's result in the object store, and writing
                 # to it would end in a segmentation fault. The result goes with its last batch.
-                yield TrainingBatch(batch, {k: torch.from_numpy(v.copy()) for k, v in found.pop(0).items()})
+                yield TrainingBatch(batch, {k: _copied(v, device) for k, v in found.pop(0).items()})
 
-    batches = ahead(carried(), transport.prefetch)
+    batches = staged(carried(), transport.prefetch, device)
     try:
         for batch in batches:  # noqa: UP028  # `yield from` would close them first, while the thread waits for a task
             yield batch
@@ -134,6 +142,39 @@ def _step_bytes(source: TrainingInput, plan: EpochPlan, world: int) -> int:
     image = 3 * processor.image_size**2 + processor.max_instances * cells
     expressions = -(-plan.global_batch_size // world)
     return int(expressions * (image / min(plan.piece, expressions) + cells))
+
+
+def _copied(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy in the memory from which it is used next: pinned, for a GPU."""
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    tensor = torch.empty(array.shape, dtype=kind, pin_memory=device.type == "cuda")
+    tensor.numpy()[...] = array
+    return tensor
+
+
+def staged(batches: Iterator[TrainingBatch], count: int, device: torch.device) -> Generator[TrainingBatch, None, None]:
+    """Takes batches in a thread, `count` ahead, and has a GPU fetch them meanwhile."""
+    if device.type != "cuda":
+        return ahead(batches, count)
+    side = torch.cuda.Stream(device)
+
+    def sent() -> Iterator[tuple[TrainingBatch, torch.cuda.Event]]:
+        for batch in batches:
+            held = {k: v if v.is_pinned() else _copied(v.numpy(), device) for k, v in batch.tensors.items()}
+            with torch.cuda.stream(side):
+                there = {k: v.to(device, non_blocking=True) for k, v in held.items()}
+            yield TrainingBatch(batch.plan, there), side.record_event()
+
+    def received() -> Generator[TrainingBatch, None, None]:
+        with contextlib.closing(ahead(sent(), count)) as arriving:
+            for batch, arrived in arriving:
+                current = torch.cuda.current_stream(device)
+                current.wait_event(arrived)
+                for tensor in batch.tensors.values():
+                    tensor.record_stream(current)  # or its memory would be the next batch's while it is still read
+                yield batch
+
+    return received()
 
 
 def ahead(items: Generator[Item, None, None] | Iterator[Item], count: int) -> Generator[Item, None, None]:

@@ -12,7 +12,7 @@ from pipelines.registry.client import environment
 from pipelines.registry.system_metrics import system_metrics
 from pipelines.terminal import say
 from pipelines.training.config import TrainConfig
-from pipelines.training.input import Transport
+from pipelines.training.input import STORE_BYTES, Transport
 from pipelines.training.run_state import RunState
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
 from pipelines.training.worker import Job
@@ -40,12 +40,13 @@ def fit(config: TrainConfig, run: RunPlan, state: RunState, job: Job, mailbox: A
     if not shares.gpu and any(n.get("GPU") for n in nodes):
         say(f"the cluster has fewer GPUs than --workers {config.workers}: all train on CPUs")
     job = dataclasses.replace(job, threads=config.threads or shares.threads)
+    transport = Transport(cpus=shares.input_cpus, store_bytes=max(STORE_BYTES, shares.store_bytes))
     filesystem, path = files.resolve(state.checkpoints)
     api: Any = ray.train  # its own stubs are those of the older interface
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
-            "job": ray.put((job, Transport(cpus=shares.input_cpus))),
+            "job": ray.put((job, transport)),
             "shared": ray.put((run.source, run.epochs)),
             "mailbox": mailbox,
             "run_id": state.run_id,

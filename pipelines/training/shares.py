@@ -64,12 +64,14 @@ Workers = Annotated[
 
 @dataclass(frozen=True)
 class Shares:
-    """CPUs of a worker and of its input tasks, torch threads of a worker without GPU, and whether there are GPUs."""
+    """CPUs of a worker and of its input tasks, torch threads of a worker without GPU, whether there are GPUs; and
+    object store memory for a worker's batches, half of its share."""
 
     worker_cpus: float
     input_cpus: float
     threads: int
     gpu: bool
+    store_bytes: int
 
 
 def share_nodes(nodes: list[dict[str, float]], workers: int, input_cpus: float | None = None) -> Shares:
@@ -81,10 +83,12 @@ def share_nodes(nodes: list[dict[str, float]], workers: int, input_cpus: float |
     if with_gpus:
         own = min(n["CPU"] / n["GPU"] for n in with_gpus)
         worker = min(1.0, int(50 * own) / 100)  # never all of them, or the input would wait for a CPU for ever
-        return Shares(worker, input_cpus or round(own - worker, 2), 1, True)
+        store = min(_store(n) / n["GPU"] for n in with_gpus)
+        return Shares(worker, input_cpus or round(own - worker, 2), 1, True, int(store / 2))
     cpus = min((n["CPU"] for n in nodes), default=1.0)
     worker = int(100 * (cpus * 0.5 + 0.05)) / 100
-    return Shares(worker, input_cpus or round(cpus - worker, 2), max(1, int(cpus)), False)
+    store = min(map(_store, nodes), default=0.0)
+    return Shares(worker, input_cpus or round(cpus - worker, 2), max(1, int(cpus)), False, int(store / 2))
 
 
 def share_cluster(nodes: list[dict[str, float]], workers: int, input_cpus: float | None = None) -> Shares:
@@ -98,4 +102,9 @@ def share_cluster(nodes: list[dict[str, float]], workers: int, input_cpus: float
     free = max(cpus - worker * workers, 0.1 * workers) / workers
     own = input_cpus or (float(int(free)) if free >= 1 else int(100 * free) / 100)
     # without a GPU the network is the bottleneck; the input needs little of the cores that both use
-    return Shares(worker, own, 1 if gpu else max(1, int(cpus // workers)), gpu)
+    store = sum(map(_store, nodes)) / workers
+    return Shares(worker, own, 1 if gpu else max(1, int(cpus // workers)), gpu, int(store / 2))
+
+
+def _store(node: dict[str, float]) -> float:
+    return node.get("object_store_memory", 0.0)

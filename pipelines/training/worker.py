@@ -36,7 +36,7 @@ from pipelines.ending import requested
 from pipelines.terminal import say
 from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import TrainConfig
-from pipelines.training.input import Transport, ahead, ray_batches
+from pipelines.training.input import Transport, ray_batches, staged
 from pipelines.training.overlays import Overlays
 from pipelines.training.progress import remote_ending, remote_put
 
@@ -220,9 +220,10 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     source, _ = ray.get(shared)
+    micro, device = job.options.micro_batch_size, get_device()
 
     def input_from(start: int) -> Batches:
-        return ray_batches(shared, start, job.settings.steps, rank, world, job.options.micro_batch_size, transport)
+        return ray_batches(shared, start, job.settings.steps, rank, world, micro, transport, device)
 
     filesystem, root = files.resolve(f"{job.checkpoints}/{context.get_experiment_name()}")
 
@@ -250,14 +251,14 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     place = Place(
         rank=rank,
         world=world,
-        device=get_device(),
+        device=device,
         resume=resume,
         # gradients live in the buckets that are sent: one copy and its memory less
         wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
         batches=input_from,
         report=report,
         leaving=lambda: ray.train.get_preemption_info() is not None,
-        ending=remote_ending(mailbox, rank, world, get_device()),
+        ending=remote_ending(mailbox, rank, world, device),
         tell=remote_put(mailbox, job.options.name),
     )
     train(job, source, place)
@@ -273,9 +274,11 @@ def here(
 ) -> None:
     """Trains in this process, without Ray; checkpoints go to the folder `target`."""
 
+    micro = job.options.micro_batch_size
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
     def input_from(start: int) -> Batches:
-        micro = job.options.micro_batch_size
-        return ahead(batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch)
+        return staged(batches(source, plan, start, job.settings.steps, micro=micro), transport.prefetch, device)
 
     filesystem, root = files.resolve(target)
 
@@ -287,7 +290,7 @@ def here(
             shutil.rmtree(folder)
 
     place = Place(
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
         resume=lambda load: (load_newest(job.checkpoints, load, say) or (None, None))[1],
         wrap=lambda model: model,
         batches=input_from,

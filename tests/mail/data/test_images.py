@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mail.data import schema
-from mail.data.images import ImageError, decode_image, stored_size, turn_upright
+from mail.data.images import ImageError, decode_image, open_image, stored_size, turn_upright, upright_rgb
 
 
 def picture(height: int = 12, width: int = 20) -> np.ndarray:
@@ -44,6 +44,7 @@ def test_exif_orientation_turns_pixels_size_and_masks_alike(kind, orientation):
     decoded = decode_image(data)
     np.testing.assert_allclose(decoded, turn_upright(picture(), orientation), atol=8 if kind == "JPEG" else 0)
     assert stored_size(data) == ((12, 20), orientation)
+    assert upright_rgb(open_image(data)).getexif().get(0x0112, 1) == 1  # nobody turns it again
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -106,9 +107,11 @@ def test_postscript_is_refused_without_running_an_interpreter():
         decode_image(eps)
 
 
-def test_broken_exif_does_not_cost_the_image():
-    data = save(Image.fromarray(picture()), "JPEG", exif=b"Exif\0\0" + b"\xff" * 40)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_broken_exif_does_not_cost_the_image(mode):
+    data = save(Image.fromarray(picture()).convert(mode), "JPEG", exif=b"Exif\0\0" + b"\xff" * 40)
     assert decode_image(data).shape == (12, 20, 3)
+    assert not upright_rgb(open_image(data)).getexif()
 
 
 def png_that_declares(width: int, height: int) -> bytes:

@@ -33,6 +33,7 @@ from pipelines.stages.train import Train
 from pipelines.training.catching_up import register_folder
 from pipelines.training.clock import Clock, memory_advice
 from pipelines.training.config import ModelOverrides
+from pipelines.training.input import Transport
 from pipelines.training.overlays import default_every
 from pipelines.training.run_state import RunState, differences
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
@@ -602,8 +603,14 @@ def test_an_elastic_worker_and_its_input_fill_a_node(cpus):
 
 
 def test_an_elastic_worker_takes_one_gpu():
-    shares = share_nodes([{"CPU": 2.0}, {"CPU": 32.0, "GPU": 4.0}], 4)
-    assert (shares.gpu, shares.worker_cpus, shares.input_cpus) == (True, 1.0, 7.0)
+    shares = share_nodes([{"CPU": 2.0}, {"CPU": 32.0, "GPU": 4.0, "object_store_memory": 2.0**34}], 4)
+    assert (shares.gpu, shares.worker_cpus, shares.input_cpus, shares.store_bytes) == (True, 1.0, 7.0, 2**31)
+
+
+def test_the_input_of_one_gpu_has_the_other_cores_and_half_of_the_object_store():
+    shares = share_cluster([{"CPU": 16.0, "GPU": 1.0, "object_store_memory": 2.0**34}], 1)
+    assert (shares.gpu, shares.worker_cpus, shares.input_cpus, shares.store_bytes) == (True, 1.0, 15.0, 2**33)
+    assert Transport(cpus=15, store_bytes=2**33).in_flight(26 * 2**20) == (16, 2)  # a step of 64 at the real size
 
 
 def test_where_there_is_one_cpu_for_each_gpu_trainer_and_input_share_it():
