@@ -3,10 +3,10 @@
 This is work for CPU cores. Beside a GPU it is done in tasks of its own, so that the next images never wait for it.
 """
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,30 +34,30 @@ class Detections:
     masks: Sequence[np.ndarray]
     edge: bool = False
 
-    def to_bytes(self) -> bytes:
-        """For the way from the process that has the GPU to those that paste."""
-        sizes = np.array([m.shape for m in self.masks], np.int32).reshape(-1, 2)
-        flat = [m.ravel() for m in self.masks]
-        out = io.BytesIO()
-        np.savez(
-            out,
-            boxes=self.boxes,
-            scores=self.scores,
-            labels=self.labels,
-            sizes=sizes,
-            masks=np.concatenate(flat) if flat else np.zeros(0, np.float32),
-            edge=np.array(self.edge),
-        )
-        return out.getvalue()
+    def to_row(self) -> dict[str, Any]:
+        """For the way from the process that has the GPU to those that paste (`mail.proposers.rows.DETECTED`)."""
+        return {
+            "boxes": self.boxes.ravel(),
+            "scores": self.scores,
+            "labels": self.labels,
+            "sizes": np.array([m.shape for m in self.masks], np.int32).ravel(),
+            "masks": b"".join(m.tobytes() for m in self.masks),
+            "dtype": self.masks[0].dtype.str if len(self.masks) else "<f4",
+            "edge": self.edge,
+        }
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Detections":
-        with np.load(io.BytesIO(data), allow_pickle=False) as content:
-            sizes, flat = content["sizes"], content["masks"]
-            ends = np.cumsum(sizes.prod(axis=1)) if len(sizes) else np.zeros(0, np.int64)
-            pieces = np.split(flat, ends[:-1]) if len(sizes) else []
-            masks = [piece.reshape(size) for piece, size in zip(pieces, sizes, strict=True)]
-            return cls(content["boxes"], content["scores"], content["labels"], masks, bool(content["edge"]))
+    def from_row(cls, row: dict[str, Any]) -> "Detections":
+        sizes = np.array(row["sizes"], np.int64).reshape(-1, 2)
+        flat = np.frombuffer(row["masks"], row["dtype"])
+        pieces = np.split(flat, np.cumsum(sizes.prod(axis=1))[:-1])
+        return cls(
+            boxes=np.array(row["boxes"], np.float32).reshape(-1, 4),
+            scores=np.array(row["scores"], np.float32),
+            labels=np.array(row["labels"], np.int32),
+            masks=[piece.reshape(size) for piece, size in zip(pieces, sizes, strict=False)],
+            edge=row["edge"],
+        )
 
 
 def detect_where_seen(

@@ -1,6 +1,7 @@
 """Masks in boxes become masks in images, at the right place and without duplicates."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from mail import rle
 from mail.proposers.config import SelectionConfig
 from mail.proposers.paste import Detections, paste, select
+from mail.proposers.rows import DETECTED
 
 
 @pytest.mark.parametrize("box", [(4, 6, 20, 30), (-5.5, -3, 9, 12), (30.2, 20.7, 60, 45), (10, 10, 11, 11)])
@@ -133,7 +135,8 @@ def test_detections_survive_the_way_to_another_process(count: int) -> None:
     masks = [random.random((3 + i, 5), dtype=np.float32).astype(np.float16) for i in range(count)]
     found = detections([[i, 0, i + 6, 9] for i in range(count)], [0.5] * count, [7] * count)
     found.masks, found.edge = masks, True
-    again = Detections.from_bytes(found.to_bytes())
+    (row,) = pa.array([found.to_row()], DETECTED.field("detections").type).to_pylist()
+    again = Detections.from_row(row)
     assert again.edge is True
     assert all(np.array_equal(getattr(again, k), getattr(found, k)) for k in ("boxes", "scores", "labels"))
     assert [m.shape for m in again.masks] == [m.shape for m in masks]
