@@ -18,6 +18,24 @@ def encode(mask: np.ndarray) -> RLE:
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
+def encode_part(part: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> RLE:
+    """RLE in an image of `size` (H, W) of a boolean mask (h, w) whose first pixel lies at `corner` (row, column).
+
+    The same bytes as of the whole image, for the price of the part.
+    """
+    (top, left), (height, width) = corner, size
+    ringed = np.zeros((part.shape[0] + 2, part.shape[1]), bool)
+    ringed[1:-1] = part
+    rows, columns = np.divmod(np.flatnonzero(ringed[1:] != ringed[:-1]), part.shape[1])
+    borders = np.sort((left + columns) * height + top + rows)
+    if part.shape[0] == height:  # a run that ends with its column goes on if one begins with the next
+        values, times = np.unique(borders, return_counts=True)
+        borders = values[times == 1]
+    borders = borders[: np.searchsorted(borders, height * width)]  # none begins after the last pixel
+    counts = np.diff(np.concatenate([[0], borders, [height * width]]))
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
 def encode_many(masks: np.ndarray) -> list[RLE]:
     """RLEs of boolean masks (K, H, W)."""
     if len(masks) == 0:

@@ -18,6 +18,7 @@ from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections, detect_where_seen
+from mail.proposers.upload import upload
 
 DETECTIONS_PER_PROPOSAL = 1.5  # queries whose masks are looked at, before duplicates are removed
 
@@ -95,8 +96,9 @@ class Mask2FormerProposer:
 
     @torch.inference_mode()
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
-        tensors = [torch.from_numpy(i).permute(2, 0, 1) for i in images]
-        inputs = self.processor(tensors, return_tensors="pt", device=self.device, input_data_format="channels_first")
+        inputs = self.processor(
+            upload(images, self.device), return_tensors="pt", device=self.device, input_data_format="channels_first"
+        )
         pixels = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)  # (B, 3, H, W), padded
         inside = inputs["pixel_mask"]  # (B, H, W), 0 where it was padded
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -26,6 +26,7 @@ from mail.proposals import Proposals
 from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections, detect_where_seen
+from mail.proposers.upload import upload
 
 OLDER_NAMES = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
@@ -52,7 +53,7 @@ def build_network(config: NetworkConfig, selection: SelectionConfig | None = Non
         "r50-fpn-v2": torchvision.models.detection.maskrcnn_resnet50_fpn_v2,
     }[config.architecture]
     settings["rpn_post_nms_top_n_test"] = max(1000, 2 * settings["box_detections_per_img"])
-    network = builder(weights=None, weights_backbone=None, num_classes=classes, trainable_backbone_layers=5, **settings)
+    network = builder(weights=None, weights_backbone=None, num_classes=classes, **settings)  # all layers trainable
     return _freeze_norms(network) if config.frozen_norm else network
 
 
@@ -168,13 +169,18 @@ def _freeze_norms(network: MaskRCNN) -> MaskRCNN:
 
 
 class MaskRCNNProposer:
-    """A trained Mask R-CNN that turns images into proposals (see `mail.proposers.Proposer`)."""
+    """A trained Mask R-CNN that turns images into proposals (see `mail.proposers.Proposer`).
+
+    Attributes:
+        bf16: the backbone computes in bfloat16 (by default on GPUs that can); boxes and masks always in float32.
+    """
 
     def __init__(self, folder: ProposerFolder, network: MaskRCNN, device: str | torch.device = "cpu"):
         self.folder = folder
         self.proposer_id, self.info = folder.proposer_id, folder.info
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
+        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._categories = np.array([0, *(i for i, _ in folder.network.categories)], np.int32)
 
     @classmethod
@@ -200,24 +206,25 @@ class MaskRCNNProposer:
     @torch.inference_mode()
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
         network = self.network
-        tensors = [torch.from_numpy(i).to(self.device).permute(2, 0, 1).float() / 255 for i in images]
+        tensors = [image.float() / 255 for image in upload(images, self.device)]
         batch, _ = network.transform(tensors)
         batch = ImageList(batch.tensors.contiguous(memory_format=torch.channels_last), batch.image_sizes)
-        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             features = network.backbone(batch.tensors)
         features = {k: v.float() for k, v in features.items()}
         proposals, _ = network.rpn(batch, features)
         detections, _ = network.roi_heads(features, proposals, batch.image_sizes)
-        found = []
-        for one, image, (height, width) in zip(detections, images, batch.image_sizes, strict=True):
-            scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2, device=self.device)
-            found.append(
-                Detections(
-                    boxes=(one["boxes"] * scale).cpu().numpy(),
-                    scores=one["scores"].cpu().numpy(),
-                    labels=self._categories[one["labels"].cpu().numpy()],
-                    masks=one["masks"][:, 0].float().cpu().numpy(),
-                )
+        # one copy of each kind for the whole batch: the host waits for the device at every one
+        names = ("boxes", "scores", "labels", "masks")
+        arrays = (torch.cat([one[name] for one in detections]).cpu().numpy() for name in names)
+        ends = np.cumsum([len(one["scores"]) for one in detections])[:-1]
+        pieces = zip(images, batch.image_sizes, *(np.split(array, ends) for array in arrays), strict=True)
+        return [
+            Detections(
+                boxes=boxes * np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32),
+                scores=scores,
+                labels=self._categories[labels],
+                masks=masks[:, 0],
             )
-        return found
+            for image, (height, width), boxes, scores, labels, masks in pieces
+        ]

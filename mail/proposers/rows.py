@@ -33,8 +33,26 @@ DECODED = pa.schema(
     ]
 )
 
-DETECTED = pa.schema([*(f for f in DECODED if f.name != "pixels"), ("detections", pa.large_binary())])
-"""`detections` is `Detections.to_bytes`, null where nothing was looked for."""
+DETECTED = pa.schema(
+    [
+        *(f for f in DECODED if f.name != "pixels"),
+        (
+            "detections",
+            pa.struct(
+                [
+                    ("boxes", pa.list_(pa.float32())),
+                    ("scores", pa.list_(pa.float32())),
+                    ("labels", pa.list_(pa.int32())),
+                    ("sizes", pa.list_(pa.int32())),
+                    ("masks", pa.large_binary()),
+                    ("dtype", pa.string()),
+                    ("edge", pa.bool_()),
+                ]
+            ),
+        ),
+    ]
+)
+"""`detections` is `Detections.to_row`, null where nothing was looked for."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +99,14 @@ def plan_units(store: DataStore, pending: pa.Array, images_per_unit: int) -> Ite
 
 
 def decode_unit(store_uri: str, unit: WorkUnit, max_pixels: int) -> pa.Table:
-    """The images of a unit as pixels (`DECODED`)."""
+    """The images of a unit as pixels (`DECODED`), those of like shape together: a batch is padded to its largest."""
     filesystem, root = files.resolve(store_uri)
     columns = ["image_id", "image", "height", "width", "sha256"]
     table = ParquetReader(filesystem, f"{root}/{unit.file}").read(columns, unit.row_groups)
     if unit.image_ids is not None:
         table = table.filter(pc.is_in(table["image_id"], value_set=pa.array(unit.image_ids, pa.string())))
     rows = []
-    for row in table.to_pylist():
+    for row in sorted(table.to_pylist(), key=lambda row: row["height"] / max(1, row["width"])):
         data = row.pop("image")
         try:
             pixels = decode_image(data or b"", max_pixels)
@@ -109,16 +127,15 @@ def propose_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
 def detect_rows(proposer: Proposer, decoded: pa.Table) -> pa.Table:
     """The network's share of `propose_rows`: what it found (`DETECTED`); `select_rows` does the rest elsewhere."""
     rows = decoded.drop_columns(["pixels"]).to_pylist()
-    # a copy, because torch wants memory that it may write to; and no Python bytes in between
     images = [
-        np.frombuffer(pixels.as_buffer(), np.uint8).reshape(row["height"], row["width"], 3).copy()
-        for row, pixels in zip(rows, decoded["pixels"], strict=True)
+        pixels.reshape(row["height"], row["width"], 3)
+        for row, pixels in zip(rows, _values(decoded["pixels"]), strict=True)
         if row["status"] == schema.STATUS_OK
     ]
     found = iter(_one_by_one_if_need_be(proposer, images))
     for row in rows:
         one = next(found) if row["status"] == schema.STATUS_OK else None
-        row["detections"] = one.to_bytes() if isinstance(one, Detections) else None
+        row["detections"] = one.to_row() if isinstance(one, Detections) else None
         if isinstance(one, Exception):
             row |= _blamed(one)
     return pa.Table.from_pylist(rows, DETECTED)
@@ -130,13 +147,22 @@ def select_rows(selector: Proposer | ProposerFolder, detected: pa.Table) -> pa.T
     for row in detected.to_pylist():
         row |= {"proposer_id": selector.proposer_id, "image_sha256": row["sha256"], "instances": []}
         if row["detections"] is not None:
-            found = Detections.from_bytes(row["detections"])
+            found = Detections.from_row(row["detections"])
             try:
                 row["instances"] = selector.select(found, (row["height"], row["width"])).to_rows()
             except Exception as error:
                 row |= _blamed(error)
         rows.append(row)
     return pa.Table.from_pylist(rows, schema.MASKS)
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
+    """The bytes of each value of a large_binary column, uint8, where they lie: Arrow's scalars are copies."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        content = np.frombuffer(data or b"", np.uint8)
+        ends = np.frombuffer(offsets or b"", np.int64)[chunk.offset :]
+        yield from (content[ends[i] : ends[i + 1]] for i in range(len(chunk)))
 
 
 def _blamed(error: Exception) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Needs a connection to Ray. The rows come as they are finished; who commits them 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,14 +31,17 @@ class Pool:
 
     Attributes:
         apart: masks are pasted and encoded in tasks of their own, so that no actor, and no GPU, waits for it.
+        cpus_per_actor: None beside a GPU, where Ray reserves one and warns of whoever asks for it.
+        calls: batches that an actor has in hand: of two, one is prepared or handed over while the GPU has the other.
         loaders: at most so many processes decode, where the proposer itself needs the cores.
     """
 
     actors: int
     batch_size: int
     on_gpu: bool
-    cpus_per_actor: float
+    cpus_per_actor: float | None
     apart: bool = False
+    calls: int = 1
     loaders: int | None = None
 
     @classmethod
@@ -47,10 +51,22 @@ class Pool:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         if gpus:
-            return cls(actors or gpus, batch_size or 8, True, 1.0, apart=True)
+            return cls(actors or gpus, batch_size or 8, True, None, apart=True, calls=2)
         count = actors or cpus
         # the loading tasks need little time but must be scheduled: the actors claim half a core less than there is
         return cls(count, batch_size or 16, False, max(0.1, (cpus - 0.5) / count), loaders=-(-cpus // CPUS_A_LOADER))
+
+    def options(self, units: int) -> dict[str, Any]:
+        """What `map_batches` is told of the actors, for so many units of work."""
+        from ray.data import ActorPoolStrategy
+
+        compute = ActorPoolStrategy(
+            size=min(self.actors, units),
+            max_concurrent_calls_per_actor=self.calls,
+            enable_true_multi_threading=self.calls > 1,
+        )
+        needs = {"num_gpus": 1} if self.on_gpu else {"num_cpus": self.cpus_per_actor}
+        return {"compute": compute, **needs}
 
 
 class ProposerActor:
@@ -80,7 +96,7 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
         UserError: a worker cannot read the proposer or the store.
     """
     import ray
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.data import TaskPoolStrategy
 
     store, max_pixels = config.data, config.max_pixels
     chosen = (config.score_threshold, config.max_instances)
@@ -98,9 +114,7 @@ def proposals_of(units: Sequence[WorkUnit], config: PrecomputeConfig, pool: Pool
         batch_size=pool.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(size=min(pool.actors, len(plan))),
-        num_cpus=pool.cpus_per_actor,
-        num_gpus=1 if pool.on_gpu else None,
+        **pool.options(len(plan)),
     )
     if pool.apart:
         # the ids of the images that it saw would travel with every task

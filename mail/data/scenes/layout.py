@@ -4,30 +4,40 @@
     ROOT/synthetic/instances.json         COCO: images, annotations (visible parts, compressed RLE), categories
     ROOT/images/train2014/*.jpg
 
-Scene by scene, nothing but the two files' buffers is kept; the same seed gives the same bytes.
+Scene by scene, nothing but the two files' buffers is kept; the same seed gives the same bytes, on however many cores.
 """
 
 import io
 import json
+import multiprocessing
+import os
 import pickle
-from collections.abc import Callable
-from dataclasses import asdict
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from mail import rle
 from mail.data.filling import naming
 from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
-from mail.data.scenes.scene import SceneConfig, generate_scene
+from mail.data.scenes.scene import Scene, SceneConfig, generate_scene
 from mail.errors import UserError
 
 CATEGORY_IDS = {kind: n for n, kind in enumerate([k for d in DOMAINS.values() for k in d.kinds], start=1)}
 _BEGIN = '{"info": '
 _DESCRIPTION = "Generated scenes with referring expressions"
+SCENES_A_PROCESS = 100  # the least that a process is started for: to start takes as long as some 20 large scenes
+SCENES_A_TASK = 8
 
 
 def write_published_layout(
@@ -39,6 +49,7 @@ def write_published_layout(
 ) -> None:
     """Writes `images` scenes of data set `seed` under `root`.
 
+    More than a few are drawn in a process a core, so a script calls this below `if __name__ == "__main__"`.
     `progress` is called with (scenes written, scenes in all) after each scene.
 
     Raises:
@@ -59,17 +70,15 @@ def write_published_layout(
         naming(root),
         open(f"{instances}.partial", "w", encoding="utf-8") as text,
         open(f"{refs}.partial", "wb") as pickled,
+        closing(_drawn(seed, images, config, photos)) as scenes,
     ):
         kinds = DOMAINS[config.domain].kinds
         categories = [{"supercategory": "shape", "id": CATEGORY_IDS[kind], "name": kind} for kind in kinds]
         text.write(f'{_BEGIN}{json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
         text.write(', "annotations": [')
         pickled.write(b"\x80\x02]")  # protocol 2, empty list; each reference then is pushed and appended
-        for image_id in range(1, images + 1):
-            scene = generate_scene(seed, image_id - 1, config)
-            name = f"synthetic_{image_id:012d}"
-            Image.fromarray(scene.image).save(photos / f"{name}.jpg", quality=config.jpeg_quality)
-            height, width = scene.size
+        for image_id, scene in enumerate(scenes, start=1):
+            name, (height, width) = _name(scene), scene.size
             image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width, "license": 0}
             entries.append(json.dumps(image))
             annotations_of = [_annotation(next(annotation_ids), image_id, item) for item in scene.objects]
@@ -85,6 +94,53 @@ def write_published_layout(
         pickled.write(b".")
     Path(f"{instances}.partial").replace(instances)
     Path(f"{refs}.partial").replace(refs)
+
+
+def _name(scene: Scene) -> str:
+    return f"synthetic_{scene.index + 1:012d}"
+
+
+def _drawn(seed: int, images: int, config: SceneConfig, photos: Path) -> Generator[Scene, None, None]:
+    """Scenes without their pixels, in order, whose photos are written; a few tasks ahead of whoever asks for them."""
+    tasks = [(seed, range(n, min(n + SCENES_A_TASK, images)), config, photos) for n in range(0, images, SCENES_A_TASK)]
+    processes = min(os.cpu_count() or 1, images // SCENES_A_PROCESS)
+    if processes < 2:
+        for task in tasks:
+            yield from _draw(*task)
+        return
+    ahead: deque[Future[list[Scene]]] = deque()
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+        try:
+            for task in tasks:
+                ahead.append(pool.submit(_draw, *task))
+                if len(ahead) > 2 * processes:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _draw(seed: int, indices: range, config: SceneConfig, photos: Path) -> list[Scene]:
+    scenes = []
+    for index in indices:
+        scene = generate_scene(seed, index, config)
+        Image.fromarray(scene.image).save(photos / f"{_name(scene)}.jpg", quality=config.jpeg_quality)
+        scenes.append(replace(scene, image=np.empty((*scene.size, 0), np.uint8)))
+    return scenes
+
+
+def _end_with_parent() -> None:
+    """In a drawing process: Ctrl-C is its parent's to answer, and it does not outlive one that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _check_same(instances: Path, info: dict[str, Any]) -> None:

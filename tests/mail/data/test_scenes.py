@@ -62,7 +62,9 @@ def test_a_scene_depends_on_seed_and_index_alone():
     assert other.image.shape != late.image.shape or not np.array_equal(other.image, late.image)
 
 
-def test_same_seed_gives_the_same_bytes(layout, tmp_path):
+def test_same_seed_gives_the_same_bytes_on_however_many_cores(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("mail.data.scenes.layout.SCENES_A_PROCESS", 12)  # so that two processes draw, in three tasks
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     write_published_layout(tmp_path, images=24, seed=3)
     names = sorted(p.relative_to(layout) for p in layout.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())

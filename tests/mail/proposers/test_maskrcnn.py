@@ -118,6 +118,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.filterwarnings("error")
 def test_torchvisions_own_architectures_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     for architecture in ("r50-fpn", "r50-fpn-v2"):
         with torch.device("meta"):  # their parameters' names and shapes without the memory

@@ -89,9 +89,11 @@ def test_row_groups_without_pending_images_are_not_read(store: DataStore) -> Non
 
 def test_bad_images_become_rows_with_a_reason(store: DataStore) -> None:
     (unit,) = plan_units(store, pa.array(ids(store)), 100)
-    rows = propose_rows(Picky(), decode_unit(store.uri, unit, max_pixels=10**6))
+    decoded = decode_unit(store.uri, unit, max_pixels=10**6)
+    rows = propose_rows(Picky(), decoded)
     assert rows.schema == schema.MASKS
-    assert rows["image_id"].to_pylist() == ids(store)
+    assert rows["image_id"].to_pylist() == decoded["image_id"].to_pylist()
+    assert sorted(rows["image_id"].to_pylist()) == ids(store)
     by_id = {r["image_id"]: r for r in rows.to_pylist()}
     assert by_id["coco/003"]["status"] == schema.STATUS_DECODE_ERROR
     assert by_id["coco/003"]["error"]
@@ -112,11 +114,16 @@ def test_pasting_apart_from_the_network_gives_the_same_rows(store: DataStore, tm
     (unit,) = plan_units(store, pa.array(ids(store)[:6]), 100)
     decoded = decode_unit(store.uri, unit, 10**6)
     proposer = load_proposer(folder.path)
-    detected = detect_rows(proposer, decoded)
+    detected = detect_rows(proposer, pa.concat_tables([decoded.slice(0, 1), decoded.slice(1, 3), decoded.slice(4)]))
     assert detected.schema == DETECTED
     together, apart = propose_rows(proposer, decoded), select_rows(folder, detected)
     assert apart.equals(together)
     assert sum(len(r["instances"]) for r in apart.to_pylist()) > 0
+
+
+def test_images_of_like_shape_come_together(store: DataStore) -> None:
+    (unit,) = plan_units(store, pa.array(ids(store)), 100)
+    assert decode_unit(store.uri, unit, 10**6)["height"].to_pylist() == [0] + [5] * 9 + [6] * 10 + [7] * 10
 
 
 def test_huge_images_are_refused_undecoded(store: DataStore) -> None:

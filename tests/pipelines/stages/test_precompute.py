@@ -101,13 +101,25 @@ def test_pasting_in_tasks_of_its_own_gives_the_same_rows(tmp_path: Path, propose
     store = write_store(tmp_path / "store", range(20))
     stage = Precompute(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks"), max_instances=2)
     units = list(plan_units(store, store.image_index["image_id"].combine_chunks(), 8))
-    pools = [Pool(1, 4, on_gpu=False, cpus_per_actor=0.5, apart=apart) for apart in (False, True)]
+    pools = [Pool(1, 4, False, 0.5), Pool(1, 4, False, 0.5, apart=True, calls=2)]
     found = [pa.concat_tables(proposals_of(units, stage, pool)).sort_by("image_id") for pool in pools]
     assert len(found[0]) == 20
     assert found[1].drop_columns("instances").equals(found[0].drop_columns("instances"))
     for one, other in zip(found[0]["instances"].to_pylist(), found[1]["instances"].to_pylist(), strict=True):
         # which images share a batch is chance, and with it the last digits
         assert [i["score"] for i in one] == pytest.approx([i["score"] for i in other], abs=1e-3)
+
+
+def test_beside_a_gpu_ray_is_asked_for_no_cores() -> None:
+    """It warns of whoever asks for both, and reserves one by itself."""
+    options = Pool(2, 8, on_gpu=True, cpus_per_actor=None, calls=2).options(units=1)
+    compute = options.pop("compute")
+    assert (compute.max_size, compute.max_concurrent_calls_per_actor, compute.enable_true_multi_threading) == (
+        1,
+        2,
+        True,
+    )
+    assert options == {"num_gpus": 1}
 
 
 @pytest.mark.cluster
