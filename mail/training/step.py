@@ -8,7 +8,6 @@ factor `world`.
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -35,21 +34,8 @@ class TrainingBatch:
     tensors: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "TrainingBatch":
-        """The same on a device. A GPU copies it from pinned memory while it is busy with the step before."""
-        if device.type == "cpu":
-            return self
-        beside, now = _copying(device), torch.cuda.current_stream(device)
-        with torch.cuda.stream(beside):
-            there = {k: v.pin_memory().to(device, non_blocking=True) for k, v in self.tensors.items()}
-        now.wait_stream(beside)
-        for tensor in there.values():
-            tensor.record_stream(now)  # its memory is not used for the next batch before this one's step is done
-        return TrainingBatch(self.plan, there)
-
-
-@lru_cache
-def _copying(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+        """The same on a device; itself where it is there."""
+        return TrainingBatch(self.plan, {k: v.to(device, non_blocking=True) for k, v in self.tensors.items()})
 
 
 def by_step(batches: Iterable[TrainingBatch]) -> Iterator[list[TrainingBatch]]:
