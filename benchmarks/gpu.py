@@ -1,50 +1,127 @@
-"""Every figure that needs one GPU and no Ray, one after another: `python -m benchmarks.gpu [--out gpu.jsonl]`.
+"""Every figure that needs a GPU, in one command: `python -m benchmarks.gpu [--out gpu.jsonl]`.
 
-Runs each benchmark in a process of its own, goes on where one fails, and keeps the last line (JSON) of each in --out.
-The last line of its own output is JSON: how many ran, and the ratio of each.
+    python -m benchmarks.gpu                  on a machine with a GPU: at most six minutes on an H100
+    python -m benchmarks.gpu --tiny           the same parts with the smallest sizes, on any machine: that they run
+
+Each part is a benchmark in a process of its own, with a limit; where one fails or takes too long the next is run. What
+they print is passed on, the last line (JSON) of each is kept in --out, and a table of the figures comes last but one.
+The last line is JSON: the ratio of each part and how long it took. Needs all that `pyproject.toml` names.
 """
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-COMMANDS = (
-    ("encoder_vs_vilt", "--batch", "32"),
-    ("encoder_vs_vilt", "--batch", "32", "--compile"),
-    ("train_step",),
-    ("train_step", "--compile"),
-    ("predict_latency", "--preset", "vilt-b32", "--proposer", "r50-fpn-v2"),
+TOTAL_SECONDS = 360
+
+
+@dataclass(frozen=True)
+class Part:
+    """A benchmark's module, its arguments on a GPU and at the smallest sizes, and what is shown of its figures."""
+
+    module: str
+    limit: int
+    real: str
+    tiny: str
+    figures: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.module} {self.real}".strip()
+
+
+STEP = ("step_ms", "first_step_s", "expressions_per_second", "mfu", "peak_GiB")
+PARTS = (
+    Part(
+        "train_step",
+        130,
+        "--compile --networks vilt-b32@480 vilt-b32@640 vilt-b16@480 --runs 10 --follow 50",
+        "--networks tiny --expressions 3 --runs 1 --follow 2",
+        STEP,
+    ),
+    Part(
+        "training",
+        110,
+        "--steps 200",
+        "--preset tiny --steps 4 --images 24 --compile no",
+        ("expressions_per_second", "waiting_for_data", "gpu_memory_GiB", "mfu_of_the_data_sheet"),
+    ),
+    Part(
+        "predict_latency",
+        40,
+        "--preset vilt-b32 --proposer r50-fpn-v2 --runs 7",
+        "--preset tiny --proposer tiny --runs 1",
+        ("one_ms",),
+    ),
+    Part("precompute", 90, "--device cuda", "", ()),
+    Part("train_step", 40, "--networks vilt-b32@480 --runs 10", "--networks tiny --expressions 3 --runs 1", STEP),
+    Part("encoder_vs_vilt", 40, "--batch 32", "--batch 1 --runs 1", ("vilt_seconds", "mail_seconds")),
 )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", nargs="*", help="modules of the parts to run")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("no GPU here: run the benchmarks one by one for figures of the CPU")
-    ratios: dict[str, float | None] = {}
-    with open(options.out, "a") as out:
-        for name, *arguments in COMMANDS:
-            command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-            print("$", " ".join(command[1:]), flush=True)
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-            print(done.stdout, flush=True)
-            shown = " ".join([name, *arguments])
-            ratios[shown] = None
-            if done.returncode == 0:
-                result = json.loads(done.stdout.splitlines()[-1])
-                ratios[shown] = result["ratio"]
-                out.write(json.dumps({"command": shown, **result}) + "\n")
-                out.flush()
-    failed = [name for name, ratio in ratios.items() if ratio is None]
-    print(json.dumps({"benchmark": "gpu", "ratio": ratios, "failed": failed, "device": torch.cuda.get_device_name()}))
+    if not torch.cuda.is_available() and not options.tiny:
+        sys.exit("no GPU here: --tiny runs the parts with the smallest sizes, each benchmark alone measures this CPU")
+    begun, results = time.monotonic(), []
+    for part in PARTS:
+        if options.only and part.module not in options.only:
+            continue
+        left = TOTAL_SECONDS - (time.monotonic() - begun)
+        result = run(part, options.tiny, part.limit if options.tiny else min(part.limit, left))
+        results.append({"part": part.title, **result})
+        with open(options.out, "a") as out:
+            out.write(json.dumps(results[-1]) + "\n")
+    print(table(results))
+    failed = [r["part"] for r in results if "failed" in r]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    ratios = {r["part"]: r.get("ratio") for r in results}
+    print(json.dumps({"benchmark": "gpu", "ratio": ratios, "failed": failed, "device": device}))
     if failed:
         sys.exit(1)
+
+
+def run(part: Part, tiny: bool, limit: float) -> dict[str, Any]:
+    """What a part says of itself, with `seconds`; or why it `failed`."""
+    command = [sys.executable, "-m", f"benchmarks.{part.module}", *(part.tiny if tiny else part.real).split()]
+    print("$", " ".join(command[1:]), flush=True)
+    begun = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=max(limit, 0))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+            output, _ = process.communicate()
+    seconds = round(time.monotonic() - begun, 1)
+    print(output, flush=True)
+    if process.returncode:
+        why = f"more than {limit:.0f} s" if process.returncode == -signal.SIGKILL else f"code {process.returncode}"
+        return {"failed": why, "seconds": seconds}
+    return {**json.loads(output.splitlines()[-1]), "seconds": seconds}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The figures of each part, a line for each network that it has."""
+    lines = []
+    for result in results:
+        wanted = next(part.figures for part in PARTS if part.title == result["part"])
+        for row in result.get("rows", [result]):
+            shown = [f"{name} {row[name]}" for name in ("network", "ratio", *wanted) if name in row]
+            lines.append(f"{result['part']}: {result.get('failed') or ', '.join(shown)} ({result['seconds']} s)")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
