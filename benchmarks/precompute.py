@@ -4,14 +4,18 @@ Makes scenes, a data store of them and a small proposer (--folder keeps them for
 run between the stage, in a process of its own, and two loops in another:
 
 * bare: the network alone on images that lie decoded in memory; nothing is pasted or encoded, nothing is written.
-* plain: torchvision's detector as everybody calls it: decode, network with its own pasting, run lengths, one after
-  the other.
+* plain: torchvision's detector as everybody calls it: decode, network with its own pasting, run lengths, in turn.
 
-Both are one process with as many threads as torch likes. For a CPU there is a third figure that no claim is made about:
-the bare loop in one process a core with one thread each, which is all that the cores can do.
+Both are one process with as many threads as torch likes; the bare one has images of like shape together, as the stage.
+The stage's rate is that from a fifth to nine tenths of its images: before and after, not all of it works. For a CPU
+there is a third figure that no claim is made about: one bare loop a core, with one thread each.
 
-Claims: stage / bare at least .90 on 2 CPU cores, stage / plain at least 1.05; the first row is committed less than a
-minute after the start; the memory of driver and workers is the same, within 10 %, for 500 images and for 4,000.
+    python -m benchmarks.precompute --brief --random r50-fpn-v2 --sides 480 640 --images 640 --rounds 1 --seconds 6
+takes about 100 s on an H100; on a CPU `--brief --random tiny --batch-size 4 --images 96 --seconds 1` runs it all.
+
+Claims: stage / bare at least .90 on 2 CPU cores and .95 on a GPU, stage / plain at least 1.05; the first row is
+committed less than a minute after the start; the memory of driver and workers is the same, within 10 %, for 500 images
+and for 4,000.
 
 Memory is what a process has to itself (RssAnon), at its largest; that of all workers is added up at one moment, so that
 one which starts later counts on top. Pages of the object store are not in it: they are there once however many workers
@@ -20,6 +24,8 @@ map them, and the store is bounded by `OBJECT_STORE_BYTES`.
 
 import argparse
 import contextlib
+import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -43,10 +49,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=None, help="of stage and loops (default: the stage's)")
     parser.add_argument("--proposer", default="", help="a proposer folder (default: `tiny`, trained for --steps)")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--device", default="cpu", help="of the loops; the stage takes a GPU where there is one")
-    parser.add_argument(
-        "--folder", default="", help="keep scenes, stores and proposer here, or use those that are there"
-    )
+    parser.add_argument("--random", default="", help="instead: this architecture, untrained, at its preset's size")
+    parser.add_argument("--sides", type=int, nargs=2, default=(112, 144), help="smallest and largest of the scenes")
+    parser.add_argument("--brief", action="store_true", help="the stage on the large store and the bare loop only")
+    parser.add_argument("--device", default="", help="of the loops (default: a GPU if there is one, as for the stage)")
+    parser.add_argument("--folder", default="", help="keep scenes, stores, proposer here, or use those that are there")
     parser.add_argument("--part", choices=["stage", "loops"], help=argparse.SUPPRESS)
     parser.add_argument("--masks", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
@@ -61,48 +68,75 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    large, small = folder / f"store-{options.images}", folder / f"store-{options.images // 8}"
-    proposer = options.proposer or make_proposer(folder, options.steps)
-    for store, count in ((large, options.images), (small, options.images // 8)):
-        make_store(store, count)
+    import torch  # not above: the stage's driver, whose memory is measured, has no use for it
+
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    sides = "-".join(map(str, options.sides))
+    random = options.random and make_random_proposer(folder, options.random)
+    proposer = random or options.proposer or make_proposer(folder, options.steps)
     cores = len(os.sched_getaffinity(0)) if options.device == "cpu" else 1
-    with (
-        tempfile.TemporaryDirectory(dir=folder) as tables,
-        loops(options, proposer, large) as measure,
-        loops(options, proposer, large, processes=cores) as measure_cores,
-    ):
-        few = stage_in_its_own_process(options, proposer, small, f"{tables}/small")
-        bare, plain, per_core, stages = [measure("bare")], [measure("plain")], [measure_cores("bare")], []
+    processes = {"bare": 0} if options.brief else {"bare": 0, "plain": 0, f"bare in {cores} processes": cores}
+    counts = [options.images] if options.brief else [options.images // 8, options.images]
+    stores = [make_store(folder / f"store-{sides}-{count}", count, options.sides) for count in counts]
+    with contextlib.ExitStack() as stack:
+        tables = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
+        single = stack.enter_context(loops(options, proposer, stores[-1]))
+        apart = single if options.brief else stack.enter_context(loops(options, proposer, stores[-1], cores))
+        rates: dict[str, list[float]] = {"stage": [], **{name: [] for name in processes}}
+
+        def measure() -> None:
+            for name, number in processes.items():
+                rates[name].append((apart if number else single)(name.split()[0]))
+
+        few = [stage_in_its_own_process(options, proposer, store, f"{tables}/small") for store in stores[:-1]]
+        many = []
+        measure()
         for turn in range(options.rounds):
-            stages.append(stage_in_its_own_process(options, proposer, large, f"{tables}/large-{turn}"))
-            bare.append(measure("bare"))
-            plain.append(measure("plain"))
-            per_core.append(measure_cores("bare"))
-    rate, many = statistics.mean(s["images_per_second"] for s in stages), stages[-1]
+            many.append(stage_in_its_own_process(options, proposer, stores[-1], f"{tables}/large-{turn}"))
+            rates["stage"].append(many[-1]["images_per_second"])
+            measure()
+    means = {name: statistics.mean(each) for name, each in rates.items()}
     report = {
         "benchmark": "precompute",
-        "ratio": round(rate / statistics.mean(bare), 3),
+        "ratio": round(means["stage"] / means["bare"], 3),
         "images": options.images,
-        "images_per_second": {
-            "stage": [round(s["images_per_second"], 1) for s in stages],
-            "bare": [round(b, 1) for b in bare],
-            "plain": [round(p, 1) for p in plain],
-            f"bare in {cores} processes": [round(p, 1) for p in per_core],
-        },
-        "stage/plain": round(rate / statistics.mean(plain), 3),
-        f"stage/bare in {cores} processes": round(rate / statistics.mean(per_core), 3),
-        "seconds_to_first_commit": [round(s["first_commit"], 1) for s in [few, *stages]],
-        "peak_MiB": {f"{n} images": s["peak_MiB"] for n, s in ((options.images // 8, few), (options.images, many))},
-        "memory_ratio": {kind: round(many["peak_MiB"][kind] / few["peak_MiB"][kind], 3) for kind in few["peak_MiB"]},
+        "images_per_second": {name: [round(rate, 1) for rate in each] for name, each in rates.items()},
+        **{f"stage/{name}": round(means["stage"] / means[name], 3) for name in processes if name != "bare"},
+        "seconds_to_first_commit": [round(s["first_commit"], 1) for s in [*few, *many]],
+        "peak_MiB": {f"{n} images": s["peak_MiB"] for n, s in zip(counts, [*few, many[-1]], strict=True)},
+        "proposer": options.random or options.proposer or "tiny",
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "CPU",
     }
+    for one in few:
+        peaks = {kind: many[-1]["peak_MiB"][kind] / size for kind, size in one["peak_MiB"].items()}
+        report["memory_ratio"] = {kind: round(ratio, 3) for kind, ratio in peaks.items()}
     print(json.dumps(report))
 
 
-def make_store(store: Path, images: int) -> None:
+def make_store(store: Path, images: int, sides: tuple[int, int]) -> Path:
+    from mail.data.scenes import SceneConfig
     from pipelines.stages.prepare import PrepareSynthetic
 
     if not (store / "store.json").exists():
-        PrepareSynthetic(out=str(store), images=images).run()
+        scene = SceneConfig(min_side=sides[0], max_side=sides[1])
+        PrepareSynthetic(out=str(store), images=images, scene=scene).run()
+    return store
+
+
+def make_random_proposer(folder: Path, name: str) -> str:
+    import safetensors.torch
+    import torch
+
+    from mail.proposers.folder import write_proposer
+    from mail.proposers.maskrcnn import build_network
+    from mail.proposers.presets import preset
+
+    recipe, out = preset(name), folder / f"random-{name}"
+    selection = dataclasses.replace(recipe.selection, score_threshold=0.0)
+    torch.manual_seed(0)
+    weights = safetensors.torch.save(build_network(recipe.network, selection).state_dict())
+    write_proposer(out, network=recipe.network, selection=selection, weights=weights, seen=[], training={})
+    return str(out)
 
 
 def make_proposer(folder: Path, steps: int) -> str:
@@ -122,10 +156,23 @@ def make_proposer(folder: Path, steps: int) -> str:
 
 
 def run_stage(options: argparse.Namespace) -> dict[str, Any]:
+    from pipelines.precomputing.sink import MaskSink
     from pipelines.stages.precompute import Precompute
 
+    arrivals: list[tuple[float, int]] = []  # when, rows by then
+    add = MaskSink.add
+
+    def timed(sink: MaskSink, rows: Any) -> None:
+        add(sink, rows)
+        arrivals.append((time.monotonic(), sink.rows))
+
+    MaskSink.add = timed
     stage = Precompute(data=options.data, proposer=options.proposer, masks=options.masks, batch_size=options.batch_size)
-    return stage.run()
+    result = stage.run()
+    begun, ended = (next(a for a in arrivals if a[1] >= share * result["images"]) for share in (0.2, 0.9))
+    if ended[0] > begun[0]:
+        result["images_per_second"] = (ended[1] - begun[1]) / (ended[0] - begun[0])
+    return result
 
 
 def stage_in_its_own_process(options: argparse.Namespace, proposer: str, store: Path, masks: str) -> dict[str, Any]:
@@ -215,12 +262,18 @@ def serve_loops(options: argparse.Namespace) -> None:
     from mail.data.images import decode_image
     from mail.data.store import DataStore
     from mail.proposers import load_proposer
+    from pipelines.precomputing.precompute import BATCHES_A_UNIT
 
     proposer: Any = load_proposer(options.proposer, options.device)
     size = options.batch_size or (8 if options.device == "cuda" else 16)
-    batches = [b["image"].to_pylist() for b in DataStore(options.data).images(["image"], size) if len(b) == size]
-    files = batches[: max(1, LOOP_IMAGES // size)]
-    decoded = [[decode_image(data) for data in batch] for batch in files]
+    read = (data for b in DataStore(options.data).images(["image"], size) for data in b["image"].to_pylist())
+    images = list(itertools.islice(read, LOOP_IMAGES))
+    files = [images[at : at + size] for at in range(0, len(images) - size + 1, size)]
+    decoded = []
+    for start in range(0, len(files), BATCHES_A_UNIT):
+        unit = [decode_image(data) for batch in files[start : start + BATCHES_A_UNIT] for data in batch]
+        unit.sort(key=lambda image: image.shape[0] / image.shape[1])
+        decoded += [unit[at : at + size] for at in range(0, len(unit), size)]
 
     def bare(number: int) -> None:
         proposer.detect(decoded[number])
