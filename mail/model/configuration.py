@@ -37,7 +37,8 @@ class MailConfig(PretrainedConfig):
             attention that is the answer without proposals, trained on every expression.
 
     Decoder:
-        decoder_stride: canvas pixels per cell of the decoder's features.
+        decoder_stride: canvas pixels per cell of the decoder's features: twice the mask stride, as `tiny` has it, for a
+            quarter of the work (`docs/ablation.md`).
         decoder_dim, stem_dim: channels of the decoder and of the shallow pixel stem.
 
     Losses: `loss_mask_bce`, `loss_mask_dice`, `loss_selection`, `loss_no_target` are the weights of the terms;
@@ -77,7 +78,7 @@ class MailConfig(PretrainedConfig):
     direct: bool = True
     pixel_share: float = 0.75
 
-    decoder_stride: int = 4
+    decoder_stride: int = 8
     decoder_dim: int = 128
     stem_dim: int = 64
 
