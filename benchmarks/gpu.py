@@ -62,7 +62,13 @@ PARTS = (
         "--preset tiny --proposer tiny --runs 1",
         ("one_ms",),
     ),
-    Part("precompute", 90, "--device cuda", "", ()),
+    Part(
+        "precompute",
+        90,
+        "--brief --random r50-fpn-v2 --sides 480 640 --images 480 --rounds 1 --seconds 6",
+        "--brief --random tiny --batch-size 4 --images 24 --rounds 1 --seconds 1",
+        ("images_per_second",),
+    ),
     Part("train_step", 40, "--networks vilt-b32@480 --runs 10", "--networks tiny --expressions 3 --runs 1", STEP),
     Part("encoder_vs_vilt", 40, "--batch 32", "--batch 1 --runs 1", ("vilt_seconds", "mail_seconds")),
 )
