@@ -2,8 +2,9 @@
 
 Trains `tiny` with 1 and with 2 workers, one torch thread each, and compares the losses (claim: the same within 1e-5)
 and the expressions a second. `--write docs/scaling.md` writes these, and a model of the cost of RefCOCO and of a
-hundred times as much on 8 and 64 GPUs: operations and sizes are counted, the GPU's speed is a parameter (`--gpu-speed`,
-expressions a second of one GPU with vilt-b32, from a training there).
+hundred times as much on 8 and 64 GPUs: operations and sizes are counted, the speeds are parameters: `--gpu-speed`,
+expressions a second of one GPU with vilt-b32, from `benchmarks.training` there; `--core-speed`, expressions a second
+whose input one core makes, from `benchmarks.input_pipeline --real`.
 """
 
 import argparse
@@ -91,11 +92,12 @@ def cost_rows(gpu_speed: float | None) -> list[str]:
     return rows
 
 
-def page(result: dict[str, Any], gpu_speed: float | None, where: str) -> str:
+def page(result: dict[str, Any], gpu_speed: float | None, core_speed: float | None, where: str) -> str:
     config = find_preset("vilt-b32").config()
     network, one = describe(config), estimate(config, 1, bf16=True)
     parameters = network["parameters"]
     plan = 16 * 100 * REFCOCO_EXPRESSIONS / 2**20
+    cores = f"{gpu_speed / core_speed:.1f}" if gpu_speed and core_speed else "not run"
     return f"""# Scaling
 
 Written by `python -m benchmarks.scaling --write docs/scaling.md`; {where}.
@@ -127,8 +129,10 @@ the efficiency is higher, and what a network between machines costs is not in it
 ## A model of the cost
 {EPOCHS} epochs of all sentences with `vilt-b32`. The hours at the peak are what no GPU can be faster than: operations
 over the bf16 peak of an H100's data sheet, on one GPU. The hours on 8 and 64 GPUs need the speed of one, which is
-measured with `mail-ris train --preset vilt-b32 ...` on it (`speed/expressions_per_second` in MLflow), and given as
-`--gpu-speed`; they count no waiting for input or for other GPUs: divide by the efficiency that two machines show.
+measured with `python -m benchmarks.training` on it (`speed/expressions_per_second` in MLflow) and given as
+`--gpu-speed`: {f"{gpu_speed:,.0f} expressions a second here" if gpu_speed else "not run"}. They count no waiting for other
+GPUs: divide by the efficiency that two machines show. Cores that the input needs beside each GPU: **{cores}**
+({f"one makes {core_speed:,.0f} expressions a second" if core_speed else "not run"}: photos of 640x480, 32 proposals).
 
 | data | expressions in all | operations | H100 hours at the peak | 8 GPUs | 64 GPUs |
 |---|---|---|---|---|---|
@@ -153,12 +157,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--gpu-speed", type=float, help="expressions a second of one GPU with vilt-b32, as measured")
+    parser.add_argument("--core-speed", type=float, help="expressions a second whose input one core makes, as measured")
     parser.add_argument("--hardware", default="2 cores", help="what the page says it was measured on, with the date")
     parser.add_argument("--write", type=Path, help="the page to write")
     args = parser.parse_args()
     result = measure(args.images, args.steps)
     if args.write:
-        args.write.write_text(page(result, args.gpu_speed, args.hardware))
+        args.write.write_text(page(result, args.gpu_speed, args.core_speed, args.hardware))
     print(json.dumps(result))
 
 
