@@ -130,8 +130,8 @@ the efficiency is higher, and what a network between machines costs is not in it
 {EPOCHS} epochs of all sentences with `vilt-b32`. The hours at the peak are what no GPU can be faster than: operations
 over the bf16 peak of an H100's data sheet, on one GPU. The hours on 8 and 64 GPUs need the speed of one, which is
 measured with `python -m benchmarks.training` on it (`speed/expressions_per_second` in MLflow) and given as
-`--gpu-speed`: {f"{gpu_speed:,.0f} expressions a second here" if gpu_speed else "not run"}. They count no waiting for other
-GPUs: divide by the efficiency that two machines show. Cores that the input needs beside each GPU: **{cores}**
+`--gpu-speed`: {f"{gpu_speed:,.0f} expressions a second" if gpu_speed else "not run"}. They count no waiting for
+other GPUs: divide by the efficiency that two machines show. Cores that the input needs beside each GPU: **{cores}**
 ({f"one makes {core_speed:,.0f} expressions a second" if core_speed else "not run"}: photos of 640x480, 32 proposals).
 
 | data | expressions in all | operations | H100 hours at the peak | 8 GPUs | 64 GPUs |
