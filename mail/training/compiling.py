@@ -8,7 +8,7 @@ minutes; and fixed shapes, because Inductor's code for symbolic ones fails in so
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -19,14 +19,15 @@ from mail.training.step import TrainingBatch
 Result = TypeVar("Result")
 
 
-def compile_parts(model: nn.Module) -> None:
-    """Lets the encoder, the decoder, the stem and the embedding of instances be compiled when they are first called.
+def compile_parts(model: Any) -> None:
+    """Lets the encoder, the decoder, the losses and what is made of images be compiled when they are first called.
 
-    Only the last two see how many images a batch has, which is any number: they are compiled for that as a symbol.
+    Only the last sees how many images a batch has, which is any number: it is compiled for that as a symbol.
     """
-    for name, dynamic in (("encoder", False), ("decoder", False), ("stem", None), ("instance", None)):
-        if (part := getattr(model, name)) is not None:
-            part.compile(dynamic=dynamic, fullgraph=True)
+    for part in (model.encoder, model.decoder):
+        part.compile(dynamic=False, fullgraph=True)
+    model.loss_terms = torch.compile(model.loss_terms, dynamic=False, fullgraph=True)
+    model.encode_images = torch.compile(model.encode_images, fullgraph=True)
 
 
 @contextmanager
