@@ -42,7 +42,7 @@ PARTS = (  # the most important first: there may be no time for the last
         "training",
         "training",
         130,
-        "--steps 300",
+        "--steps 300 --images 200",
         "--preset tiny --steps 4 --images 24 --compile no",
         ("expressions_per_second", "waiting_for_data", "gpu_memory_GiB", "mfu_of_the_data_sheet"),
     ),
