@@ -17,6 +17,12 @@ from mail.errors import UserError, on_one_line
 from mail.training.step import TrainingBatch
 
 Result = TypeVar("Result")
+WORTH_COMPILING = 2000  # steps that earn back on a GPU what compiling takes, about a minute
+
+
+def is_compiled(option: str, steps: int, device: torch.device) -> bool:
+    """Whether a network is compiled for so many steps, by `--compile`."""
+    return option in ("yes", "required") or (option == "auto" and device.type == "cuda" and steps >= WORTH_COMPILING)
 
 
 def compile_parts(model: Any) -> None:

@@ -23,7 +23,7 @@ from mail.data.epoch_plan import EpochPlan
 from mail.data.filling import begun
 from mail.data.rehearsal import RehearsedPlan
 from mail.training.checkpoint import put_checkpoint, save_checkpoint
-from mail.training.compiling import Compiling
+from mail.training.compiling import Compiling, is_compiled
 from mail.training.early_stop import is_over
 from mail.training.going_on import load_checkpoint, load_newest
 from mail.training.input import TrainingInput, batches
@@ -41,7 +41,6 @@ from pipelines.training.overlays import Overlays
 from pipelines.training.progress import remote_ending, remote_put
 
 Batches = Generator[TrainingBatch, None, None]
-WORTH_COMPILING = 2000  # steps that earn back on a GPU what compiling takes, about a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +120,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     if is_over(curves, job.patience, job.checkpoint_every):  # a driver was killed before it could export
         return
     wrapped = place.wrap(model).train()
-    compiled = model if _is_compiled(job.options.compile, settings.steps - start, device) else None
+    compiled = model if is_compiled(job.options.compile, settings.steps - start, device) else None
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
     note = partial(place.tell, "note") if rank == 0 else (lambda line: None)
     with (
@@ -178,11 +177,6 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 if halts:
                     return
                 clock.skip()
-
-
-def _is_compiled(option: str, steps: int, device: torch.device) -> bool:
-    """Whether the network is compiled for so many steps, by `--compile`."""
-    return option in ("yes", "required") or (option == "auto" and device.type == "cuda" and steps >= WORTH_COMPILING)
 
 
 def _shows(job: Job, step: int) -> bool:
