@@ -3,7 +3,7 @@
 Trains `tiny` with 1 and with 2 workers, one torch thread each, and compares the losses (claim: the same within 1e-5)
 and the expressions a second. `--write docs/scaling.md` writes these, and a model of the cost of RefCOCO and of a
 hundred times as much on 8 and 64 GPUs: operations and sizes are counted, the speeds are parameters: `--gpu-speed`,
-expressions a second of one GPU with vilt-b32, from `benchmarks.training` there; `--core-speed`, expressions a second
+expressions a second of one GPU with vilt-b32, from `benchmarks.gpu` there; `--core-speed`, expressions a second
 whose input one core makes, from `benchmarks.input_pipeline --real`.
 """
 
@@ -97,6 +97,7 @@ def page(result: dict[str, Any], gpu_speed: float | None, core_speed: float | No
     network, one = describe(config), estimate(config, 1, bf16=True)
     parameters = network["parameters"]
     plan = 16 * 100 * REFCOCO_EXPRESSIONS / 2**20
+    of_gpu, of_core = (f"{n:,.0f} expressions a second" if n else "not run" for n in (gpu_speed, core_speed))
     cores = f"{gpu_speed / core_speed:.1f}" if gpu_speed and core_speed else "not run"
     return f"""# Scaling
 
@@ -128,11 +129,12 @@ the efficiency is higher, and what a network between machines costs is not in it
 
 ## A model of the cost
 {EPOCHS} epochs of all sentences with `vilt-b32`. The hours at the peak are what no GPU can be faster than: operations
-over the bf16 peak of an H100's data sheet, on one GPU. The hours on 8 and 64 GPUs need the speed of one, which is
-measured with `python -m benchmarks.training` on it (`speed/expressions_per_second` in MLflow) and given as
-`--gpu-speed`: {f"{gpu_speed:,.0f} expressions a second" if gpu_speed else "not run"}. They count no waiting for
-other GPUs: divide by the efficiency that two machines show. Cores that the input needs beside each GPU: **{cores}**
-({f"one makes {core_speed:,.0f} expressions a second" if core_speed else "not run"}: photos of 640x480, 32 proposals).
+over the bf16 peak of an H100's data sheet, on one GPU. The hours on 8 and 64 GPUs follow from the speed of one,
+measured with `python -m benchmarks.gpu --only step`: {of_gpu}. They count
+no waiting for other GPUs: divide by the efficiency that two machines show.
+
+Cores that the input needs beside each GPU: **{cores}**. One core makes the input of {of_core}, of photos of 640x480
+with 32 proposals (`python -m benchmarks.input_pipeline --real`).
 
 | data | expressions in all | operations | H100 hours at the peak | 8 GPUs | 64 GPUs |
 |---|---|---|---|---|---|
