@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --tiny           the same parts with the smallest sizes, on any machine: that they run
 
 Each part is a benchmark in a process of its own, with a limit; where one fails or takes too long the next is run. What
-they print is passed on, the last line (JSON) of each is kept in --out, and a table of the figures comes last but one.
-The last line is JSON: the ratio of each part and how long it took. Needs all that `pyproject.toml` names.
+they print is passed on, the last line (JSON) of each is kept in --out with the seconds it took, and a table of the
+figures comes last but one. The last line is JSON: the ratio of each part. Needs all that `pyproject.toml` names.
 """
 
 import argparse

@@ -15,7 +15,7 @@ MODULES = sorted([*(ROOT / "mail").rglob("*.py"), *(ROOT / "pipelines").rglob("*
 
 # Each room imports only from those before it. Rooms that stand in one line do not know each other.
 ORDER = (
-    ("mail.errors", "mail.rle", "mail.waiting", "pipelines.surroundings", "pipelines.processes"),
+    ("mail.errors", "mail.pinned", "mail.rle", "mail.waiting", "pipelines.surroundings", "pipelines.processes"),
     ("mail.addresses", "mail.json_text"),
     ("mail.proposals", "mail.inventory", "mail.mask_formats"),
     ("mail.data", "mail.model"),

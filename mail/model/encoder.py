@@ -92,16 +92,13 @@ class Encoder(nn.Module):
         """What is added to the attention's logits, (N, heads or 1, L, L), made once for all blocks."""
         n, length = valid.shape
         may_look = valid[:, None, None, :].expand(n, 1, length, length)
-        nowhere = torch.finfo(tokens.dtype).min
-        bias = tokens.new_zeros(n, 1, length, length)
-        if coverage is None:
-            return bias.masked_fill(~may_look, nowhere)
-        slots, patches = coverage.shape[1:]
-        if self.one_way:
-            instance = torch.arange(length, device=valid.device) >= length - slots
+        if coverage is not None and self.one_way:
+            instance = torch.arange(length, device=valid.device) >= length - coverage.shape[1]
             may_look = may_look & (instance[:, None] | ~instance[None, :])
-        if self.coverage_gain is None:
-            return bias.masked_fill(~may_look, nowhere)
+        nowhere = torch.finfo(tokens.dtype).min
+        if coverage is None or self.coverage_gain is None:
+            return tokens.new_zeros(n, 1, length, length).masked_fill(~may_look, nowhere)
+        slots, patches = coverage.shape[1:]
         gain = self.coverage_gain[None, :, None, None].to(tokens.dtype)
         block = gain * coverage[:, None].to(tokens.dtype)  # (N, heads, K, P)
         # built by padding rather than by assignment: no in-place write, so it compiles and differentiates

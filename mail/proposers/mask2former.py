@@ -14,11 +14,11 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from mail import addresses, json_text
 from mail.errors import UserError
+from mail.pinned import upload
 from mail.proposals import Proposals
 from mail.proposers.config import Mask2FormerNetwork
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections, detect_where_seen
-from mail.proposers.upload import upload
 
 DETECTIONS_PER_PROPOSAL = 1.5  # queries whose masks are looked at, before duplicates are removed
 

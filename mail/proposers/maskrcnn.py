@@ -22,11 +22,11 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, misc
 
 from mail.data import files
 from mail.errors import UserError
+from mail.pinned import upload
 from mail.proposals import Proposals
 from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.paste import Detections, detect_where_seen
-from mail.proposers.upload import upload
 
 OLDER_NAMES = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from mail.data.epoch_plan import Batch, EpochPlan
+from mail.pinned import copy_for
 from mail.training.input import TrainingInput
 from mail.training.step import TrainingBatch
 
@@ -110,7 +111,7 @@ def ray_batches(
             for batch in wanted:
                 # Copied, or one batch that is kept would keep the whole task's result in the object store, and writing
                 # to it would end in a segmentation fault. The result goes with its last batch.
-                yield TrainingBatch(batch, {k: _copied(v, device) for k, v in found.pop(0).items()})
+                yield TrainingBatch(batch, {k: copy_for(v, device) for k, v in found.pop(0).items()})
 
     batches = staged(carried(), transport.prefetch, device)
     try:
@@ -144,14 +145,6 @@ def _step_bytes(source: TrainingInput, plan: EpochPlan, world: int) -> int:
     return int(expressions * (image / min(plan.piece, expressions) + cells))
 
 
-def _copied(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy in the memory from which it is used next: pinned, for a GPU."""
-    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
-    tensor = torch.empty(array.shape, dtype=kind, pin_memory=device.type == "cuda")
-    tensor.numpy()[...] = array
-    return tensor
-
-
 def staged(batches: Iterator[TrainingBatch], count: int, device: torch.device) -> Generator[TrainingBatch, None, None]:
     """Takes batches in a thread, `count` ahead, and has a GPU fetch them meanwhile."""
     if device.type != "cuda":
@@ -160,7 +153,7 @@ def staged(batches: Iterator[TrainingBatch], count: int, device: torch.device) -
 
     def sent() -> Iterator[tuple[TrainingBatch, torch.cuda.Event]]:
         for batch in batches:
-            held = {k: v if v.is_pinned() else _copied(v.numpy(), device) for k, v in batch.tensors.items()}
+            held = {k: v if v.is_pinned() else copy_for(v.numpy(), device) for k, v in batch.tensors.items()}
             with torch.cuda.stream(side):
                 there = {k: v.to(device, non_blocking=True) for k, v in held.items()}
             yield TrainingBatch(batch.plan, there), side.record_event()

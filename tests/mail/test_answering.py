@@ -75,7 +75,7 @@ def test_the_memory_of_photos_is_bounded_in_bytes_and_forgets_the_oldest(predict
     photos = [file(50, 71, seed) for seed in range(4)]
     engine.answer([Question(photos[0], (TEXTS[0],))])
     one = int(engine.photos.currsize)
-    assert one > 5_000
+    assert one > 9_000
     engine = Engine(predictor, cache_bytes=int(2.5 * one))
     for photo in photos:
         engine.answer([Question(photo, (TEXTS[0],))])
