@@ -229,8 +229,9 @@ class MailForReferringSegmentation(PreTrainedModel):
         """Encodes and decodes N expressions, `images` already gathered to one row an expression."""
         encoded = self.encode(images, input_ids, attention_mask)
         first, count = input_ids.shape[1] + 1, images.patches.shape[1] - 1
-        patches = encoded[:, first : first + count]
-        instances = encoded[:, first + count :] if images.instances is not None else None
+        # copied, so that the decoder's input does not depend on the number of words: it is compiled once for all
+        patches = encoded[:, first : first + count].contiguous()
+        instances = encoded[:, first + count :].contiguous() if images.instances is not None else None
         decoded = self.decoder(
             _mean_of_words(encoded, attention_mask), patches, images.stem, instances, images.masks, images.valid
         )

@@ -1,8 +1,9 @@
 """torch.compile of a network in training: its parts, in place, each for the few shapes that batches have.
 
-A part is compiled when a shape is first met, which takes tens of seconds; `MailProcessor.collate` pads words and
-instance slots to a few lengths, so that all shapes are met soon after the start. Parts, because the whole network takes
-minutes; and fixed shapes, because Inductor's code for symbolic ones fails in some versions, and is slower.
+A part is compiled when a shape is first met; `MailProcessor.collate` pads words and instance slots to a few lengths, so
+that all shapes are met soon after the start. Parts, because the whole network takes minutes: a block of the encoder is
+compiled once for all of them, and it alone once more for another number of words. Fixed shapes, because Inductor's code
+for symbolic ones fails in some versions, and is slower.
 """
 
 import time
@@ -18,6 +19,7 @@ from mail.training.step import TrainingBatch
 
 Result = TypeVar("Result")
 WORTH_COMPILING = 2000  # steps that earn back on a GPU what compiling takes, about a minute
+MOST_SHAPES = 8  # that a network is compiled for: no more than PyTorch keeps of a function
 
 
 def is_compiled(option: str, steps: int, device: torch.device) -> bool:
@@ -26,13 +28,14 @@ def is_compiled(option: str, steps: int, device: torch.device) -> bool:
 
 
 def compile_parts(model: Any) -> None:
-    """Lets the encoder, the decoder, the losses and what is made of images be compiled when they are first called.
+    """Lets the blocks, the decoder, the losses and what is made of images be compiled when they are first called.
 
     Only the last sees how many images a batch has, which is any number: it is compiled for that as a symbol.
     """
-    for part in (model.encoder, model.decoder):
+    for part in (*model.encoder.blocks, model.decoder):
         part.compile(dynamic=False, fullgraph=True)
-    model.loss_terms = torch.compile(model.loss_terms, dynamic=False, fullgraph=True)
+    for owner, name in ((model.encoder, "finish"), (model, "loss_terms")):
+        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, fullgraph=True))
     model.encode_images = torch.compile(model.encode_images, fullgraph=True)
 
 
@@ -46,7 +49,8 @@ def eagerly() -> Iterator[None]:
 class Compiling:
     """Takes the steps of a network whose parts are compiled, says what that costs, and does without if it fails.
 
-    A context, at whose end nothing in the process is other than before.
+    A context, at whose end nothing in the process is other than before. Steps of shapes beyond the first `MOST_SHAPES`
+    are taken as the network is written.
 
     Args:
         model: its parts are compiled in place; None: nothing is.
@@ -73,6 +77,9 @@ class Compiling:
         new = {_shape(part) for part in parts} - self._seen
         if self._model is None or not new:
             return step()
+        if len(self._seen) + len(new) > MOST_SHAPES:
+            with eagerly():
+                return step()
         rows, words, slots = max(new)
         self._say(f"compiling the network for {rows} expressions of {words} words, {slots} instances an image")
         begun = time.monotonic()
