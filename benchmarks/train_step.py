@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mail.data.epoch_plan import Batch
 from mail.model import MailConfig, MailForReferringSegmentation, find_preset
-from mail.training.compiling import compile_parts
+from mail.training.compiling import compile_parts, padded
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, train_step
@@ -120,6 +120,8 @@ def measure(name: str, expressions: int, runs: int, compiled: bool, device: torc
     model = MailForReferringSegmentation(config).to(device).train()  # type: ignore[arg-type]
     settings = TrainingSettings(global_batch_size=expressions, learning_rate=1e-5)
     optimizer, batch = make_optimizer(model, settings), make_batch(config, expressions)
+    if compiled:
+        batch = padded(batch)
     with FlopCounterMode(display=False) as counter, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         model(**make_batch(config, expressions, WORDS).to(device).tensors)
     flops = 3 * counter.get_total_flops()

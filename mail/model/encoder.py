@@ -83,13 +83,9 @@ class Encoder(nn.Module):
             bias = bias.take_along_dim(order[:, None, :, None], 2).take_along_dim(order[:, None, None], 3)
         for block in self.blocks:
             tokens = block(tokens, bias)
+        tokens = self.norm(tokens)
         if order is not None:
             tokens = tokens.new_zeros(whole).scatter(1, order[..., None].expand(-1, -1, whole[2]), tokens)
-        return self.finish(tokens, valid)
-
-    def finish(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """The final norm; zero at padded positions."""
-        tokens = self.norm(tokens)
         return tokens * valid[..., None].to(tokens.dtype)
 
     def attention_bias(self, tokens: Tensor, valid: Tensor, coverage: Tensor | None, first_patch: int) -> Tensor:

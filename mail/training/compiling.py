@@ -1,11 +1,12 @@
 """torch.compile of a network in training: its parts, in place, each for the few shapes that batches have.
 
-A part is compiled when a shape is first met; `MailProcessor.collate` pads words and instance slots to a few lengths, so
-that all shapes are met soon after the start. Parts, because the whole network takes minutes: a block of the encoder is
-compiled once for all of them, and it alone once more for another number of words. Fixed shapes, because Inductor's code
-for symbolic ones fails in some versions, and is slower.
+A part is compiled when a shape is first met, which takes tens of seconds. `MailProcessor.collate` pads words and
+instance slots to a few lengths, and `padded` the images to a multiple, so that all shapes are met soon after the start.
+Parts, because the whole network takes minutes, and because another number of words then costs the encoder alone. Fixed
+shapes, because Inductor's code for symbolic ones fails in some versions, and is slower to make and to run.
 """
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,10 +16,13 @@ import torch
 from torch import nn
 
 from mail.errors import UserError, on_one_line
+from mail.model import MailForReferringSegmentation
 from mail.training.step import TrainingBatch
 
 Result = TypeVar("Result")
 WORTH_COMPILING = 2000  # steps that earn back on a GPU what compiling takes, about a minute
+IMAGE_STEP = 8
+OF_IMAGES = tuple(inspect.signature(MailForReferringSegmentation.encode_images).parameters)[1:]
 MOST_SHAPES = 8  # that a network is compiled for: no more than PyTorch keeps of a function
 
 
@@ -28,15 +32,19 @@ def is_compiled(option: str, steps: int, device: torch.device) -> bool:
 
 
 def compile_parts(model: Any) -> None:
-    """Lets the blocks, the decoder, the losses and what is made of images be compiled when they are first called.
-
-    Only the last sees how many images a batch has, which is any number: it is compiled for that as a symbol.
-    """
-    for part in (*model.encoder.blocks, model.decoder):
+    """Lets the encoder, the decoder, the losses and what is made of images be compiled when they are first called."""
+    for part in (model.encoder, model.decoder):
         part.compile(dynamic=False, fullgraph=True)
-    for owner, name in ((model.encoder, "finish"), (model, "loss_terms")):
-        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, fullgraph=True))
-    model.encode_images = torch.compile(model.encode_images, fullgraph=True)
+    for name in ("encode_images", "loss_terms"):
+        setattr(model, name, torch.compile(getattr(model, name), dynamic=False, fullgraph=True))
+
+
+def padded(part: TrainingBatch) -> TrainingBatch:
+    """The same with its last image repeated to a multiple of `IMAGE_STEP` images, which no expression asks about."""
+    images = len(part.tensors["pixel_values"])
+    index = torch.arange(-(-images // IMAGE_STEP) * IMAGE_STEP, device=part.tensors["pixel_values"].device)
+    index.clamp_(max=images - 1)
+    return TrainingBatch(part.plan, {k: v[index] if k in OF_IMAGES else v for k, v in part.tensors.items()})
 
 
 @contextmanager
@@ -59,7 +67,7 @@ class Compiling:
 
     def __init__(self, model: nn.Module | None, say: Callable[[str], object], *, required: bool = False):
         self._model, self._say, self._required = model, say, required
-        self._seen: set[tuple[int, int, int]] = set()
+        self._seen: set[tuple[int, int, int, int]] = set()
         self._until_the_end = ExitStack()
 
     def __enter__(self) -> Self:
@@ -68,25 +76,30 @@ class Compiling:
     def __exit__(self, *_: object) -> None:
         self._until_the_end.close()
 
-    def take(self, parts: Sequence[TrainingBatch], step: Callable[[], Result]) -> Result:
-        """Calls `step`, which takes these parts; once more where the compiler fails.
+    def take(self, parts: Sequence[TrainingBatch], step: Callable[[Sequence[TrainingBatch]], Result]) -> Result:
+        """Calls `step` with these parts; once more where the compiler fails.
 
         Raises:
             UserError: the compiler failed and is required.
         """
+        if self._model is None:
+            return step(parts)
+        parts = [padded(part) for part in parts]
         new = {_shape(part) for part in parts} - self._seen
-        if self._model is None or not new:
-            return step()
+        if not new:
+            return step(parts)
         if len(self._seen) + len(new) > MOST_SHAPES:
             with eagerly():
-                return step()
-        rows, words, slots = max(new)
-        self._say(f"compiling the network for {rows} expressions of {words} words, {slots} instances an image")
+                return step(parts)
+        rows, words, slots, images = max(new)
+        self._say(
+            f"compiling the network for {rows} expressions of {words} words, {images} images of {slots} instances"
+        )
         begun = time.monotonic()
         try:
             if not self._seen:
                 compile_parts(self._model)
-            result = step()
+            result = step(parts)
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -96,14 +109,14 @@ class Compiling:
             self._say(f"the network cannot be compiled, so it is trained as it is ({why})")
             self._model = None
             self._until_the_end.enter_context(eagerly())
-            return step()
+            return step(parts)
         self._seen |= new
         self._say(f"compiled in {time.monotonic() - begun:.0f} s")
         return result
 
 
-def _shape(part: TrainingBatch) -> tuple[int, int, int]:
-    """Expressions, words and instance slots: what the compiled parts depend on."""
+def _shape(part: TrainingBatch) -> tuple[int, int, int, int]:
+    """Expressions, words, instance slots and images: what the compiled parts depend on."""
     slots = part.tensors.get("instance_valid")
     rows, words = part.tensors["input_ids"].shape
-    return rows, words, 0 if slots is None else slots.shape[1]
+    return rows, words, 0 if slots is None else slots.shape[1], len(part.tensors["pixel_values"])

@@ -121,6 +121,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
         return
     wrapped = place.wrap(model).train()
     compiled = model if is_compiled(job.options.compile, settings.steps - start, device) else None
+    take = partial(train_step, wrapped, optimizer, settings=settings, rank=rank, world=world, device=device, bf16=bf16)
     clock, results, warned = Clock(job.step_flops, bf16), list[torch.Tensor](), False
     note = partial(place.tell, "note") if rank == 0 else (lambda line: None)
     with (
@@ -132,8 +133,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
                 job.claim.alive()
             done = parts[0].plan.step + 1
             with memory_advice(model.config, parts, bf16):
-                step = partial(train_step, wrapped, optimizer, parts, settings, rank=rank, world=world)
-                results.append(compiling.take(parts, partial(step, device=device, bf16=bf16)))
+                results.append(compiling.take(parts, take))
             clock.count(parts)
             ends = done == settings.steps
             saves = done % job.checkpoint_every == 0 or ends
