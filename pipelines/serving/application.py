@@ -16,7 +16,15 @@ from ray import serve
 from ray.serve import Application
 
 from mail.errors import UserError
-from pipelines.serving.config import TOKEN, WEBHOOK_SECRET, ServingConfig, Shape, check_token, digest_of
+from pipelines.serving.config import (
+    LABEL_STUDIO_KEY,
+    TOKEN,
+    WEBHOOK_SECRET,
+    ServingConfig,
+    Shape,
+    check_token,
+    digest_of,
+)
 from pipelines.serving.ingress import Ingress
 from pipelines.serving.segmenter import Segmenter
 
@@ -55,20 +63,22 @@ def application(config: ServingConfig, shape: Shape, environment: Mapping[str, s
 def build(args: dict[str, Any]) -> Application:
     """The application that a Serve config describes: fields of `ServingConfig` and `Shape`.
 
-    The bearer token is in `MAIL_SERVE_TOKEN`: whoever starts the service like this is not on a loopback address.
+    Secrets are in variables, as for `mail-ris serve`. The bearer token must be (`MAIL_SERVE_TOKEN`): whoever starts the
+    service like this is not on a loopback address.
 
     Raises:
         UserError: there is no such field, or no token.
     """
     of_shape = {field.name for field in dataclasses.fields(Shape)}
-    of_config = {field.name for field in dataclasses.fields(ServingConfig)} - {"token", "webhook_secret", "limits"}
+    secret = {"webhook_secret": os.environ.get(WEBHOOK_SECRET), "label_studio_key": os.environ.get(LABEL_STUDIO_KEY)}
+    of_config = {field.name for field in dataclasses.fields(ServingConfig)} - {"token", "limits", *secret}
     if unknown := sorted(set(args) - of_shape - of_config):
         raise UserError(
             f"args of the service: there is no {unknown[0]!r}, only {', '.join(sorted(of_shape | of_config))}"
         )
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
     token = digest_of(check_token(os.environ.get(TOKEN, ""), TOKEN))
-    given |= {"token": token, "webhook_secret": os.environ.get(WEBHOOK_SECRET), "loopback": False}
+    given |= {**secret, "token": token, "loopback": False}
     shape: dict[str, Any] = {key: given.pop(key) for key in of_shape & given.keys()}
     return application(ServingConfig(**given), Shape(**shape), {})
 

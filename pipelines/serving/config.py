@@ -8,6 +8,7 @@ from mail.errors import UserError
 APPLICATION = "mail-ris"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN, WEBHOOK_SECRET = "MAIL_SERVE_TOKEN", "MAIL_SERVE_WEBHOOK_SECRET"  # variables that hold them
+LABEL_STUDIO_KEY = "LABEL_STUDIO_API_KEY"  # as Label Studio's own tools have it
 SHORTEST_TOKEN = 16  # characters
 
 

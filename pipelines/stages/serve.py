@@ -16,6 +16,7 @@ from pipelines.options import Address, LocalPath, ModelAddress, Target
 from pipelines.registry.client import environment
 from pipelines.registry.models import CHAMPION, MODEL_NAME, SCHEME, find_version, resolve_model
 from pipelines.serving.config import (
+    LABEL_STUDIO_KEY,
     LOOPBACK,
     TOKEN,
     WEBHOOK_SECRET,
@@ -25,8 +26,6 @@ from pipelines.serving.config import (
     digest_of,
 )
 from pipelines.stage import Stage
-
-LABEL_STUDIO_KEY = "LABEL_STUDIO_API_KEY"  # as Label Studio's own tools have it
 
 
 @dataclass(kw_only=True)

@@ -111,8 +111,12 @@ def test_the_service_is_what_ray_serve_and_we_understand(rendered: list[Json], m
         build(application.args)
     monkeypatch.setenv("MAIL_SERVE_TOKEN", "0123456789abcdef")
     assert build(application.args)
-    with pytest.raises(UserError, match="there is no 'replica'"):
-        build({**application.args, "replica": 2})
+    for wrong in ({"replica": 2}, {"label_studio_key": "a key in a manifest"}):
+        with pytest.raises(UserError, match=f"there is no '{next(iter(wrong))}'"):
+            build({**application.args, **wrong})
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a user's")
+    monkeypatch.setattr("pipelines.serving.application.application", lambda config, shape, environment: config)
+    assert build(application.args).label_studio_key == "a user's"
 
 
 def test_the_operator_refuses_what_its_schemas_allow(rendered: list[Json]) -> None:
