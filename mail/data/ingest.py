@@ -8,6 +8,7 @@ What is wrong with the input is collected and told in one message: the first few
 Nothing is left out silently.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -72,10 +73,11 @@ def at(where: str) -> str:
     return f" ({where})" if where else ""
 
 
-def source_record(path: str | Path, folder: str = "") -> dict[str, Any]:
-    """What a store remembers of a file that it was made from: `folder`/name, digest and length."""
-    name = str(Path(folder, Path(path).name))
-    return {"path": name, "sha256": files.sha256_file(path), "bytes": Path(path).stat().st_size}
+def source_record(name: str, source: Path | bytes) -> dict[str, Any]:
+    """What a store remembers of a file that it was made from, or of its bytes: name, digest and length."""
+    if isinstance(source, bytes):
+        return {"path": name, "sha256": hashlib.sha256(source).hexdigest(), "bytes": len(source)}
+    return {"path": name, "sha256": files.sha256_file(source), "bytes": source.stat().st_size}
 
 
 @dataclass
