@@ -20,7 +20,7 @@ from typing import Any
 from mail import rle
 from mail.data import files
 from mail.data.image_keys import ImageContent
-from mail.data.images import ImageError, open_image, stored_size, turn_upright, upright_rgb
+from mail.data.images import ImageError, open_image, stored_size_of, turn_upright, upright_rgb
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
 from mail.data.photos import PhotoFile, bytes_of
 from mail.data.problems import Problems
@@ -247,8 +247,9 @@ def _examine(path: PhotoFile) -> tuple[bytes, _Seen]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     seen = _Seen(None, 1, None)
     try:
-        seen.stored, seen.orientation = stored_size(data)
-        seen.content = ImageContent.of(data, upright_rgb(open_image(data)))  # which is dropped at once
+        picture = open_image(data)
+        seen.stored, seen.orientation = stored_size_of(picture, data)
+        seen.content = ImageContent.of(data, upright_rgb(picture))  # which is dropped at once
     except ImageError as error:
         seen.error = str(error)
     return data, seen
