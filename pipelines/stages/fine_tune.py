@@ -126,7 +126,8 @@ class FineTune(FineTuneConfig, Stage):
         self._model(None)
         if self.data is None:
             shutil.rmtree(self.folder / "store", ignore_errors=True)  # no store of this chain is finished
-            self._custom().plan()
+            found = self._custom().checked(str(self.expressions))
+            found.problems.raise_if_any(self.expressions, "`mail-ris prepare check` prints every one")
         return {"address": lasting_address(self.from_)}
 
     def _prepare(self) -> None:

@@ -84,6 +84,11 @@ def test_one_that_is_ended_says_what_is_kept(tmp_path):
 @pytest.mark.cluster
 def test_it_goes_on_after_a_kill_and_tells_what_it_has_brought(trained, tmp_path):
     photos = own_photos(tmp_path / "photos")
+    (tmp_path / "wrong.csv").write_text("image,text,ann_ids\n0.jpg,two things,[3]\n")
+    wrong = FineTune(from_=str(trained), expressions=str(tmp_path / "wrong.csv"), images=photos[-1], name="wrong")
+    with pytest.raises(UserError, match=r"1 lines cannot be used .*`mail-ris prepare check` prints every one"):
+        wrong.run()
+    assert not wrong._record().seconds
     out = tmp_path / "tuned"
     words = ["fine-tune", "--from", str(trained), *photos, "--name", "mine", "--out", str(out), "--threads", "1"]
     words += ["--steps", "8", "--patience", "0"]
