@@ -117,6 +117,9 @@ def _start(token: Path, options: tuple[str, ...]) -> Head:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment |= {ending.JOB_PATIENCE: str(JOB_STOP_SECONDS)}
+    local = "http://127.0.0.1"
+    # what Ray Train has watch over its controller looks for "the" Ray of the machine, and ends in a trace where two run
+    environment["RAY_API_SERVER_ADDRESS"] = f"{local}:{dashboard}"
     environment["PATH"] = f"{executables}{os.pathsep}{os.environ['PATH']}"  # jobs call `python`
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
@@ -127,7 +130,6 @@ def _start(token: Path, options: tuple[str, ...]) -> Head:
             stderr=log,
             start_new_session=True,
         )
-    local = "http://127.0.0.1"
     return Head(psutil.Process(process.pid), f"{local}:{dashboard}", f"{local}:{agent}", folder, token)
 
 

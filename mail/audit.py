@@ -11,7 +11,7 @@ from typing import Any
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.ingredients import generations, ingredients, training_store
-from mail.leakage import check_ingredients, compare, evaluated, seen_of
+from mail.leakage import check_ingredients, evaluated
 
 
 def stores_of(lineage: Mapping[str, Any]) -> tuple[list[DataStore], list[str]]:
@@ -45,9 +45,8 @@ def audit(lineage: Mapping[str, Any], stores: Sequence[DataStore], folder: Path 
         found["ingredients"].append(saw | {"origin": part.origin.summary, "unknown": part.origin.unknown})
     for store in stores:
         splits = evaluated(store)
-        own = store.image_keys(splits)
-        rows = [compare(part.origin, store, seen_of(part.origin, store, own), str(part)) for part in parts]
-        overlaps = [overlap for row in rows for overlap in row]
+        verdict = check_ingredients(parts, store, splits, allow_leaky=True)
+        overlaps = verdict.compared
         leaky = {split: any(o.leaky for o in overlaps if o.split == split) for split in splits}
         found["leaky"] = found["leaky"] or any(leaky.values())
         found["data_stores"].append(
@@ -57,7 +56,7 @@ def audit(lineage: Mapping[str, Any], stores: Sequence[DataStore], folder: Path 
                 "uri": store.uri,
                 "splits": {s: {"images": store.splits[s]["images"], "leaky": leaky[s]} for s in splits},
                 "overlaps": [asdict(o) | {"verdict": str(o)} for o in overlaps],
-                "remarks": list(check_ingredients(parts, store, splits, allow_leaky=True).remarks),
+                "remarks": list(verdict.remarks),
             }
         )
     return found

@@ -25,8 +25,10 @@ from mail.data.row_groups import RowGroups, RowReader
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.inference import BUNDLED_PROPOSER, Predictor, chosen_proposals
+from mail.inference import Predictor, chosen_proposals
+from mail.inventory import compared
 from mail.metrics.predictions import Prediction
+from mail.model.folder import INVENTORIES
 from mail.proposals import Proposals
 
 
@@ -216,8 +218,15 @@ def check_masks(store: DataStore, images: Sequence[SplitImage], snapshot: MaskSn
 
 
 def model_files(folder: Path) -> dict[str, bytes]:
-    """The files that a worker on another machine needs; the proposer stays behind, masks come from the table."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != BUNDLED_PROPOSER}
+    """The files that a worker on another machine needs, compared with the folder's inventory.
+
+    The proposer stays behind, for masks come from the table, and the inventory, which lists it.
+
+    Raises:
+        DamagedError: as of `load_model`.
+    """
+    with compared(folder, INVENTORIES):
+        return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in INVENTORIES}
 
 
 def _proposals(row: dict[str, Any] | None, pixels: np.ndarray) -> Proposals:

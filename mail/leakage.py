@@ -60,11 +60,13 @@ class Verdict:
         remarks: a line for each thing that a person should know: why it is leaky, what looks alike, what could not be
             compared.
         overlaps: what makes it leaky, by ingredient and split.
+        compared: everything that was looked at, clean or not, in order.
     """
 
     leaky: bool = False
     remarks: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    compared: tuple[Overlap, ...] = ()
 
     @classmethod
     def together(cls, verdicts: Iterable["Verdict"]) -> "Verdict":
@@ -72,7 +74,8 @@ class Verdict:
         found = list(verdicts)
         remarks = dict.fromkeys(remark for verdict in found for remark in verdict.remarks)
         leaks = dict.fromkeys(overlap for verdict in found for overlap in verdict.overlaps)
-        return cls(any(verdict.leaky for verdict in found), tuple(remarks), tuple(leaks))
+        compared = tuple(overlap for verdict in found for overlap in verdict.compared)
+        return cls(any(verdict.leaky for verdict in found), tuple(remarks), tuple(leaks), compared)
 
 
 def seen_of(origin: Origin, store: DataStore, own: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
@@ -84,14 +87,6 @@ def seen_of(origin: Origin, store: DataStore, own: Mapping[str, pa.Table]) -> di
     if origin.collections:  # the store may have an image of theirs, whose content is known then, and the same once more
         origin = origin.knowing(pa.concat_tables(store.image_keys(list(store.splits)).values()))
     return {split: origin.among(images) for split, images in own.items()}
-
-
-def compare(origin: Origin, store: DataStore, found: Mapping[str, pa.Table], ingredient: str) -> list[Overlap]:
-    """What was seen of each split, of what `seen_of` found."""
-    return [
-        Overlap(ingredient, split, len(images), store.splits[split]["images"], origin.unknown)
-        for split, images in found.items()
-    ]
 
 
 def overlaps(
@@ -128,10 +123,13 @@ def check_leakage(
     own = store.image_keys(chosen)
     found = seen_of(origin, store, own)
     remarks = tuple(_remarks(origin, pa.concat_tables(own.values()), pa.concat_tables(found.values()), store, what))
-    compared = compare(origin, store, found, ingredient)
+    compared = tuple(
+        Overlap(ingredient, split, len(images), store.splits[split]["images"], origin.unknown)
+        for split, images in found.items()
+    )
     leaks = tuple(overlap for overlap in compared if overlap.leaky)
     if not leaks:
-        return Verdict(False, remarks)
+        return Verdict(False, remarks, compared=compared)
     reasons = [f"nobody knows which images {what} was trained on"] if origin.unknown else []
     if seen_at := [overlap for overlap in leaks if overlap.images]:
         counts = ", ".join(f"{o} of {o.split}" for o in seen_at)
@@ -144,7 +142,7 @@ def check_leakage(
     reason = "; ".join(reasons)
     if not allow_leaky:
         raise UserError(f"{reason}. {mend}, or --allow-leaky to label all results as leaky")
-    return Verdict(True, (reason, *remarks), leaks)
+    return Verdict(True, (reason, *remarks), leaks, compared)
 
 
 def check_split(store: DataStore, split: str, allow_leaky: bool = False) -> Verdict:
@@ -187,7 +185,7 @@ def check_model(
         return Verdict(True, (reason,), (Overlap("model", split, 0, store.splits[split]["images"], True),))
     parts = [p for p in ingredients(lineage, store, folder) if p.kind != PROPOSER or p.name != besides]
     found = check_ingredients(parts, store, [split], allow_leaky, what)
-    return Verdict(found.leaky or _is_labelled(lineage, store), found.remarks, found.overlaps)
+    return replace(found, leaky=found.leaky or _is_labelled(lineage, store))
 
 
 def _is_labelled(lineage: Mapping[str, Any], store: DataStore) -> bool:

@@ -115,7 +115,7 @@ def write_store(
         where=instances,
         photos=paths.values(),
         problems=problems,
-        sources=[source_record(instances)],
+        sources=[source_record(Path(instances).name, Path(instances))],
         skip_bad=skip_bad,
         prepared_with=prepared_with,
         exif_annotated=exif_annotated,

@@ -112,13 +112,18 @@ def array_pixels(array: np.ndarray) -> np.ndarray:
 def stored_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], int]:
     """Of a file (its path, or its bytes): (height, width) as stored, before any rotation, and the EXIF orientation."""
     with open_image(source, max_pixels) as image:
-        width, height = image.size
-        if image.format == "TIFF":  # Pillow may have swapped the sides of a rotated TIFF when it opened it
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            width, height = int(tags[256]), int(tags[257])
-        if image.format == "PNG" and not _may_be_turned(source):  # Pillow would decode it all to look for the tag
-            return (height, width), 1
-        return (height, width), orientation_of(image)
+        return stored_size_of(image, source)
+
+
+def stored_size_of(image: Image.Image, source: bytes | Path) -> tuple[tuple[int, int], int]:
+    """The same of a file that is open, and was not decoded yet."""
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow may have swapped the sides of a rotated TIFF when it opened it
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height = int(tags[256]), int(tags[257])
+    if image.format == "PNG" and not _may_be_turned(source):  # Pillow would decode it all to look for the tag
+        return (height, width), 1
+    return (height, width), orientation_of(image)
 
 
 def turn_upright(mask: np.ndarray, orientation: int) -> np.ndarray:

@@ -8,6 +8,7 @@ What is wrong with the input is collected and told in one message: the first few
 Nothing is left out silently.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 from mail import rle
 from mail.data import files
 from mail.data.image_keys import ImageContent
-from mail.data.images import ImageError, open_image, stored_size, turn_upright, upright_rgb
+from mail.data.images import ImageError, open_image, stored_size_of, turn_upright, upright_rgb
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
 from mail.data.photos import PhotoFile, bytes_of
 from mail.data.problems import Problems
@@ -72,10 +73,11 @@ def at(where: str) -> str:
     return f" ({where})" if where else ""
 
 
-def source_record(path: str | Path, folder: str = "") -> dict[str, Any]:
-    """What a store remembers of a file that it was made from: `folder`/name, digest and length."""
-    name = str(Path(folder, Path(path).name))
-    return {"path": name, "sha256": files.sha256_file(path), "bytes": Path(path).stat().st_size}
+def source_record(name: str, source: Path | bytes) -> dict[str, Any]:
+    """What a store remembers of a file that it was made from, or of its bytes: name, digest and length."""
+    if isinstance(source, bytes):
+        return {"path": name, "sha256": hashlib.sha256(source).hexdigest(), "bytes": len(source)}
+    return {"path": name, "sha256": files.sha256_file(source), "bytes": source.stat().st_size}
 
 
 @dataclass
@@ -245,8 +247,9 @@ def _examine(path: PhotoFile) -> tuple[bytes, _Seen]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     seen = _Seen(None, 1, None)
     try:
-        seen.stored, seen.orientation = stored_size(data)
-        seen.content = ImageContent.of(data, upright_rgb(open_image(data)))  # which is dropped at once
+        picture = open_image(data)
+        seen.stored, seen.orientation = stored_size_of(picture, data)
+        seen.content = ImageContent.of(data, upright_rgb(picture))  # which is dropped at once
     except ImageError as error:
         seen.error = str(error)
     return data, seen

@@ -204,7 +204,7 @@ def write_store(
         where=layout.refs,
         photos=[photos[coco.images[i].file_name] for i in usable],
         problems=problems,
-        sources=[source_record(path, layout.dataset) for path in (layout.refs, layout.instances)],
+        sources=[source_record(f"{layout.dataset}/{path.name}", path) for path in (layout.refs, layout.instances)],
         skip_bad=skip_bad,
         exif_annotated=exif_annotated,
         prepared_with=prepared_with,

@@ -70,7 +70,7 @@ class RehearsedPlan:
             raise UserError(f"the share that is rehearsed is {share}: it must lie between 0 and 1")
         self.own, self.old, self.offsets = own, old, offsets
         self.share = Fraction(str(share))
-        self.global_batch_size = own.global_batch_size
+        self.global_batch_size, self.piece = own.global_batch_size, min(own.piece, old.piece)
 
     @property
     def index(self) -> ExpressionIndex:

@@ -15,7 +15,7 @@ from mail.metrics import Difference, MetricsReport, get_protocol, paired_bootstr
 from mail.model.folder import check_model_folder
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.evaluation import evaluate
-from pipelines.evaluating.parent import ParentModel
+from pipelines.evaluating.parent import ParentModel, trained_on
 from pipelines.evaluating.tables import Row, print_rows
 from pipelines.registry.comparison import Evaluation, read_evaluations
 from pipelines.registry.models import resolve_model
@@ -51,7 +51,7 @@ def forgetting(config: EvaluationConfig, parent: ParentModel) -> list[Row]:
         config: of the evaluation on the new data; new evaluations go below its folder.
     """
     try:
-        data, masks, splits = parent.data((config.split,))
+        data, masks, splits = trained_on(parent.lineage, (config.split,))
     except UserError as error:
         say(f"what is forgotten cannot be told: {error}")
         return []

@@ -6,11 +6,11 @@ counts only if it read the masks of the proposer that the model was trained with
 without any, it would be another system's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mail import lineage
 from mail.data.store import DataStore
@@ -18,10 +18,10 @@ from mail.errors import UserError
 from mail.metrics import get_protocol, paired_bootstrap
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.evaluation import evaluate
-from pipelines.evaluating.parent import ParentModel
+from pipelines.evaluating.parent import ParentModel, trained_on
 from pipelines.registry.comparison import Comparison, Evaluation, NotEvaluated, read_evaluations
 from pipelines.registry.evaluation_notes import logged_evaluations
-from pipelines.registry.models import SCHEME, Version, download
+from pipelines.registry.models import SCHEME, Version, download, find_version
 from pipelines.terminal import say
 
 
@@ -69,20 +69,21 @@ class EvaluationComparer:
         found = paired_bootstrap(a.counts.counts, b.counts.counts, protocol=get_protocol(self.protocol))
         return Comparison(split, self.protocol, a, b, found)
 
-    def forgetting(self, candidate: Version, splits: tuple[str, ...]) -> list[Comparison] | None:
-        """As `Comparer.forgetting`."""
+    def against_parent(
+        self, candidate: Version, splits: tuple[str, ...], on: Literal["own", "parent's"]
+    ) -> list[Comparison] | None:
+        """As `Comparer.against_parent`."""
         folder = download(candidate)
-        parent = ParentModel.of(folder, lineage.read(folder))
+        origin = lineage.read(folder)
+        parent = ParentModel.of(folder, origin)
         if parent is None:
             return None
-        data, masks, chosen = parent.data(splits)
-        old = replace(self, data=data, masks=masks)
-        if old.digest == self.digest and set(chosen) <= set(splits):
-            return []  # it is the data that they are compared on
+        data, masks, chosen = trained_on(origin if on == "own" else parent.lineage, splits)
+        there = replace(self, data=data, masks=masks)
         found = []
         for split in chosen:
-            ours, theirs = old._of(candidate, split)[0], old._of_parent(candidate, parent, split)
-            pair = [old._checked(e, split) for e in (ours, theirs)]
+            ours, theirs = there._of(candidate, split)[0], there._of_parent(candidate, parent, split)
+            pair = [there._checked(e, split) for e in (ours, theirs)]
             protocol = get_protocol(self.protocol)
             differences = paired_bootstrap(pair[0].counts.counts, pair[1].counts.counts, protocol=protocol)
             found.append(Comparison(split, self.protocol, pair[0], pair[1], differences))
@@ -123,11 +124,15 @@ class EvaluationComparer:
     def _of_parent(self, version: Version, parent: ParentModel, split: str) -> Evaluation:
         """The parent's evaluation, which may be no registered version, found or made beside its child's."""
         wanted = (lineage.model_digest(parent.folder), split, self.protocol, self.digest)
+        proposers = {_proposer(each) for each in (parent.lineage, lineage.read(download(version)))}
         out = self._folder(version, f"parent-{split}")
-        for found in read_evaluations([*self.evaluations, out]):
+        registered = parent.address.startswith(SCHEME)
+        noted = logged_evaluations(find_version(parent.address)) if registered else []
+        for found in read_evaluations([*self.evaluations, self.out, *noted]):
             figures = found.figures
             model = (figures.get("model") or {}).get("digest")
-            if (model, figures["split"], figures["protocol"], found.store) == wanted:
+            same = (model, figures["split"], figures["protocol"], found.store) == wanted
+            if same and _proposer(figures) in proposers:
                 return found
         say(f"evaluating {parent.address}, which it goes on from, on {split}")
         evaluate(self._config(str(parent.folder), split, out))
@@ -169,7 +174,7 @@ class EvaluationComparer:
         return evaluation
 
 
-def _proposer(record: dict[str, Any]) -> str | None:
+def _proposer(record: Mapping[str, Any]) -> str | None:
     """Whose masks were read, by a lineage or a metrics file; None for a network without instance masks."""
     return (record.get("mask_table") or {}).get("proposer_id")
 

@@ -1,14 +1,13 @@
-"""The model that another one goes on from, to be compared with it: where it is, and what it was trained on."""
+"""The model that another one goes on from, to be compared with it: where it is, and what each was trained on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mail import addresses
 from mail.data.schema import VALIDATION_SPLIT, is_evaluation_split
-from mail.data.store import DataStore
 from mail.errors import UserError
+from mail.ingredients import training_store
 from mail.lineage import model_digest
 from mail.model.folder import check_model_folder
 from pipelines.registry.models import resolve_model
@@ -53,19 +52,17 @@ class ParentModel:
             wrong.append(f"{place} is another model by now")
         raise UserError(f"the model that {child} goes on from is not here: {wrong[-1]}")
 
-    def data(self, splits: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
-        """Data store and mask table that it was trained on, and the splits that show what is forgotten of them.
 
-        Args:
-            splits: that are wanted; of those that the store does not have, all of its own that nothing was chosen by.
+def trained_on(lineage: Mapping[str, Any], splits: tuple[str, ...]) -> tuple[str, str | None, tuple[str, ...]]:
+    """Data store and mask table that a model was trained on, and the splits that show what it can do on them.
 
-        Raises:
-            UserError: they are not there any more, or others by now.
-        """
-        recorded, masks = self.lineage.get("data_store") or {}, self.lineage.get("mask_table") or {}
-        store = DataStore(addresses.absolute(recorded.get("uri") or ""))
-        if store.digest != recorded.get("digest"):
-            raise UserError(f"{store.uri} is not the data store that {self.address} was trained on")
-        own = tuple(s for s in store.splits if is_evaluation_split(s))
-        chosen = tuple(s for s in splits if s in own) or tuple(s for s in own if s != VALIDATION_SPLIT) or own
-        return store.uri, masks.get("uri"), chosen
+    Args:
+        splits: that are wanted; if the store has none of them, all that it holds out and that nothing was chosen by.
+
+    Raises:
+        UserError: they are not there any more, or others by now.
+    """
+    store, masks = training_store(lineage), lineage.get("mask_table") or {}
+    own = tuple(s for s in store.splits if is_evaluation_split(s))
+    chosen = tuple(s for s in splits if s in own) or tuple(s for s in own if s != VALIDATION_SPLIT) or own
+    return store.uri, masks.get("uri"), chosen

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mail import json_text
 from mail.errors import UserError
@@ -63,6 +63,11 @@ class Comparison:
     champion: Evaluation | None
     differences: dict[str, Difference]
 
+    @property
+    def folders(self) -> tuple[Path, Path | None]:
+        """The two evaluations that it is of."""
+        return self.candidate.folder, None if self.champion is None else self.champion.folder
+
     def record(self) -> dict[str, Any]:
         found = {"data_store": self.candidate.figures["data_store"], "candidate": self.candidate.record()}
         if self.champion is not None:
@@ -85,14 +90,19 @@ class Comparer(Protocol):
         """
         ...
 
-    def forgetting(self, candidate: Version, splits: tuple[str, ...]) -> list[Comparison] | None:
-        """A version and the model that it goes on from, on splits that the latter was not trained on of its data.
+    def against_parent(
+        self, candidate: Version, splits: tuple[str, ...], on: Literal["own", "parent's"]
+    ) -> list[Comparison] | None:
+        """A version and the model that it goes on from, on what is held out of the data of one of them.
+
+        Args:
+            splits: that are wanted; if those data have none of them, all that are held out.
 
         Returns:
             None if it goes on from no other model.
 
         Raises:
-            UserError: that model or its data are gone, or as of `compare`.
+            UserError: that model or the data are gone, or as of `compare`.
         """
         ...
 

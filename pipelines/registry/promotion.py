@@ -5,6 +5,7 @@
 | `lineage` | every link of the chain was recorded and still leads where it did |
 | `label` | neither the model nor its evaluations are leaky or of unknown origin, or a reason to allow it is given |
 | `comparison` | per split, the lower bound of the paired bootstrap against the champion is above the least gain |
+| `parent` | the same against the model that it goes on from, on the data that it was trained on itself |
 | `forgetting` | on the data of the model that it goes on from, it may lose as many points to that one as is allowed |
 | `smoke test` | a fresh process loads the registered model and segments a photo with it, nothing else at hand |
 
@@ -17,8 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mail.errors import UserError
 from pipelines.registry.champions import Champions, Reign
 from pipelines.registry.client import answers, connect, environment
 from pipelines.registry.comparison import Comparer, Comparison, NotEvaluated
+from pipelines.registry.decision import Decision, Terms
 from pipelines.registry.evaluation_notes import log_evaluation
 from pipelines.registry.leaky_versions import gaps_and_leaks, record_allowed
 from pipelines.registry.models import (
@@ -43,68 +44,8 @@ from pipelines.terminal import say
 
 TAG = "promotion."
 NOT_TRIED = "not tried"
-PASSED = "passed"
+NO_PARENT = "it goes on from no other model"
 SMOKE_SECONDS = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What is asked of a candidate.
-
-    Attributes:
-        splits: compared on, all of them must pass.
-        figures: of `mIoU` and `oIoU`, those whose difference must be above `min_gain`.
-        min_gain: points (percent), for the lower bound of the difference's interval.
-        max_forgotten: points that the upper bound of what is lost on the parent's data must stay below; None: it
-            is only shown.
-        allow_leaky: why a leaky model may be promoted; None refuses it.
-    """
-
-    splits: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ("mIoU", "oIoU")
-    min_gain: float = -0.5
-    max_forgotten: float | None = None
-    allow_leaky: str | None = None
-
-
-@dataclass(kw_only=True)
-class Decision:
-    """What came out, gate by gate."""
-
-    version: Version
-    against: str | None
-    terms: Terms
-    protocol: str
-    gates: dict[str, str] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
-    forgetting: list[Comparison] = field(default_factory=list)
-    smoke: dict[str, Any] | None = None
-    leaks: list[str] = field(default_factory=list)
-    promoted: bool = False
-
-    def gate(self, name: str, problems: list[str]) -> None:
-        self.gates[name] = "; ".join(problems) or PASSED
-        self.reasons += [f"{name}: {problem}" for problem in problems]
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "decision": "promoted" if self.promoted else "refused",
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "version": self.version.version,
-            "against": self.against,
-            "gates": self.gates,
-            "reasons": self.reasons,
-            "protocol": self.protocol,
-            "figures": list(self.terms.figures),
-            "min_gain": self.terms.min_gain,
-            "max_forgotten": self.terms.max_forgotten,
-            "allow_leaky": self.terms.allow_leaky,
-            "splits": {c.split: c.record() for c in self.comparisons},
-            "forgetting": {c.split: c.record() for c in self.forgetting},
-            "smoke_test": self.smoke,
-            "code_version": lineage.code_version(),
-        }
 
 
 def promote(version: Version, terms: Terms, comparer: Comparer) -> Decision:
@@ -147,15 +88,13 @@ def _judge(decision: Decision, champion: Version | None, comparer: Comparer) -> 
     decision.gate("label", [])
     for leak in leaks:
         _leaky(decision, leak)
-    decision.gates |= {"comparison": NOT_TRIED, "forgetting": NOT_TRIED, "smoke test": NOT_TRIED}
+    decision.gates |= dict.fromkeys(("comparison", "parent", "forgetting", "smoke test"), NOT_TRIED)
     if decision.reasons:
         return
-    _compare(decision, champion, comparer)
-    if decision.reasons:
-        return
-    _forgetting(decision, comparer)
-    if decision.reasons:
-        return
+    for look in (_compare, _gained, _forgotten):
+        look(decision, champion, comparer)
+        if decision.reasons:
+            return
     say("smoke test: a fresh process loads the registered model")
     decision.smoke, problems = smoke_test(version, folder)
     decision.gate("smoke test", problems)
@@ -174,26 +113,47 @@ def _compare(decision: Decision, champion: Version | None, comparer: Comparer) -
         decision.comparisons.append(found)
         if found.candidate.figures.get("leaky"):
             _leaky(decision, f"the evaluation on {split} is leaky: {lineage.leaks(found.candidate.figures)}")
-        for name in terms.figures if champion else ():
-            lower = 100 * found.differences[name].lower
-            if not lower > terms.min_gain:
-                problems.append(
-                    f"{name} on {split} may be {lower:+.2f} points from version {decision.against} "
-                    f"(lower bound of the {found.differences[name].confidence:.0%} interval), "
-                    f"more than {terms.min_gain:+g} is asked"
-                )
+        if champion is not None:
+            problems += _too_little(found, terms, f"version {decision.against}")
     decision.gate("comparison", problems)
     if champion is None and not problems:
         decision.gates["comparison"] = "no champion to compare with"
 
 
-def _forgetting(decision: Decision, comparer: Comparer) -> None:
+def _too_little(found: Comparison, terms: Terms, other: str) -> Iterator[str]:
+    """What is wrong with the gain over another model, figure by figure."""
+    for name in terms.figures:
+        difference = found.differences[name]
+        lower = 100 * difference.lower
+        if not lower > terms.min_gain:
+            yield (
+                f"{name} on {found.split} may be {lower:+.2f} points from {other} (lower bound of the "
+                f"{difference.confidence:.0%} interval), more than {terms.min_gain:+g} is asked"
+            )
+
+
+def _gained(decision: Decision, _: Version | None, comparer: Comparer) -> None:
+    try:
+        found = comparer.against_parent(decision.version, decision.terms.splits, on="own")
+    except UserError as error:
+        say(f"not compared with the model that it goes on from: {error}")
+        decision.gates["parent"] = f"not compared: {error}"
+        return
+    decision.gained = found or []
+    other = "the model that it goes on from"
+    decision.gate("parent", [p for c in decision.gained for p in _too_little(c, decision.terms, other)])
+    if found is None:
+        decision.gates["parent"] = NO_PARENT
+
+
+def _forgotten(decision: Decision, _: Version | None, comparer: Comparer) -> None:
     most, problems = decision.terms.max_forgotten, []
     try:
-        found = comparer.forgetting(decision.version, decision.terms.splits)
+        found = comparer.against_parent(decision.version, decision.terms.splits, on="parent's")
     except UserError as error:
         decision.gate("forgetting", [] if most is None else [str(error)])
         if most is None:
+            say(f"what is forgotten cannot be told: {error}")
             decision.gates["forgetting"] = f"not compared: {error}"
         return
     decision.forgetting = found or []
@@ -207,7 +167,7 @@ def _forgetting(decision: Decision, comparer: Comparer) -> None:
                 )
     decision.gate("forgetting", problems)
     if found is None:
-        decision.gates["forgetting"] = "it goes on from no other model"
+        decision.gates["forgetting"] = NO_PARENT
     elif most is None and found:
         decision.gates["forgetting"] = "shown only (--max-forgotten asks for more)"
 

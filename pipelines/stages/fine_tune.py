@@ -19,7 +19,9 @@ from mail.data.schema import VALIDATION_SPLIT, is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim, Ticket
+from pipelines.claiming.marks import FOLDER
 from pipelines.demonstrating.record import Record
+from pipelines.ending import EndRequested
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.finetuning.config import FineTuneConfig
 from pipelines.precomputing.config import PrecomputeConfig
@@ -30,7 +32,6 @@ from pipelines.terminal import done, say
 from pipelines.training.config import TrainConfig
 
 STATE = "fine-tune.json"
-MADE = ("store", "masks", "run", "evaluations", "promotions", "report.html", "report.json")
 NOT_THE_RESULT = ("out", "dry_run", "promote", "max_forgotten", "pictures", "workers", "threads")
 
 
@@ -53,6 +54,18 @@ class FineTune(FineTuneConfig, Stage):
         """Does what is not done yet and writes the report; returns what `report.json` holds."""
         with Claim(self.folder, f"the fine-tuning in {self.folder}", "another --out") as claim:
             return self._run(claim)
+
+    def tell_kept(self, end: EndRequested) -> None:
+        if not (self.folder / STATE).exists():
+            end.kept = "nothing was begun"
+            return
+        record, within = self._record(), ""
+        if "train" in record.begun and not record.is_done("train"):
+            from pipelines.training.kept import tell_run
+
+            tell_run(end, self._training(record))
+            end.flags, within = (), f", {end.kept}"  # it resumes by itself
+        end.kept = f"{len(record.seconds)} of {len(self._steps(record))} parts are done{within}"
 
     def _run(self, claim: Ticket) -> dict[str, Any]:
         from pipelines.finetuning.report import write_report
@@ -80,7 +93,8 @@ class FineTune(FineTuneConfig, Stage):
     def _record(self) -> Record:
         if (self.data is None) == (self.expressions is None):
             raise UserError("give photos and sentences (--expressions FILE --images DIR), or a data store (--data)")
-        if not (self.folder / STATE).exists() and (foreign := [n for n in MADE if (self.folder / n).exists()]):
+        there = self.folder.iterdir() if self.folder.is_dir() and not (self.folder / STATE).exists() else ()
+        if foreign := sorted(path.name for path in there if path.name != FOLDER):
             raise UserError(f"{self.folder} holds {foreign[0]}, which no fine-tuning made: choose another --out")
         given = {k: str(v) for k, v in asdict(self).items() if k not in NOT_THE_RESULT}
         return Record.open(self.folder / STATE, given, "a fine-tuning", "choose another --out")
@@ -112,7 +126,8 @@ class FineTune(FineTuneConfig, Stage):
         self._model(None)
         if self.data is None:
             shutil.rmtree(self.folder / "store", ignore_errors=True)  # no store of this chain is finished
-            self._custom().plan()
+            found = self._custom().checked(str(self.expressions))
+            found.problems.raise_if_any(self.expressions, "`mail-ris prepare check` prints every one")
         return {"address": lasting_address(self.from_)}
 
     def _prepare(self) -> None:
@@ -146,11 +161,9 @@ class FineTune(FineTuneConfig, Stage):
         Precomputation.open(config).run()
         return {"proposer": proposer}
 
-    def _train(self, record: Record) -> dict[str, Any]:
-        from pipelines.training.driver import train
-
+    def _training(self, record: Record) -> TrainConfig:
         masks = self._masks(record)
-        config = TrainConfig(
+        return TrainConfig(
             from_=record.results["check"]["address"],
             data=self._data,
             masks=masks,
@@ -170,7 +183,11 @@ class FineTune(FineTuneConfig, Stage):
             share=self.share,
             allow_leaky=self.allow_leaky,
         )
-        result = train(config)
+
+    def _train(self, record: Record) -> dict[str, Any]:
+        from pipelines.training.driver import train
+
+        result = train(self._training(record))
         return {key: result[key] for key in ("version", "run_id", "steps")}
 
     def _splits(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from mail.errors import UserError
 from pipelines.evaluating.tables import print_comparison
 from pipelines.options import Address, LocalPath, LocalTarget, ModelAddress
 from pipelines.registry.client import registry_uri
+from pipelines.registry.decision import Terms
 from pipelines.registry.evaluation_notes import evaluation_lines, noted, scores_line
 from pipelines.registry.models import (
     CHAMPION,
@@ -31,7 +32,7 @@ from pipelines.registry.models import (
     resolve_model,
     versions,
 )
-from pipelines.registry.promotion import Terms, champion, decisions, previous_champion, promote, rollback
+from pipelines.registry.promotion import champion, decisions, previous_champion, promote, rollback
 from pipelines.stage import Stage
 from pipelines.stages.audit_model import AuditModel
 from pipelines.terminal import done
@@ -135,7 +136,8 @@ class Register(Stage):
 @dataclass(kw_only=True)
 class Promote(Stage):
     """Makes a version the champion, if it passes the gates: whole lineage, clean label, not worse than the champion on
-    the same expressions, and a fresh process can use it. The decision is recorded on the version either way."""
+    the same expressions, nor than the model that it goes on from on its own data, and a fresh process can use it. The
+    decision is recorded on the version either way."""
 
     model: Annotated[str, tyro.conf.Positional]
     """models:/NAME/NUMBER, models:/NAME@ALIAS, or a version's number."""
@@ -212,8 +214,11 @@ class Promote(Stage):
         decision = promote(version, terms, self._comparer())
         for comparison in decision.comparisons:
             print_comparison(comparison, version.version, decision.against)
-        for comparison in decision.forgetting:
-            print_comparison(comparison, version.version, "parent")
+        shown = {comparison.folders for comparison in decision.comparisons}  # the champion may be the parent
+        for comparison in (*decision.gained, *decision.forgetting):
+            if comparison.folders not in shown:
+                print_comparison(comparison, version.version, "parent")
+                shown.add(comparison.folders)
         if not decision.promoted:
             raise UserError(f"{version.name} version {version.version} is not promoted: {'; '.join(decision.reasons)}")
         replaced = f", it was version {decision.against}" if decision.against else ""

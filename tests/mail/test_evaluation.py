@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from mail import lineage
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, model_files
 from mail.inference import Predictor
+from mail.inventory import DamagedError, write_inventory
+from mail.model.folder import load_model
 from tests.boxes import Boxes, make_boxes
 from tests.mail.test_inference import make_model
+from tests.registry import make_proposer
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,22 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Boxes:
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor.from_pretrained(make_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+def test_a_worker_loads_what_it_is_sent_of_an_exported_model(tmp_path: Path):
+    folder, there = make_model(tmp_path / "model"), tmp_path / "there"
+    make_proposer(folder / "proposer")
+    write_inventory(folder)
+    there.mkdir()
+    for name, data in model_files(folder).items():
+        (there / name).write_bytes(data)
+    own, sent = (load_model(each)[0].state_dict() for each in (folder, there))
+    for name, weights in own.items():
+        torch.testing.assert_close(sent[name], weights, rtol=0, atol=0)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(DamagedError, match=r"the content of model\.safetensors"):
+        model_files(folder)
 
 
 def test_every_expression_of_the_split_is_answered_once(boxes: Boxes, predictor: Predictor):

@@ -103,7 +103,7 @@ def test_an_ended_training_of_a_proposer_goes_on_from_its_step(
     assert f"step {newest.step} of the proposer is kept in {newest.address}" in line
     again = begin(*going_on(line), cluster=cluster.joins)
     assert again.wait() == 0, again.said[-5:]
-    assert "continuing the unfinished training in proposer" in again.said
+    assert f"continuing the unfinished training in {tmp_path / 'proposer'}" in again.said
     assert not any("step 1/40" in said for said in again.said)
     assert ProposerFolder.read("proposer").training["steps"] == 40
 

@@ -15,9 +15,22 @@ import pytest
 from cluster import local_head
 from mail.data.mask_table import MaskTable
 from pipelines.__main__ import main
+from pipelines.cluster_session.session import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
+LOOKING = """
+import ray
+from ray.util.state import list_nodes
+
+@ray.remote(num_cpus=0)
+class Watching:
+    def nodes(self):
+        return {node.node_id for node in list_nodes()}
+
+ray.init()
+assert ray.get(Watching.remote().nodes.remote()) == {node["NodeID"] for node in ray.nodes()}
+"""
 RAY = str(Path(sys.executable).with_name("ray"))
 JOB_SECONDS = 400
 
@@ -115,6 +128,14 @@ def test_a_stage_that_fails_fails_the_job_with_its_one_line(head: Head, data: Pa
     assert result.returncode != 0
     assert "is not a data store" in result.stdout
     assert "Traceback" not in result.stdout
+
+
+def test_what_a_job_starts_finds_its_own_cluster_beside_another_ray(head: Head, tmp_path: Path) -> None:
+    """As the actor does that frees the CPUs of a training whose controller was killed."""
+    (tmp_path / "job.py").write_text(LOOKING)
+    with connect(num_cpus=2):
+        looked = head.submit("python", "job.py", env_vars={}, folder=tmp_path)
+    assert looked.returncode == 0, looked.stdout + looked.stderr
 
 
 def test_a_job_gets_the_code_and_neither_tokens_nor_data(head: Head, repository: Path, tmp_path: Path) -> None:

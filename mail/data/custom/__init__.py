@@ -6,7 +6,6 @@ the picture as a viewer shows it, unless the size of run lengths or `exif_annota
 unrotated pixels. A null is the same as a value that is not there.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from mail.data.custom.assembly import Assembly, assemble
 from mail.data.custom.formats import FORMATS, Own, read_expressions
 from mail.data.custom.source import folder_of
 from mail.data.custom.splits import DEFAULT, shares_of
-from mail.data.ingest import Findings, Progress, ingest, survey
+from mail.data.ingest import Findings, Progress, ingest, source_record, survey
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import PhotoFolder
 from mail.data.problems import Problems
@@ -63,7 +62,7 @@ def write_store(
         where=expressions,
         photos=found.photos.values(),
         problems=problems,
-        sources=[_record(file.name, file.data) for file in own.files] + _instances_record(instances),
+        sources=[source_record(file.name, file.data) for file in own.files] + _instances_record(instances),
         skip_bad=skip_bad,
         exif_annotated=exif_annotated,
         prepared_with=prepared_with,
@@ -141,12 +140,8 @@ def _assembled(
     return assemble(own, folder, name, shares or shares_of(DEFAULT), seed, problems)
 
 
-def _record(name: str, data: bytes) -> dict[str, Any]:
-    return {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
 def _instances_record(instances: str | None) -> list[dict[str, Any]]:
     if instances is None:
         return []
     filesystem, path = files.resolve(instances)
-    return [_record(path.rpartition("/")[2], files.read_bytes(filesystem, path))]
+    return [source_record(path.rpartition("/")[2], files.read_bytes(filesystem, path))]

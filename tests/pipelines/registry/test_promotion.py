@@ -83,7 +83,8 @@ def test_the_first_champion_passes_every_gate_but_the_comparison(mlflow_here, bo
     found = last_decision(version)
     assert (found["decision"], found["against"], found["allow_leaky"]) == ("promoted", None, "shown on purpose")
     assert found["gates"].pop("label").endswith("was not recorded; allowed: shown on purpose")
-    alone = {"comparison": "no champion to compare with", "forgetting": "it goes on from no other model"}
+    alone = {"comparison": "no champion to compare with"}
+    alone |= dict.fromkeys(("parent", "forgetting"), "it goes on from no other model")
     assert found["gates"] == {"lineage": "passed", **alone, "smoke test": "passed"}
     # it was the model's own code and proposer, in a process that knew no checkout
     assert "mlruns" in found["smoke_test"]["code"]
@@ -128,19 +129,35 @@ def test_a_clear_gain_is_promoted_and_rolled_back(mlflow_here, boxes: Boxes, ver
     assert f"expressions, protocol original, data store boxes {boxes.store.digest[:12]})" in shown
 
 
-def test_what_a_fine_tuned_model_forgot_is_shown_and_may_be_limited(mlflow_here, boxes, folder, versions, tmp_path):
+def test_a_fine_tuned_model_is_compared_with_its_parent_on_the_data_of_both(
+    mlflow_here, boxes, folder, versions, tmp_path
+):
+    """The champion is another model here, which is no better."""
     parent = download(versions["finds"])
     known = {**lineage.read(parent), "address": number(versions["finds"]), "digest": lineage.model_digest(parent)}
-    child = make_registered(folder / "child" / "model", boxes, "tuned", finds=False, bundled=False, parent=known)
-    out = {"name": "tuned", "out": tmp_path / "promotions", "workers": 0}
-    with pytest.raises(UserError, match=r"forgetting: mIoU on testA of boxes may have lost \d+\.\d+ points, 2 are"):
-        Promote(model=child.version, max_forgotten=2.0, **out).run()
+    own = make_boxes(tmp_path / "own", images=32)
+    make_champion(make_registered(folder / "other" / "model", own, "tuned", finds=False))
+    child = make_registered(folder / "child" / "model", own, "tuned", finds=False, bundled=False, parent=known)
+    here = {"split": "testA", "data": own.store_uri, "masks": own.masks_uri, "workers": 0}
+    out = {"name": "tuned", "out": tmp_path / "promotions", **here}
+    with pytest.raises(UserError, match=r"parent: mIoU on testA may be -.* points from the model that it goes on from"):
+        Promote(model=child.version, **out).run()
     found = last_decision(child)
+    gained = found["gained"]["testA"]
+    assert (found["gates"]["comparison"], found["gates"]["forgetting"]) == ("passed", "not tried")
+    assert gained["data_store"]["digest"] == own.store.digest
+    won = gained["difference"]["mIoU"]
+    assert (won["candidate"], won["difference"]) == (0.0, -won["baseline"])
+
+    with pytest.raises(UserError, match=r"forgetting: mIoU on testA of boxes may have lost \d+\.\d+ points, 2 are"):
+        Promote(model=child.version, max_forgotten=2.0, min_gain=-100.0, **out).run()
+    found = last_decision(child)
+    assert found["forgetting"]["testA"]["data_store"]["digest"] == boxes.store.digest
     lost = found["forgetting"]["testA"]["difference"]["mIoU"]
     assert (lost["candidate"], lost["difference"]) == (0.0, -lost["baseline"])
     assert (found["max_forgotten"], found["gates"]["smoke test"]) == (2.0, "not tried")
     with pytest.raises(UserError, match="smoke test: no proposer is bundled"):  # the next gate
-        Promote(model=child.version, **out).run()
+        Promote(model=child.version, min_gain=-100.0, **out).run()
     assert last_decision(child)["gates"]["forgetting"] == "shown only (--max-forgotten asks for more)"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mail.data.scenes import SceneConfig, generate_scene
 from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.lineage import model_digest
+from pipelines.ending import EndRequested
 from pipelines.stages.fine_tune import FineTune
 from pipelines.stages.precompute import Precompute
 from pipelines.stages.prepare import PrepareSynthetic
@@ -55,18 +57,38 @@ def own_photos(folder: Path) -> list[str]:
     return ["--expressions", str(folder / "mine.jsonl"), "--images", str(folder)]
 
 
-def test_a_folder_with_a_store_of_somebody_else_is_refused(tmp_path):
-    (tmp_path / "store").mkdir()
-    with pytest.raises(UserError, match="holds store, which no fine-tuning made: choose another --out"):
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "store.json").touch()  # `prepare custom --out runs/mine`, then `fine-tune --name mine`
+    with pytest.raises(UserError, match=r"holds store\.json, which no fine-tuning made: choose another --out"):
         FineTune(from_="models:/mail-ris@champion", name="mine", data="store", out=tmp_path).run()
     with pytest.raises(UserError, match=r"--expressions FILE --images DIR\), or a data store"):
         FineTune(from_="models:/mail-ris@champion", name="mine", out=tmp_path / "new").run()
+
+
+def test_one_that_is_ended_says_what_is_kept(tmp_path):
+    given = {"from_": "models:/mail-ris@champion", "name": "mine", "expressions": "mine.csv", "out": tmp_path}
+    stage, end = FineTune(**given), EndRequested(signal.SIGTERM)
+    stage.tell_kept(end)
+    assert end.kept == "nothing was begun"
+    record = stage._record()
+    results = {"check": {"address": "models:/mail-ris/1"}, "prepare": None, "precompute": {"proposer": None}}
+    for name, result in results.items():
+        record.run(name, lambda result=result: result)
+    with pytest.raises(EndRequested):
+        record.run("train", lambda: (_ for _ in ()).throw(end))
+    stage.tell_kept(end)
+    assert (end.kept, end.flags) == ("3 of 5 parts are done, nothing of the run was begun", ())
 
 
 @pytest.mark.soak
 @pytest.mark.cluster
 def test_it_goes_on_after_a_kill_and_tells_what_it_has_brought(trained, tmp_path):
     photos = own_photos(tmp_path / "photos")
+    (tmp_path / "wrong.csv").write_text("image,text,ann_ids\n0.jpg,two things,[3]\n")
+    wrong = FineTune(from_=str(trained), expressions=str(tmp_path / "wrong.csv"), images=photos[-1], name="wrong")
+    with pytest.raises(UserError, match=r"1 lines cannot be used .*`mail-ris prepare check` prints every one"):
+        wrong.run()
+    assert not wrong._record().seconds
     out = tmp_path / "tuned"
     words = ["fine-tune", "--from", str(trained), *photos, "--name", "mine", "--out", str(out), "--threads", "1"]
     words += ["--steps", "8", "--patience", "0"]

@@ -15,6 +15,7 @@ from mail.proposers import load_proposer
 from mail.proposers.folder import ProposerFolder
 from mail.proposers.training import InstanceImages
 from mail.proposers.training_images import evaluation_images
+from mail.training.checkpoint import find_latest
 from pipelines.stages.train_proposer import TrainProposer
 from pipelines.training.proposer import begin
 from pipelines.training.proposer_plan import plan_training, seen_before
@@ -194,13 +195,15 @@ def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(root: Path, 
     command += ["--steps", "60", "--batch-size", "4", "--checkpoint-every", "10", "--holdout-fraction", "0.2"]
     first = Run(*command)
     try:
-        wait_for(lambda: any("step 20/60" in line for line in first.said), first)
+        wait_for(lambda: any("step 30/60" in line for line in first.said), first)
         first.kill("driver")
         first.wait()
     finally:
         first.close()
     assert not (out / "proposer.json").exists()
-    newest = max((out / "training").rglob("step-*"))
+    found = find_latest(str(out / "training"))  # what was being written when it was killed does not count
+    assert found is not None
+    newest = Path(found.address)
     weights = (newest / "model.safetensors").read_bytes()
     (newest / "model.safetensors").write_bytes(weights[: len(weights) // 2] + bytes(len(weights) - len(weights) // 2))
     second = Run(*command)

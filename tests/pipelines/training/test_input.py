@@ -18,6 +18,7 @@ import torch
 
 from mail.data.epoch_plan import Batch, EpochPlan
 from mail.data.expression_index import ExpressionIndex
+from mail.data.rehearsal import RehearsedPlan
 from mail.errors import UserError
 from mail.model import MailProcessor, tokenizer_from_texts
 from mail.training.input import TrainingInput, batches, texts, training_input, unusable_images
@@ -90,7 +91,11 @@ def test_what_is_in_flight_fits_into_the_object_store(cpus, step_bytes):
 
 
 @pytest.mark.cluster
-def test_ray_gives_the_batches_of_the_plan_in_order(ray_cluster, made):
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_ray_gives_the_batches_of_the_plan_in_order(ray_cluster, made, share):
+    if share is not None:  # the same data stand for those that are rehearsed
+        old = EpochPlan(made[1].index, 8, seed=2, rule="all")
+        made = made[0], RehearsedPlan(made[1], old, share, (0, 0))
     shared = ray.put(made)
     transport = Transport(steps_per_task=2, cpus=1)
     carried = ray_batches(shared, 3, 14, rank=1, world=2, micro=3, transport=transport)
