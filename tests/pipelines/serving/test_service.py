@@ -87,8 +87,11 @@ def promote(version: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, boxes: Boxes) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, boxes: Boxes, put_mlflow: Callable[[Path], None]
+) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
+    put_mlflow(folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         for name in [name for name in os.environ if name.startswith("RAY_")]:
