@@ -1,4 +1,4 @@
-"""What all tests share: no downloads, one thread a process, one Ray for all files, and MLflow's tables made once."""
+"""What all tests share: no downloads, one thread a process, and MLflow's tables made once."""
 
 import os
 import shutil
@@ -31,15 +31,6 @@ def _tracking_store_of_its_own() -> Iterator[None]:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     if before is not None:
         os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A local Ray with 2 CPUs, shared by the files of a test process, one after another: starting it takes 8 s."""
-    from pipelines.cluster_session.session import connect
-
-    with connect(num_cpus=2):
-        yield
 
 
 @pytest.fixture(scope="session")
