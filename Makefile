@@ -58,7 +58,7 @@ ray-up ray-down: setup
 	@$(BIN)/python cluster/local_head.py $(@:ray-%=%)
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-fast: setup
 	$(BIN)/pytest -m "not cluster and not soak"

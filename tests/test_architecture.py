@@ -1,6 +1,7 @@
 """The walls between the packages, and what may never be in the repository."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -50,10 +51,15 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports_of(path: Path) -> set[str]:
     """Absolute names of all that a file imports; `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -131,7 +137,7 @@ def is_library(node: ast.AST, bound: dict[str, str]) -> bool:
 
 
 def test_of_the_libraries_only_the_public_parts_are_used() -> None:
-    trees = {path: ast.parse(path.read_text()) for path in tracked_files() if path.suffix == ".py"}
+    trees = {path: tree_of(path) for path in tracked_files() if path.suffix == ".py"}
     given_here = names_given_here(trees.values())
     for path, tree in trees.items():
         assert not list(foreign_privates(tree, given_here)), path.relative_to(ROOT)
@@ -178,12 +184,13 @@ def room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     """Which module of ours imports which, imports inside functions and for types counted."""
     known = {module_name(path) for path in MODULES}
     edges: dict[str, set[str]] = {module: set() for module in known}
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             found: set[str] = set()
             if isinstance(node, ast.Import):
                 found = {alias.name for alias in node.names}
@@ -229,7 +236,7 @@ def test_only_one_module_takes_addresses_apart() -> None:
             continue
         text = path.read_text()
         assert not parsing.search(text), path.relative_to(ROOT)
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(path)):
             # a text that is nothing but a scheme is there to be compared, cut off or glued
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not schemes.fullmatch(node.value), (
@@ -262,8 +269,7 @@ def test_stages_import_no_heavy_library_before_they_run() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_every_module_says_what_it_is_for(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree)
+    assert ast.get_docstring(tree_of(path))
 
 
 def test_the_repository_names_no_machine_and_no_package_index() -> None:

@@ -30,6 +30,7 @@ from mail.training.step import TrainingBatch
 TASK_BYTES = 64 * 2**20
 TASK_STEPS = 16  # at most
 STORE_BYTES = 256 * 2**20  # object store memory in use per worker, at least
+END_SECONDS = 5.0  # for tasks that nobody waits for any more to end by themselves
 CPU = torch.device("cpu")
 
 Item = TypeVar("Item")
@@ -91,7 +92,7 @@ def ray_batches(
     # Not in the trainers' placement group, which has no CPU to spare: on any node, the trainer's own first.
     build = ray.remote(_build).options(num_cpus=min(1.0, max(transport.cpus, 0.1)), scheduling_strategy="DEFAULT")
     asked: deque[tuple[list[Batch], Any]] = deque()  # the oldest first
-    firsts = iter(range(start, stop, steps))
+    firsts: Iterator[int] = iter(range(start, stop, steps))
 
     def ask() -> None:
         while len(asked) < tasks and (first := next(firsts, None)) is not None:
@@ -118,8 +119,13 @@ def ray_batches(
         for batch in batches:  # noqa: UP028  # `yield from` would close them first, while the thread waits for a task
             yield batch
     finally:
-        for _, built in list(asked):
-            ray.cancel(built, force=True)  # a process that hangs in a read hears nothing else
+        firsts = iter(())
+        # Ray aborts this process where a task ends just when it is cancelled ("Tried to complete task that was not
+        # pending"), so only those are cancelled that do not end by themselves
+        if left := [built for _, built in list(asked)]:
+            _, hanging = ray.wait(left, num_returns=len(left), timeout=END_SECONDS, fetch_local=False)
+            for built in hanging:
+                ray.cancel(built, force=True)  # a process that hangs in a read hears nothing else
         batches.close()
 
 

@@ -4,10 +4,15 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.gpu import PARTS, run
 
 
-def test_every_part_runs_and_is_in_the_table(tmp_path):
+@pytest.mark.cluster
+def test_every_part_runs_and_is_in_the_table(tmp_path, monkeypatch, put_mlflow):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    put_mlflow(tmp_path / "mlflow.db")
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(tmp_path / "gpu.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Stages in processes of their own, with a folder and an MLflow of their own."""
+"""One Ray for all files, and stages in processes of their own, with a folder and an MLflow of their own."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +7,15 @@ import pytest
 
 from tests.boxes import Boxes, make_boxes
 from tests.pipelines.killing import Run
+
+
+@pytest.fixture(scope="package")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with 2 CPUs, shared by the files of a test process, one after another: starting it takes 8 s."""
+    from pipelines.cluster_session.session import connect
+
+    with connect(num_cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")

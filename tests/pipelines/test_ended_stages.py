@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +15,10 @@ from tests.pipelines.ended import ask, going_on, statuses, training, weights
 from tests.pipelines.killing import Run
 
 
-def test_a_training_keeps_the_step_that_it_was_asked_at(begin: Callable[..., Run], boxes: Boxes) -> None:
+def test_a_training_keeps_the_step_that_it_was_asked_at(
+    begin: Callable[..., Run], boxes: Boxes, tmp_path: Path, put_mlflow: Callable[[Path], None]
+) -> None:
+    put_mlflow(tmp_path / "mlflow.db")
     run = begin(*training(boxes, "--workers", "0", "--steps", "5000", "--checkpoint-every", "1000"))
     line = ask(run, "step 1/5000")
     newest = find_latest("runs/run/checkpoints")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +78,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, put_mlflow: Callable[[Path], None]) -> Path:
     """A small data store and a proposer of two training steps, both made without a cluster."""
     folder = tmp_path_factory.mktemp("jobs")
+    put_mlflow(folder / "mlflow.db")
     scenes, store = folder / "scenes", folder / "store"
     assert main(["prepare", "synthetic", "--out", str(store), "--root", str(scenes), "--images", "40"]) == 0
     arguments = ["--instances", str(scenes / "synthetic" / "instances.json"), "--out", str(folder / "proposer")]

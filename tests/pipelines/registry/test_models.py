@@ -40,8 +40,10 @@ WHOLE = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
+def store(tmp_path_factory, put_mlflow) -> Path:
+    folder = tmp_path_factory.mktemp("mlflow")
+    put_mlflow(folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture

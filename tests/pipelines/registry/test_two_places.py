@@ -1,5 +1,6 @@
 """Runs in one store, versions and aliases in another: `MLFLOW_REGISTRY_URI`, as MLflow's users know it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -20,7 +21,9 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Boxes:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_mlflow: Callable[[Path], None]) -> tuple[str, str]:
+    for name in ("runs", "registry"):
+        put_mlflow(tmp_path / f"{name}.db")
     runs, registry = (f"sqlite:///{tmp_path}/{name}.db" for name in ("runs", "registry"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", runs)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)

@@ -5,7 +5,8 @@ One `mail-ris serve` for all tests of the file, which run in order: each goes on
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -22,8 +23,12 @@ SAID = f"serving {NAME} version 2 (clean) now"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, boxes: Boxes) -> Iterator[Served]:
-    with serving_versions(tmp_path_factory.mktemp("served"), boxes, 2) as service:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, boxes: Boxes, put_mlflow: Callable[[Path], None]
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    put_mlflow(folder / "mlflow.db")
+    with serving_versions(folder, boxes, 2) as service:
         yield service
 
 

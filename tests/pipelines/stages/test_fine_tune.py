@@ -24,9 +24,10 @@ from tests.registry import make_proposer
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch) -> Path:
+def trained(tmp_path, monkeypatch, put_mlflow) -> Path:
     """A model that brings a proposer along; neither has learned much."""
     monkeypatch.chdir(tmp_path)
+    put_mlflow(tmp_path / "mlflow.db")
     store, masks, proposer = (str(tmp_path / name) for name in ("store", "masks", "proposer"))
     PrepareSynthetic(out=store, images=24).run()
     make_proposer(Path(proposer))

@@ -1,6 +1,7 @@
 """masks status: what is measured is printed, written to a file and recorded in MLflow with where it comes from."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -21,8 +22,13 @@ def boxes(tmp_path: Path) -> Boxes:
 
 
 def test_the_quality_report_is_an_mlflow_run(
-    boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    boxes: Boxes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    put_mlflow: Callable[[Path], None],
 ) -> None:
+    put_mlflow(tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     report = MasksStatus(masks=boxes.masks_uri, against=boxes.store_uri, json=str(tmp_path / "r.json")).run()
     quality = json.loads((tmp_path / "r.json").read_text())["quality"]

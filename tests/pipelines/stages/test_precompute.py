@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,8 +40,13 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
 def test_rerunning_computes_only_what_is_new(
-    tmp_path: Path, proposer: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    proposer: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    put_mlflow: Callable[[Path], None],
 ) -> None:
+    put_mlflow(tmp_path / "mlflow.db")
     store = write_store(tmp_path / "store", range(20))
     stage = Precompute(data=store.uri, proposer=proposer, masks=str(tmp_path / "masks"), batch_size=2)
     assert stage.plan()["pending"] == 20

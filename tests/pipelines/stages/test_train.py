@@ -63,9 +63,10 @@ COMPILED = {"plain": "no", "compiled": "required"}
 
 
 @pytest.fixture
-def train(boxes, tmp_path, monkeypatch):
+def train(boxes, tmp_path, monkeypatch, put_mlflow):
     """Makes a small train stage in a working directory of its own."""
     monkeypatch.chdir(tmp_path)
+    put_mlflow(tmp_path / "mlflow.db")
 
     def make(**changes: object) -> Train:
         values = {
@@ -530,6 +531,7 @@ def test_a_split_of_any_name_is_validated_on_if_it_is_named(train, tmp_path):
     ],
 )
 def test_wrong_options_are_one_clear_line_before_anything_begins(train, tmp_path, wrong, message):
+    Path("mlflow.db").unlink()
     vilt("damaged", 32)
     (tmp_path / "damaged/model.safetensors").write_bytes(b"not safetensors")
     vilt("other", 64)

@@ -73,8 +73,9 @@ def test_an_empty_space_is_refused(boxes):
 
 
 @pytest.mark.cluster
-def test_a_study_goes_on_and_its_trials_are_children_of_one_run(ray_cluster, boxes, tmp_path, monkeypatch):
+def test_a_study_goes_on_and_its_trials_are_children_of_one_run(ray_cluster, boxes, tmp_path, monkeypatch, put_mlflow):
     monkeypatch.chdir(tmp_path)
+    put_mlflow(tmp_path / "mlflow.db")
     result = study(boxes).run()
     assert len(result["results"]) == 3
     assert result["best"]["score"] == max(r["score"] for r in result["results"] if r["score"] is not None)

@@ -45,9 +45,10 @@ def make_stage(boxes: Boxes, **changes: object) -> Train:
 
 
 @pytest.fixture(scope="module")
-def trained(boxes, tmp_path_factory) -> Path:
+def trained(boxes, tmp_path_factory, put_mlflow) -> Path:
     """A finished run that fine-tunings go on from."""
     out = tmp_path_factory.mktemp("parent")
+    put_mlflow(out / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(out)
         network = ModelOverrides(**MICRO)

@@ -227,8 +227,11 @@ def test_a_training_that_cannot_go_on_ends_at_once(ray_cluster, boxes, tmp_path,
 
 
 @pytest.mark.cluster
-def test_two_workers_compute_what_one_does_and_one_goes_on_from_them(ray_cluster, boxes, tmp_path, monkeypatch):
+def test_two_workers_compute_what_one_does_and_one_goes_on_from_them(
+    ray_cluster, boxes, tmp_path, monkeypatch, put_mlflow
+):
     monkeypatch.chdir(tmp_path)
+    put_mlflow(tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
 

@@ -53,10 +53,11 @@ def train_in_a_child(folder: str, environment: dict[str, str], train: Train) -> 
 
 
 @pytest.fixture
-def place(request, tmp_path, monkeypatch) -> Iterator[str]:
+def place(request, tmp_path, monkeypatch, put_mlflow) -> Iterator[str]:
     """Folder for runs: on the disk, or on an S3 server."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    put_mlflow(tmp_path / "mlflow.db")
     if request.param == "disk":
         yield "runs"
     else:
