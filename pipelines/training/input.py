@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from mail.data.epoch_plan import Batch, EpochPlan
+from mail.data.rehearsal import RehearsedPlan
 from mail.pinned import copy_for
 from mail.training.input import TrainingInput
 from mail.training.step import TrainingBatch
@@ -142,7 +143,7 @@ def _opened(shared: Any) -> TrainingInput:
     return ray.get(shared)[0]
 
 
-def _step_bytes(source: TrainingInput, plan: EpochPlan, world: int) -> int:
+def _step_bytes(source: TrainingInput, plan: EpochPlan | RehearsedPlan, world: int) -> int:
     """About what a worker's part of a step takes."""
     processor = source.processor
     cells = processor.mask_size**2
