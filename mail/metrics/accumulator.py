@@ -17,35 +17,66 @@ from mail.rle import RLE
 
 
 class Counts(NamedTuple):
-    """Pixels of one expression."""
+    """Pixels of one expression.
+
+    Attributes:
+        targeted: whether the annotation has a target; None: as `target` says.
+        said: whether the prediction says that nothing is meant; None: as `predicted` says.
+    """
 
     intersection: int
     union: int
     predicted: int
     target: int
+    targeted: bool | None = None
+    said: bool | None = None
 
     @property
     def no_target(self) -> bool:
-        """The expression names nothing: its ground truth has no pixel."""
-        return self.target == 0
+        """The expression names nothing."""
+        return self.target == 0 if self.targeted is None else not self.targeted
+
+    @property
+    def says_nothing(self) -> bool:
+        """The prediction is that it names nothing."""
+        return self.predicted == 0 if self.said is None else self.said
 
 
-def count(prediction: RLE | None, target: RLE, protocol: Protocol = PROTOCOLS["original"]) -> Counts:
+def count(
+    prediction: RLE | None, target: RLE, protocol: Protocol = PROTOCOLS["original"], no_target: bool | None = None
+) -> Counts:
     """Counts of one prediction (None: the empty mask) against its ground truth, without decoding either.
+
+    Args:
+        no_target: what the prediction says beside its mask; None: nothing. Only some protocols listen.
 
     Raises:
         ValueError: the two masks have different sizes.
     """
-    if prediction is None:
-        area = int(coco_mask.area(protocol.prepare(target)))
-        return Counts(0, area, 0, area)
-    if tuple(prediction["size"]) != tuple(target["size"]):
+    if prediction is not None and tuple(prediction["size"]) != tuple(target["size"]):
         (a, b), (c, d) = prediction["size"], target["size"]
         raise ValueError(f"the predicted mask is {a}x{b} (height x width), the image {c}x{d}")
-    prediction, target = protocol.prepare(prediction), protocol.prepare(target)
-    areas = coco_mask.area([prediction, target, coco_mask.merge([prediction, target], intersect=True)])
-    predicted, wanted, intersection = (int(a) for a in areas)
-    return Counts(intersection, predicted + wanted - intersection, predicted, wanted)
+    targeted, said = bool(coco_mask.area(target)), prediction is None or not coco_mask.area(prediction)
+    if protocol.flags and no_target is not None:
+        said = no_target
+    target = protocol.prepare(target)
+    if prediction is None:
+        predicted, wanted, intersection = 0, int(coco_mask.area(target)), 0
+    else:
+        prediction = protocol.prepare(prediction)
+        areas = coco_mask.area([prediction, target, coco_mask.merge([prediction, target], intersect=True)])
+        predicted, wanted, intersection = (int(a) for a in areas)
+    union = predicted + wanted - intersection
+    if protocol.flags and said:
+        intersection, union = 0, union if targeted else 0
+    return Counts(
+        intersection,
+        union,
+        predicted,
+        wanted,
+        None if targeted == (wanted > 0) else targeted,
+        None if said == (predicted == 0) else said,
+    )
 
 
 @dataclass
@@ -55,14 +86,14 @@ class Accumulator:
     protocol: Protocol = PROTOCOLS["original"]
     counts: dict[str, Counts] = field(default_factory=dict)
 
-    def add(self, expr_id: str, prediction: RLE | None, target: RLE) -> Counts:
-        """Counts one expression.
+    def add(self, expr_id: str, prediction: RLE | None, target: RLE, no_target: bool | None = None) -> Counts:
+        """Counts one expression; see `count`.
 
         Raises:
             UserError: the expression was counted before, or its mask has another size than the image.
         """
         try:
-            counts = count(prediction, target, self.protocol)
+            counts = count(prediction, target, self.protocol, no_target)
         except ValueError as error:
             raise UserError(f"{expr_id}: {error}; predictions must be in the image's original resolution") from None
         self._insert([(expr_id, counts)])

@@ -61,7 +61,9 @@ def paired_bootstrap(
     if not candidate:
         raise UserError("there is no expression to compare the two models on")
     ids = sorted(candidate)
-    if other := [e for e in ids if candidate[e].target != baseline[e].target]:
+    if other := [
+        e for e in ids if (candidate[e].target, candidate[e].targeted) != (baseline[e].target, baseline[e].targeted)
+    ]:
         raise UserError(
             f"{len(other)} expressions have another ground truth in the two results (first: {other[0]}): "
             "they come from different data stores or protocols"

@@ -22,11 +22,11 @@ class Measures:
         no_target: how many of them name nothing.
         oIoU: sum of intersections over sum of unions.
         mIoU: mean of the expressions' IoU.
-        prec: share of the targeted expressions with IoU >= X, by X.
+        prec: share of the targeted expressions with IoU >= X, by X (or as the protocol counts it).
         gIoU: mean IoU where a correct no-target counts 1 and a missed one 0 (gRefCOCO).
         cIoU: as oIoU; a missed no-target adds its predicted pixels to the union (gRefCOCO).
-        n_acc: share of the no-target expressions predicted empty.
-        t_acc: share of the targeted expressions not predicted empty.
+        n_acc: share of the no-target expressions that are predicted to name nothing.
+        t_acc: share of the targeted expressions that are not.
     """
 
     expressions: int
@@ -47,8 +47,10 @@ class Measures:
 
 
 def iou(counts: Counts, protocol: Protocol = PROTOCOLS["original"]) -> float:
-    """IoU of one expression; empty against empty is what the protocol says."""
-    return counts.intersection / counts.union if counts.union else protocol.empty_iou
+    """IoU of one expression; that nothing is meant where nothing is, is worth what the protocol says."""
+    if counts.union:
+        return counts.intersection / (counts.union + protocol.added)
+    return protocol.empty_iou if counts.no_target and counts.says_nothing else 0.0
 
 
 def measure(
@@ -60,19 +62,22 @@ def measure(
     depend on the order of the expressions.
     """
     chosen = list(counts.values()) if only is None else [counts[e] for e in only]
-    table = np.array(chosen, dtype=np.int64).reshape(-1, 4)
-    intersection, union, predicted, target = table.T
-    targeted = target > 0
+    table = np.array([c[:4] for c in chosen], dtype=np.int64).reshape(-1, 4)
+    intersection, union, _, _ = table.T
+    targeted = np.array([not c.no_target for c in chosen], bool)
+    said = np.array([c.says_nothing for c in chosen], bool)
     ious = [iou(c, protocol) for c in chosen]
     # a correct no-target is worth 1 in gIoU under every protocol
-    generalised = [1.0 if c.union == 0 else value for c, value in zip(chosen, ious, strict=True)]
+    generalised = [1.0 if c.no_target and c.says_nothing else v for c, v in zip(chosen, ious, strict=True)]
     overall = _ratio(int(intersection.sum()), int(union.sum()))
+    among = np.full(len(chosen), True) if protocol.prec_of_all else targeted
     hits: dict[str, float | None] = {}
     for tenths in PRECISION_TENTHS:
-        # IoU >= X in whole numbers: no expression falls off the edge by rounding
-        left, right = 10 * intersection[targeted], tenths * union[targeted]
-        reached = left > right if protocol.strict else left >= right
-        hits[f"0.{tenths}"] = _ratio(int(reached.sum()), int(targeted.sum()))
+        if protocol.strict:
+            reached = np.array(ious, np.float64) > float(np.float32(tenths / 10))
+        else:  # in whole numbers: no expression falls off the edge by rounding
+            reached = (10 * intersection >= tenths * union) & (union > 0)
+        hits[f"0.{tenths}"] = _ratio(int(reached[among].sum()), int(among.sum()))
     return Measures(
         expressions=len(chosen),
         no_target=int((~targeted).sum()),
@@ -81,8 +86,8 @@ def measure(
         prec=hits,
         gIoU=_ratio(math.fsum(generalised), len(chosen)),
         cIoU=overall,
-        n_acc=_ratio(int((~targeted & (predicted == 0)).sum()), int((~targeted).sum())),
-        t_acc=_ratio(int((targeted & (predicted > 0)).sum()), int(targeted.sum())),
+        n_acc=_ratio(int((~targeted & said).sum()), int((~targeted).sum())),
+        t_acc=_ratio(int((targeted & ~said).sum()), int(targeted.sum())),
     )
 
 

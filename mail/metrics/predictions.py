@@ -2,6 +2,7 @@
 
     {"expr_id": "refcoco-unc/15214", "rle": {"size": [480, 640], "counts": "..."}, "score": 0.93, "selection": [0, 4]}
     {"expr_id": "grefcoco/77", "rle": null}                                        names nothing: the empty mask
+    {"expr_id": "grefcoco/78", "rle": {...}, "no_target": true}                    a flag beside the mask, as ReLA's
 
 `counts` is COCO's compressed string (a list of plain run lengths is read too), `size` the original image's
 [height, width]. `score` (0 to 1) and `selection` (the chosen proposals' indices in the mask table) are optional.
@@ -32,6 +33,7 @@ class Prediction:
     rle: rle.RLE | None
     score: float | None = None
     selection: list[int] = field(default_factory=list)
+    no_target: bool | None = None
 
     def to_json(self, expr_id: str) -> dict[str, Any]:
         """The line of the predictions file."""
@@ -40,6 +42,8 @@ class Prediction:
             line["score"] = round(self.score, 6)
         if self.selection:
             line["selection"] = [int(i) for i in self.selection]
+        if self.no_target is not None:
+            line["no_target"] = self.no_target
         return line
 
     @classmethod
@@ -55,7 +59,9 @@ class Prediction:
             raise ValueError(f'the "score" of {row["expr_id"]} is not a number')
         if not isinstance(selection, list) or not all(isinstance(i, int) for i in selection):
             raise ValueError(f'the "selection" of {row["expr_id"]} is not a list of proposal indices')
-        return row["expr_id"], cls(_parse_rle(row["rle"], row["expr_id"]), score, selection)
+        if not isinstance(flag := row.get("no_target"), bool | None):
+            raise ValueError(f'the "no_target" of {row["expr_id"]} is neither true nor false')
+        return row["expr_id"], cls(_parse_rle(row["rle"], row["expr_id"]), score, selection, flag)
 
 
 @dataclass

@@ -100,7 +100,8 @@ def write_per_expression(path: str | os.PathLike, accumulator: Accumulator) -> N
     lines = []
     for expr_id in sorted(accumulator.counts):
         counts = accumulator.counts[expr_id]
-        row = {"expr_id": expr_id, "iou": iou(counts, accumulator.protocol), **counts._asdict()}
+        row = {"expr_id": expr_id, "iou": iou(counts, accumulator.protocol)}
+        row |= {name: value for name, value in counts._asdict().items() if value is not None}
         lines.append(json.dumps({**row, "protocol": accumulator.protocol.name}) + "\n")
     filesystem, target = files.resolve(path)
     files.write_bytes(filesystem, target, "".join(lines).encode())
@@ -116,7 +117,7 @@ def read_per_expression(path: str | os.PathLike) -> Accumulator:
     try:
         rows = [json_text.parse_object(line) for line in files.read_bytes(filesystem, source).splitlines()]
         names = {row["protocol"] for row in rows}
-        counts = {row["expr_id"]: Counts(*(int(row[f]) for f in Counts._fields)) for row in rows}
+        counts = {row["expr_id"]: _counts(row) for row in rows}
     except FileNotFoundError:
         raise UserError(f"there is no file {os.fspath(path)}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -124,3 +125,9 @@ def read_per_expression(path: str | os.PathLike) -> Accumulator:
     if len(names) > 1 or len(counts) != len(rows):
         raise UserError(f"{os.fspath(path)} mixes protocols or names an expression twice: score again")
     return Accumulator(get_protocol(names.pop()) if names else PROTOCOLS["original"], counts)
+
+
+def _counts(row: dict[str, Any]) -> Counts:
+    pixels = (int(row[name]) for name in ("intersection", "union", "predicted", "target"))
+    flags = (row.get(name) for name in ("targeted", "said"))
+    return Counts(*pixels, *(None if flag is None else bool(flag) for flag in flags))

@@ -84,5 +84,6 @@ def accumulate(
     targets: list[dict[str, Any]] = expressions["target"].to_pylist()
     nothing = Prediction(None)
     for expr_id, target in zip(expressions["expr_id"].to_pylist(), targets, strict=True):
-        accumulator.add(expr_id, masks.get(expr_id, nothing).rle, target)
+        prediction = masks.get(expr_id, nothing)
+        accumulator.add(expr_id, prediction.rle, target, prediction.no_target)
     return accumulator

@@ -116,7 +116,7 @@ masks = st.integers(0, 2**12 - 1).map(lambda bits: np.array([bits >> i & 1 for i
 def test_counts_equal_those_of_decoded_masks(prediction: np.ndarray, target: np.ndarray):
     found = count(rle.encode(prediction), rle.encode(target))
     expected = (prediction & target, prediction | target, prediction, target)
-    assert found == tuple(int(m.sum()) for m in expected)
+    assert found == Counts(*(int(m.sum()) for m in expected))
 
 
 pairs = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=40)
