@@ -49,6 +49,9 @@ class Prediction:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "tuple[str, Prediction]":
         """`expr_id` and prediction of a parsed line. Raises ValueError if it is not one."""
+        if isinstance(row, dict) and type(row.get("expr_id")) is int:
+            number = row["expr_id"]
+            raise ValueError(f'"expr_id" {number} is a number: write it as the store does, "refcoco-unc/{number}"')
         if not isinstance(row, dict) or not isinstance(row.get("expr_id"), str):
             raise ValueError('a prediction is an object with a text "expr_id"')
         text(row["expr_id"], "expr_id")
@@ -57,6 +60,8 @@ class Prediction:
         score, selection = row.get("score"), row.get("selection") or []
         if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
             raise ValueError(f'the "score" of {row["expr_id"]} is not a number')
+        if score is not None and not 0 <= score <= 1:
+            raise ValueError(f'the "score" of {row["expr_id"]} is {score}: it must lie between 0 and 1')
         if not isinstance(selection, list) or not all(isinstance(i, int) for i in selection):
             raise ValueError(f'the "selection" of {row["expr_id"]} is not a list of proposal indices')
         if not isinstance(flag := row.get("no_target"), bool | None):
@@ -92,6 +97,8 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
         data = files.read_bytes(filesystem, target)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no predictions file {source}") from None
+    if data.lstrip().startswith(b"["):
+        raise UserError(f"{source} holds one JSON array: write each prediction on a line of its own (JSON Lines)")
     result = PredictionSet(source)
     lines: list[tuple[int, str, rle.RLE]] = []
     for number, line in enumerate(data.split(b"\n"), 1):

@@ -108,5 +108,6 @@ PROTOCOLS = {
 def get_protocol(name: str) -> Protocol:
     """The protocol called `name`. Raises UserError with the known names."""
     if name not in PROTOCOLS:
-        raise UserError(f"there is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+        hint = " (gRefCOCO's rules as published are rela)" if "gref" in name.lower() else ""
+        raise UserError(f"there is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}{hint}")
     return PROTOCOLS[name]

@@ -20,6 +20,7 @@ class Coverage:
     missing: list[str]
     unknown: list[str]
     doubled: list[str]
+    meant: str = ""  # an expression that the first unknown one may stand for
 
     def to_dict(self) -> dict[str, int]:
         """Counts only, for reports."""
@@ -36,7 +37,8 @@ class Coverage:
             missing = f"{len(self.missing)} of the {self.expressions} expressions of {split} are missing"
             problems.append(f"{missing} ({first_few(self.missing)})")
         if self.unknown and not allow_missing:
-            problems.append(f"{len(self.unknown)} are not in {split} ({first_few(self.unknown)})")
+            hint = f"; did you mean {self.meant}?" if self.meant else ""
+            problems.append(f"{len(self.unknown)} are not in {split} ({first_few(self.unknown)}{hint})")
         if self.doubled:
             problems.append(f"{len(self.doubled)} come more than once ({first_few(self.doubled)})")
         if not problems:
@@ -65,12 +67,14 @@ def score_predictions(
             its image.
     """
     ids: list[str] = expressions["expr_id"].to_pylist()
-    known = set(ids)
+    unknown = sorted(predictions.masks.keys() - set(ids))
+    named = {e.rpartition("/")[2]: e for e in ids}  # without the data set's name
     coverage = Coverage(
         expressions=len(ids),
         missing=[e for e in ids if e not in predictions.masks],
-        unknown=sorted(predictions.masks.keys() - known),
+        unknown=unknown,
         doubled=sorted(set(predictions.doubled)),
+        meant=named.get(unknown[0].rpartition("/")[2], "") if unknown else "",
     )
     coverage.check(predictions.source, split, allow_missing)
     return accumulate(expressions, predictions.masks, protocol), coverage

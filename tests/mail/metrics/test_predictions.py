@@ -36,7 +36,7 @@ def predictions(*ids: str) -> PredictionSet:
 
 
 def test_predictions_survive_being_written_and_read(tmp_path: Path):
-    written = {"d/1": Prediction(rle.encode(MASK), 0.5, [3, 1]), "d/0": Prediction(None, 0.0)}
+    written = {"d/1": Prediction(rle.encode(MASK), 0.5, [3, 1], True), "d/0": Prediction(None, 0.0)}
     write_predictions(tmp_path / "p.jsonl", written)
     found = read_predictions(tmp_path / "p.jsonl")
     assert found.masks == written
@@ -54,8 +54,10 @@ def test_plain_run_lengths_are_read_too(tmp_path: Path):
     ("line", "reason"),
     [
         ("{", "not JSON"),
-        ("[1]", "expr_id"),
-        ('{"expr_id": 7, "rle": null}', "expr_id"),
+        ("7", "expr_id"),
+        ('{"expr_id": 7, "rle": null}', 'is a number: write it as the store does, "refcoco-unc/7"'),
+        ('{"expr_id": "a", "rle": null, "score": 1.5}', "is 1.5: it must lie between 0 and 1"),
+        ('{"expr_id": "a", "rle": null, "no_target": 1}', "neither true nor false"),
         ('{"expr_id": "a"}', 'no "rle"'),
         ('{"expr_id": "a", "rle": {"size": [0, 3], "counts": ""}}', "size"),
         ('{"expr_id": "a", "rle": {"size": [2], "counts": ""}}', "size"),
@@ -87,6 +89,17 @@ def test_every_expression_is_scored_once():
 def test_missing_and_unknown_predictions_are_counted_and_refused():
     with pytest.raises(UserError, match=r"2 of the 3 expressions of val are missing \(b, c\); 1 are not in val \(z\)"):
         score_predictions(split("a", "b", "c"), predictions("a", "z"), split="val")
+
+
+def test_an_id_without_its_data_sets_name_is_understood_and_refused():
+    with pytest.raises(UserError, match=r"1 are not in val \(7; did you mean refcoco-unc/7\?\)"):
+        score_predictions(split("refcoco-unc/7"), predictions("7"), split="val")
+
+
+def test_an_array_is_not_taken_for_lines(tmp_path: Path):
+    (tmp_path / "p.json").write_text('[\n  {"expr_id": "a", "rle": null}\n]\n')
+    with pytest.raises(UserError, match=r"p\.json holds one JSON array: write each prediction on a line of its own"):
+        read_predictions(tmp_path / "p.json")
 
 
 def test_a_missing_prediction_may_count_as_the_empty_mask():

@@ -82,3 +82,5 @@ def test_cris_takes_pixels_from_a_lower_probability():
 def test_an_unknown_protocol_names_those_there_are():
     with pytest.raises(UserError, match="original, lavt, cris, rela"):
         get_protocol("refer")
+    with pytest.raises(UserError, match=r"gRefCOCO's rules as published are rela"):
+        get_protocol("grefcoco")
