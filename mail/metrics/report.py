@@ -128,6 +128,5 @@ def read_per_expression(path: str | os.PathLike) -> Accumulator:
 
 
 def _counts(row: dict[str, Any]) -> Counts:
-    pixels = (int(row[name]) for name in ("intersection", "union", "predicted", "target"))
-    flags = (row.get(name) for name in ("targeted", "said"))
-    return Counts(*pixels, *(None if flag is None else bool(flag) for flag in flags))
+    pixels = {name: int(row[name]) for name in ("intersection", "union", "predicted", "target")}
+    return Counts(**pixels, targeted=row.get("targeted"), said=row.get("said"))
