@@ -84,10 +84,10 @@ class Compiling:
         """
         if self._model is None:
             return step(parts)
-        parts = [padded(part) for part in parts]
-        new = {_shape(part) for part in parts} - self._seen
+        filled = [padded(part) for part in parts]
+        new = {_shape(part) for part in filled} - self._seen
         if not new:
-            return step(parts)
+            return step(filled)
         if len(self._seen) + len(new) > MOST_SHAPES:
             with eagerly():
                 return step(parts)
@@ -99,7 +99,7 @@ class Compiling:
         try:
             if not self._seen:
                 compile_parts(self._model)
-            result = step(parts)
+            result = step(filled)
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:
