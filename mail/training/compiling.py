@@ -41,9 +41,11 @@ def compile_parts(model: Any) -> None:
 
 def padded(part: TrainingBatch) -> TrainingBatch:
     """The same with its last image repeated to a multiple of `IMAGE_STEP` images, which no expression asks about."""
-    images = len(part.tensors["pixel_values"])
-    index = torch.arange(-(-images // IMAGE_STEP) * IMAGE_STEP, device=part.tensors["pixel_values"].device)
-    index.clamp_(max=images - 1)
+    pixels = part.tensors["pixel_values"]
+    images = len(pixels)
+    if images % IMAGE_STEP == 0:
+        return part
+    index = torch.arange(-(-images // IMAGE_STEP) * IMAGE_STEP, device=pixels.device).clamp_(max=images - 1)
     return TrainingBatch(part.plan, {k: v[index] if k in OF_IMAGES else v for k, v in part.tensors.items()})
 
 

@@ -10,6 +10,7 @@ from mail import rle
 from mail.data.expression_index import ExpressionIndex
 from mail.inference import Predictor
 from mail.metrics import count
+from mail.metrics.measure import iou
 from mail.report.overlay import overlay
 from mail.training.compiling import eagerly
 from mail.training.input import TrainingInput
@@ -82,8 +83,8 @@ def validate(
         for group, found in zip(sentences, answers, strict=True):
             for sentence, answer in zip(group, found, strict=True):
                 counts = count(rle.encode(answer.mask), sentence["target"])
-                iou = counts.intersection / counts.union if counts.union else 1.0
-                sums += [counts.intersection, counts.union, iou, iou >= 0.5, 1]
+                value = iou(counts)
+                sums += [counts.intersection, counts.union, value, value >= 0.5, 1]
     model.train()
     if world > 1:
         gathered = torch.from_numpy(sums).to(device)
