@@ -130,7 +130,7 @@ the efficiency is higher, and what a network between machines costs is not in it
 ## A model of the cost
 {EPOCHS} epochs of all sentences with `vilt-b32`. The hours at the peak are what no GPU can be faster than: operations
 over the bf16 peak of an H100's data sheet, on one GPU. The hours on 8 and 64 GPUs follow from the speed of one,
-measured with `python -m benchmarks.gpu --only step`: {of_gpu}. They count
+measured in a training through Ray (`python -m benchmarks.gpu --only training`): {of_gpu}. They count
 no waiting for other GPUs: divide by the efficiency that two machines show.
 
 Cores that the input needs beside each GPU: **{cores}**. One core makes the input of {of_core}, of photos of 640x480
