@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import io
 import json
+import logging
 from typing import Any
 
 from PIL import Image
@@ -18,8 +19,11 @@ from PIL import Image
 from mail import addresses, rle
 from mail.data import files
 from mail.data.images import FORMATS
+from mail.errors import UserError, on_one_line
+from pipelines.serving.refused import Refused
 
 PHOTOS = "photos"
+log = logging.getLogger("ray.serve")
 
 
 class Corrections:
@@ -40,7 +44,7 @@ class Corrections:
             model: whose answer was corrected.
 
         Raises:
-            OSError: it cannot be written; then nothing is kept.
+            Refused: the place does not take it now; then nothing is kept.
         """
         digest = hashlib.sha256(photo).hexdigest()
         name = f"{PHOTOS}/{digest}.{_suffix(photo)}"
@@ -52,11 +56,15 @@ class Corrections:
             row["rle"] = rle.to_json(mask)
         row["corrected"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         row["model"] = {key: model[key] for key in ("name", "version", "digest")}
-        filesystem, path = files.resolve(addresses.join(self.place, name))
-        if not files.exists(filesystem, path):
-            files.write_bytes(filesystem, path, photo)
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        files.write_bytes(*files.resolve(addresses.join(self.place, f"{expr_id}.jsonl")), line.encode())
+        try:
+            filesystem, path = files.resolve(addresses.join(self.place, name))
+            if not files.exists(filesystem, path):
+                files.write_bytes(filesystem, path, photo)
+            files.write_bytes(*files.resolve(addresses.join(self.place, f"{expr_id}.jsonl")), line.encode())
+        except (OSError, UserError) as error:
+            log.error("a correction was not kept: %s", on_one_line(str(error)))
+            raise Refused(503, "not_kept", "the correction could not be kept: send it again later", 20) from None
         return expr_id
 
 

@@ -32,7 +32,8 @@ class Model:
     """The model that gave an answer.
 
     Attributes:
-        address: as the service was started with. version: its number in the registry, None for a folder.
+        address: as the service was started with; of a folder its name alone.
+        version: its number in the registry, None for a folder.
         digest: of the files that determine the network's output. label: clean, leaky or unknown.
     """
 
@@ -137,7 +138,8 @@ class Following:
             raise UserError(f"{folder} does not answer a photo with numbers: its weights are damaged")
         engine.photos.clear()
         name, number = (version.name, version.version) if version else (folder.parent.name, None)
-        model = Model(self.config.model, name, number, lineage.model_digest(folder), _label(folder, version))
+        address = name if Path(self.config.model).exists() else self.config.model
+        model = Model(address, name, number, lineage.model_digest(folder), _label(folder, version))
         return Loaded(model, engine)
 
     def _say(self, trouble: str) -> None:

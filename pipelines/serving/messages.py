@@ -149,13 +149,17 @@ class Capabilities(BaseModel):
 
 
 class CorrectionRequest(BaseModel):
-    """What a sentence means: the union of some proposals, a mask, or nothing in the photo."""
+    """What a sentence means: the union of some proposals, a mask, or nothing in the photo.
+
+    Proposals are those of one model: with the digest of that one they are refused once another one answers.
+    """
 
     image: ImageSource
     text: str
     proposals: Annotated[list[int], Field(min_length=1)] | None = None
     mask: RunLengths | None = None
     no_target: Literal[True] | None = None
+    model: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "CorrectionRequest":

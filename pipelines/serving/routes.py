@@ -42,6 +42,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "Malformed JSON, form or base64",
         401: "The token is missing or wrong",
         404: "No such route, example, or photo in the cache",
+        409: "This service keeps no corrections",
+        412: "Another model answers now than the one whose proposals were chosen",
         413: "The photo has too many bytes or pixels, or too many for so many sentences",
         415: "No image, or another kind of body than JSON and forms",
         422: "A field is missing or wrong, there are too many sentences, or one is too long",
@@ -132,6 +134,8 @@ class Routes:
         wanted, mask = asked.proposals, None
         # a photo that cannot be decoded is of no use to whoever trains on it
         reply = await self.service.segment(Job(photo.data, (), photo.pixels, wanted is not None))
+        if wanted is not None and asked.model not in (None, reply.model["digest"]):
+            raise Refused(412, "other_model", "another model answers now, with proposals of its own: choose again")
         if wanted is not None:
             found = reply.proposals.rles if reply.proposals else []
             if wrong := [n for n in wanted if not 0 <= n < len(found)]:

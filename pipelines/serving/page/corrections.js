@@ -12,8 +12,8 @@ export function chosenMasks({choice, proposals}) {
   return (choice?.indices ?? []).map(index => maskOf(proposals, index));
 }
 
-export function body({text, choice}) {
-  return choice.none ? {text, no_target: true} : {text, proposals: choice.indices};
+export function body({text, choice, digest}) {
+  return choice.none ? {text, no_target: true} : {text, proposals: choice.indices, model: digest};
 }
 
 const maskOf = (proposals, index) => proposals.find(p => p.index === index).mask;

@@ -10,6 +10,7 @@ const $ = id => document.getElementById(id);
 const state = {photo: null, sentences: [], current: null, about: null, described: null}; // about: the service's limits
 const LABELS = {
   clean: "saw no evaluation images", leaky: "leaky: saw evaluation images", unknown: "unknown training images"};
+const OTHER_MODEL = 412; // status of a correction by proposals of a model that does not answer any more
 
 const say = text => { $("said").textContent = text; };
 const wrong = text => { $("wrong").textContent = text; };
@@ -122,24 +123,21 @@ function remove(sentence) {
   say(`Removed “${sentence.text}”.`);
 }
 
-// Proposals are named by their indices, so the model that answers now has to be the one that found them.
+// Proposals are named by their indices, so the service refuses those of a model that does not answer any more.
 async function send(sentence) {
   const {photo} = state;
   sentence.sending = true;
   wrong("");
   show();
   try {
-    const {model} = await service.about();
-    describe(model);
-    if (model.digest !== sentence.digest) {
+    sentence.kept = await service.correct(photo, body(sentence));
+    say(`Correction kept as ${sentence.kept}.`);
+  } catch (failure) {
+    if (failure.status !== OTHER_MODEL) fail(failure);
+    else {
       await ask(sentence);
       say("Another model has taken over, so the sentence was asked anew: choose again.");
-    } else {
-      sentence.kept = await service.correct(photo, body(sentence));
-      say(`Correction kept as ${sentence.kept}.`);
     }
-  } catch (failure) {
-    fail(failure);
   }
   sentence.sending = false;
   show();

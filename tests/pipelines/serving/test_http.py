@@ -257,10 +257,11 @@ def test_the_token_is_asked_for_below_v1(config: ServingConfig) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
 
 
-def test_what_the_service_is_and_offers(client: TestClient, boxes: Boxes) -> None:
+def test_what_the_service_is_and_offers(client: TestClient, folder: Path, boxes: Boxes) -> None:
     found = client.get("/v1/model").json()
     assert found["limits"] == {"bytes": 50_000, "pixels": 10_000, "sentences": 4, "characters": 60}
     assert found["corrections"] is True
+    assert found["model"]["address"] == folder.parent.name, "where it lies is nobody's business"
     assert len(found["examples"]) == 7  # the photos that are held out
     photo = client.get(found["examples"][0]["url"])
     assert photo.headers["content-type"] == "image/jpeg"
@@ -343,6 +344,10 @@ def test_a_correction_of_a_correction_replaces_it_and_a_wrong_one_is_refused(
     ]
     for meant in wrong:
         assert client.post("/v1/corrections", json={"image": image, "text": "the cup", **meant}).status_code == 422
+    model = client.get("/v1/model").json()["model"]["digest"]
+    for digest, status in ((model, 201), ("0" * 64, 412)):
+        chosen = {"text": "the plate", "proposals": [0], "model": digest}
+        assert client.post("/v1/corrections", json={"image": image, **chosen}).status_code == status
     assert json.loads((corrections / f"{ids[0]}.jsonl").read_text())["no_target"] is True
 
 
