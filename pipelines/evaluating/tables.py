@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mail.metrics import Difference, Measures, MetricsReport
+from mail.metrics.selection import Selection
 from pipelines.registry.comparison import Comparison
 
 COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
@@ -28,8 +29,43 @@ def print_report(report: MetricsReport) -> None:
     extra = (*map(points, (m.gIoU, m.cIoU, m.n_acc, m.t_acc)), str(m.no_target)) if grefcoco else ()
     table.add_row(*row_of(m), *extra)
     console.print(table)
+    if report.selection is not None:
+        console.print(_selection_table(report.selection, of_what(report)))
     if report.slices:
         console.print(_slice_table(report))
+
+
+SELECTION = {  # column -> figure of `Selection`
+    "with a target": "expressions",
+    "best proposal": "ceiling",
+    "the chosen": "chosen",
+    "final mask": "final",
+    "good chosen": "chosen_good",
+    "another chosen": "chosen_another",
+    "none there": "none_there",
+    "mended": "mended",
+    "spoilt": "spoilt",
+}
+
+
+def selection_cells(selection: Selection) -> tuple[str, ...]:
+    """Cells of the columns of `SELECTION`, in points."""
+    return (str(selection.expressions), *(points(getattr(selection, n)) for n in list(SELECTION.values())[1:]))
+
+
+def _selection_table(selection: Selection, what: str) -> Table:
+    table = Table(
+        title=f"selection of {what}",
+        title_justify="left",
+        caption="mean IoU of the best proposal, of the chosen one and of the final mask; shares of the expressions for "
+        "which a proposal of IoU >= .5 was chosen, or was there but another one was chosen, or was not there, in which "
+        "the pixels mended either, or spoilt a good one",
+        caption_justify="left",
+    )
+    for name in SELECTION:
+        table.add_column(name, justify="right")
+    table.add_row(*selection_cells(selection))
+    return table
 
 
 def of_what(report: MetricsReport) -> str:
