@@ -35,14 +35,14 @@ class Choice(NamedTuple):
         chosen: IoU of the chosen proposal, 0 where none was chosen; None likewise.
         final: IoU of the final mask.
         best: index of the best proposal, None if no proposal meets the target.
-        index: of the chosen proposal, None if none was.
+        taken: index of the chosen proposal, None if none was.
     """
 
     ceiling: float | None
     chosen: float | None
     final: float
     best: int | None = None
-    index: int | None = None
+    taken: int | None = None
 
     @property
     def outcome(self) -> str:
@@ -62,13 +62,13 @@ def choose(target: rle.RLE, proposals: Sequence[rle.RLE], selection: Sequence[in
         target: ground truth. proposals: of its image, all of the target's size.
         selection: indices of the chosen proposals, the likeliest first. final: IoU of the final mask.
     """
-    index = selection[0] if selection and 0 <= selection[0] < len(proposals) else None
+    taken = selection[0] if selection and 0 <= selection[0] < len(proposals) else None
     if not rle.area(target):
-        return Choice(None, None, final, None, index)
+        return Choice(None, None, final, None, taken)
     ious = rle.iou_matrix([target], proposals)[0]
     best = int(ious.argmax()) if ious.any() else None
-    ceiling, chosen = (0.0 if n is None else float(ious[n]) for n in (best, index))
-    return Choice(ceiling, chosen, final, best, index)
+    ceiling, chosen = (0.0 if n is None else float(ious[n]) for n in (best, taken))
+    return Choice(ceiling, chosen, final, best, taken)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def _notes(choice: Choice | None) -> tuple[str, ...]:
     """What a card says of the proposals."""
     if choice is None or choice.ceiling is None:
         return ()
-    chosen = "none chosen" if choice.index is None else f"chosen {choice.chosen:.3f}"
+    chosen = "none chosen" if choice.taken is None else f"chosen {choice.chosen:.3f}"
     return f"best proposal {choice.ceiling:.3f}", chosen, choice.outcome
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mail.metrics import Difference, Measures, MetricsReport
+from mail.metrics.explaining import Explanation
 from mail.metrics.selection import Selection
 from pipelines.registry.comparison import Comparison
 
@@ -90,6 +91,28 @@ def print_differences(differences: dict[str, Difference], other: str, what: str)
         share = f"{d.positive:.1%} of resamples"
         table.add_row(name, points(d.candidate), points(d.baseline), f"{100 * d.difference:+.2f}", interval, share)
     console.print(table)
+
+
+def print_explanation(explanation: Explanation, what: str, most: int = 12) -> None:
+    """Prints which ways of counting come near a stated number, nearest first, and what it means."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    shown = f"{100 * explanation.stated:.{explanation.decimals}f}"
+    table = Table(
+        title=f"{what}: what comes near {shown}",
+        title_justify="left",
+        caption=f"the {min(most, len(explanation.ways))} nearest of {len(explanation.ways)} figures; not tried: "
+        + "; ".join(explanation.not_tried),
+        caption_justify="left",
+    )
+    for name in ("figure", "value", "away"):
+        table.add_column(name, justify="left" if name == "figure" else "right", no_wrap=True)
+    table.add_column("protocol", no_wrap=True)
+    table.add_column(f"differs from {explanation.protocol} in")
+    for way in explanation.ways[:most]:
+        cells = (way.figure, points(way.value), f"{100 * way.away:+.2f}")
+        table.add_row(*cells, way.protocol or "-", "; ".join(way.differs) or "nothing")
+    console.print(table)
+    console.print(explanation.words, markup=False)
 
 
 class Row(NamedTuple):

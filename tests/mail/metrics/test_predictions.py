@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from mail import rle
 from mail.data import schema
@@ -14,7 +13,6 @@ from mail.errors import UserError
 from mail.metrics import (
     Counts,
     read_per_expression,
-    read_prediction_folder,
     read_predictions,
     score_predictions,
     write_predictions,
@@ -120,47 +118,6 @@ def test_masks_of_another_size_are_refused():
     other = PredictionSet("file", {"a": Prediction(rle.empty(8, 6))})
     with pytest.raises(UserError, match="a: the predicted mask is 8x6"):
         score_predictions(split("a"), other, split="val")
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_a_folder_of_pngs_of_any_mode(tmp_path: Path, mode: str):
-    if mode == "I;16":
-        picture = Image.fromarray(MASK.astype(np.uint16) * 65535)
-    elif mode == "P":
-        picture = Image.fromarray(MASK.astype(np.uint8), "P")
-        picture.putpalette([0, 0, 0, 255, 0, 0])
-    else:
-        picture = Image.fromarray(MASK).convert("L").convert(mode)
-    picture.save(tmp_path / "refcoco-unc__7.png")
-    found = read_prediction_folder(tmp_path, ["refcoco-unc/7"])
-    mask = found.masks["refcoco-unc/7"].rle
-    assert mask is not None
-    assert np.array_equal(rle.decode(mask), MASK)
-
-
-def test_pngs_of_no_expression_count_as_unknown(tmp_path: Path):
-    Image.fromarray(MASK).save(tmp_path / "d__1.png")
-    Image.fromarray(MASK).save(tmp_path / "d__2.png")
-    found = read_prediction_folder(tmp_path, ["d/1"])
-    with pytest.raises(UserError, match=r"1 are not in val \(d__2\.png\)"):
-        score_predictions(split("d/1"), found, split="val")
-
-
-def test_a_png_of_probabilities_is_not_a_mask(tmp_path: Path):
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png holds the values 0, 1, 2, 3, \.\.\."):
-        read_prediction_folder(tmp_path, ["a"])
-
-
-def test_a_broken_png_is_named(tmp_path: Path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(UserError, match=r"a\.png cannot be read"):
-        read_prediction_folder(tmp_path, ["a"])
-
-
-def test_expressions_that_share_a_png_name_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="share the file"):
-        read_prediction_folder(tmp_path, ["a/b", "a__b"])
 
 
 def test_counts_per_expression_survive_being_written_and_read(tmp_path: Path):
