@@ -20,6 +20,7 @@ import contextlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -231,7 +232,8 @@ def _torch(path: str | os.PathLike) -> Any:
     for core in ("core", "_core"):  # numpy calls the module by its old or its new name
         known.append((np.zeros(1).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct"))
         known.append((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar"))
-    with _opened(path) as file, torch.serialization.safe_globals(known):
+    with _opened(path) as file, torch.serialization.safe_globals(known), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles that are not torch's, which it then refuses
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # of any kind, by what is wrong with the file

@@ -30,6 +30,7 @@ from mail.metrics.scoring import network_size, score_predictions
 UNION, SUMMED = "union of the polygons", "polygons summed, where the sum is 1"
 ALL, TARGETED, FIRST = "all sentences", "sentences with a target", "one sentence a referent (the first)"
 THRESHOLDS = (0.5, 0.35)
+USUAL = ("oIoU", "mIoU", "gIoU")
 NEAR = 0.001  # a tenth of a point
 
 
@@ -143,7 +144,7 @@ def explain(
             found[figure, value] = new
     half = 0.5 * 10.0 ** -(decimals + 2) + 1e-12
 
-    def nearness(way: Way) -> tuple[float, int, float]:
+    def nearness(way: Way) -> tuple[float, tuple[int, int], float]:
         rounds = abs(way.away) <= half
         return (0.0 if rounds else abs(way.away)), _cost(way), abs(way.away)
 
@@ -225,8 +226,9 @@ def _figures(
     found.append((base, "oIoU", figures.oIoU))
     if any(c.no_target for c in counts.values()):
         found.append((base, "gIoU", figures.gIoU))
-    for strict, of_all in product((False, True), (False, True)):
-        way = base._replace(strict=strict, prec_of_all=of_all)
+    # of empty answers CRIS' own comparison would count those that are worth 1
+    for strict, of_all, empty in product((False, True), (False, True), (1.0, 0.0)):
+        way = base._replace(strict=strict, prec_of_all=of_all, empty_iou=empty)
         found += [(way, f"Prec@{x.removeprefix('0')}", value) for x, value in measured(way).prec.items()]
     yield from ((way, name, value) for way, name, value in found if value is not None)
 
@@ -243,9 +245,10 @@ def _alike(one: Conventions, other: Conventions, figure: str) -> bool:
     return one[:without] == other[:without]
 
 
-def _cost(way: Way) -> int:
-    """How much has to be supposed: each difference, or the name of one protocol."""
-    return min(len(way.differs), 1) if way.protocol is not None else 1 + len(way.differs)
+def _cost(way: Way) -> tuple[int, int]:
+    """How much has to be supposed: each difference, or the name of one protocol; and how usual the figure is."""
+    differences = min(len(way.differs), 1) if way.protocol is not None else 1 + len(way.differs)
+    return differences, USUAL.index(way.figure) if way.figure in USUAL else len(USUAL)
 
 
 def _in_words(stated: str, half: float, protocol: Protocol, ways: Sequence[Way]) -> str:

@@ -306,7 +306,8 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, name: str):
     else:
         np.save(tmp_path / name, bad)
     with pytest.raises(
-        UserError, match=rf"{name} cannot be read as (masks alone \(unsupported GLOBAL posix.mkdir|arrays \(Object arrays)"
+        UserError,
+        match=rf"{name} cannot be read as (masks alone \(unsupported GLOBAL posix.mkdir|arrays \(Object arrays)",
     ):
         found(tmp_path / name)
     assert not (tmp_path / "was run").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from mail import rle
 from mail.data import schema
@@ -18,6 +19,7 @@ from mail.metrics import (
     write_predictions,
 )
 from mail.metrics.predictions import Prediction, PredictionSet
+from mail.metrics.protocols import PROTOCOLS
 from mail.metrics.report import write_per_expression
 
 MASK = np.zeros((6, 8), bool)
@@ -118,6 +120,23 @@ def test_masks_of_another_size_are_refused():
     other = PredictionSet("file", {"a": Prediction(rle.empty(8, 6))})
     with pytest.raises(UserError, match="a: the predicted mask is 8x6"):
         score_predictions(split("a"), other, split="val")
+
+
+def test_masks_of_a_networks_size_are_enlarged_by_nearest_neighbour_or_counted_as_they_are():
+    small = np.random.default_rng(0).random((480, 480)) < 0.5
+    rows, masks = split("a", "b").to_pylist(), PredictionSet("file", {e: Prediction(rle.encode(small)) for e in "ab"})
+    tall = Image.fromarray(small).resize((300, 700), Image.Resampling.NEAREST)
+    rows[1]["target"] = rle.encode(np.asarray(tall))
+    expressions = pa.Table.from_pylist(rows, schema.EXPRESSIONS)
+    original, coverage = score_predictions(expressions, masks, split="val")
+    assert coverage.network_size == (480, 480)
+    assert original.counts["b"].intersection == original.counts["b"].union == int(np.asarray(tall).sum())
+    squashed, _ = score_predictions(expressions, masks, split="val", protocol=PROTOCOLS["lavt"])
+    assert [squashed.counts[e].predicted for e in "ab"] == [int(small.sum())] * 2
+    # one that is not of that size makes it nobody's
+    masks.masks["b"] = Prediction(rows[1]["target"])
+    with pytest.raises(UserError, match="a: the predicted mask is 480x480"):
+        score_predictions(expressions, masks, split="val")
 
 
 def test_counts_per_expression_survive_being_written_and_read(tmp_path: Path):
