@@ -7,8 +7,8 @@ network that only selects), of the chosen one, and of the final mask. From .5 on
 |---|---|---|---|
 | `right` | yes | yes | yes |
 | `right, spoilt` | yes | yes | no |
-| `another chosen` | yes | no | no |
-| `another chosen, mended` | yes | no | yes |
+| `passed over` | yes | no | no |
+| `passed over, mended` | yes | no | yes |
 | `none there` | no | no | no |
 | `none there, mended` | no | no | yes |
 
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from mail import rle
 
 GOOD = 0.5
-OUTCOMES = ("right", "right, spoilt", "another chosen", "another chosen, mended", "none there", "none there, mended")
+OUTCOMES = ("right", "right, spoilt", "passed over", "passed over, mended", "none there", "none there, mended")
 NAMES_NOTHING = "names nothing"
 
 
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
         good = self.final >= GOOD
         if self.chosen >= GOOD:
             return "right" if good else "right, spoilt"
-        return ("another chosen" if self.ceiling >= GOOD else "none there") + (", mended" if good else "")
+        return ("passed over" if self.ceiling >= GOOD else "none there") + (", mended" if good else "")
 
 
 def choose(target: rle.RLE, proposals: Sequence[rle.RLE], selection: Sequence[int], final: float) -> Choice:
@@ -79,7 +79,7 @@ class Selection:
         expressions: how many have a target.
         ceiling: mean IoU of the best proposal. chosen: of the chosen one. final: of the final mask.
         chosen_good: share of the expressions where a good proposal was chosen.
-        chosen_another: share where a good one was there and another, or none, was chosen.
+        passed_over: share where a good one was there and another, or none, was chosen.
         none_there: share where no good one was there.
         mended: share where no good one was chosen and the final mask is good all the same.
         spoilt: share where a good one was chosen and the final mask is not good.
@@ -91,7 +91,7 @@ class Selection:
     chosen: float | None
     final: float | None
     chosen_good: float | None
-    chosen_another: float | None
+    passed_over: float | None
     none_there: float | None
     mended: float | None
     spoilt: float | None
@@ -115,9 +115,9 @@ class Selection:
             chosen=mean([c.chosen for c in targeted]),
             final=mean([c.final for c in targeted]),
             chosen_good=share("right", "right, spoilt"),
-            chosen_another=share("another chosen", "another chosen, mended"),
+            passed_over=share("passed over", "passed over, mended"),
             none_there=share("none there", "none there, mended"),
-            mended=share("another chosen, mended", "none there, mended"),
+            mended=share("passed over, mended", "none there, mended"),
             spoilt=share("right, spoilt"),
             outcomes={name: outcomes.count(name) for name in OUTCOMES},
         )

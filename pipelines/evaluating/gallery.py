@@ -89,7 +89,7 @@ def _notes(choice: Choice | None) -> tuple[str, ...]:
     if choice is None or choice.ceiling is None:
         return ()
     chosen = "none chosen" if choice.taken is None else f"chosen {choice.chosen:.3f}"
-    return f"best proposal {choice.ceiling:.3f}", chosen, choice.outcome
+    return f"best proposal {choice.ceiling:.3f}", chosen
 
 
 def _name(address: str, folder: Path) -> str:

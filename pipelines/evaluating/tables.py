@@ -42,7 +42,7 @@ SELECTION = {  # column -> figure of `Selection`
     "the chosen": "chosen",
     "final mask": "final",
     "good chosen": "chosen_good",
-    "another chosen": "chosen_another",
+    "passed over": "passed_over",
     "none there": "none_there",
     "mended": "mended",
     "spoilt": "spoilt",
@@ -59,7 +59,7 @@ def _selection_table(selection: Selection, what: str) -> Table:
         title=f"selection of {what}",
         title_justify="left",
         caption="mean IoU of the best proposal, of the chosen one and of the final mask; shares of the expressions for "
-        "which a proposal of IoU >= .5 was chosen, or was there but another one was chosen, or was not there, in which "
+        "which a proposal of IoU >= .5 was chosen, was there but another or none was chosen, was not there, in which "
         "the pixels mended either, or spoilt a good one",
         caption_justify="left",
     )
@@ -109,7 +109,8 @@ def print_explanation(explanation: Explanation, what: str, most: int = 12) -> No
     table.add_column("protocol", no_wrap=True)
     table.add_column(f"differs from {explanation.protocol} in")
     for way in explanation.ways[:most]:
-        cells = (way.figure, points(way.value), f"{100 * way.away:+.2f}")
+        away = round(100 * way.away, 2) + 0.0  # which is no -0
+        cells = (way.figure, points(way.value), f"{away:+.2f}")
         table.add_row(*cells, way.protocol or "-", "; ".join(way.differs) or "nothing")
     console.print(table)
     console.print(explanation.words, markup=False)

@@ -16,9 +16,9 @@ TARGET, GOOD, POOR, AWAY = row(0, 40), row(0, 32), row(30, 60), row(80, 90)  # I
 KINDS = [  # proposals, selection, IoU of the final mask -> outcome, ceiling, chosen
     ([POOR, GOOD], [1, 0], 0.9, "right", 0.8, 0.8),
     ([POOR, GOOD], [1], 0.4, "right, spoilt", 0.8, 0.8),
-    ([POOR, GOOD], [0, 1], 0.49, "another chosen", 0.8, 1 / 6),
-    ([POOR, GOOD], [], 0.1, "another chosen", 0.8, 0.0),
-    ([POOR, GOOD], [0], 0.5, "another chosen, mended", 0.8, 1 / 6),
+    ([POOR, GOOD], [0, 1], 0.49, "passed over", 0.8, 1 / 6),
+    ([POOR, GOOD], [], 0.1, "passed over", 0.8, 0.0),
+    ([POOR, GOOD], [0], 0.5, "passed over, mended", 0.8, 1 / 6),
     ([POOR, AWAY], [1], 0.2, "none there", 1 / 6, 0.0),
     ([], [], 0.0, "none there", 0.0, 0.0),
     ([POOR], [0], 0.7, "none there, mended", 1 / 6, 1 / 6),
@@ -49,7 +49,7 @@ def test_what_names_nothing_has_no_ceiling_and_counts_nowhere():
 def test_the_shares_of_chosen_passed_over_and_absent_proposals_are_all():
     found = Selection.of({str(n): choose(TARGET, *kind[:3]) for n, kind in enumerate(KINDS)})
     assert found.expressions == len(KINDS) == 9
-    assert [found.chosen_good, found.chosen_another, found.none_there] == [3 / 9, 3 / 9, 3 / 9]
+    assert [found.chosen_good, found.passed_over, found.none_there] == [3 / 9, 3 / 9, 3 / 9]
     assert [found.mended, found.spoilt] == [2 / 9, 1 / 9]
     assert found.outcomes == dict(zip(OUTCOMES, (2, 1, 2, 1, 2, 1), strict=True))
     assert found.ceiling == pytest.approx((5 * 0.8 + 2 / 6 + 0.5) / 9)

@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = []
     for number in range(EXPRESSIONS):
         good = number % 3 != 0
-        notes = ["best proposal 0.444", "chosen 0.000", "another chosen"]
+        notes = ["best proposal 0.444", "chosen 0.000"]
         ours = GalleryAnswer(FOUND if good else MISSED, 1.0 if good else 0.0, 0.9, [PROPOSED], BEST, notes)
         theirs = GalleryAnswer(MISSED if number else None, 0.0, 0.1)
         text = NASTY if number == 7 else f"{'left' if number % 2 else 'red'} thing {number}"
@@ -152,7 +152,7 @@ def test_two_models_stand_side_by_side_each_with_its_figure(tab: Any, page: Path
     card = tab.locator(".card").first
     assert card.locator("canvas").count() == 2
     assert card.locator(".scores > span").all_text_contents() == [
-        "ours IoU 1.000 best proposal 0.444, chosen 0.000, another chosen",
+        "ours IoU 1.000 best proposal 0.444, chosen 0.000",
         "theirs IoU 0.000 ",
     ]
     left, right = (card.locator("canvas").nth(n).bounding_box()["x"] for n in (0, 1))

@@ -84,7 +84,7 @@ def test_what_was_there_to_choose_and_what_was_chosen_is_reported(stage, boxes: 
     assert found["expressions"] == 36 * 6
     assert found["ceiling"] == pytest.approx(proposed)
     assert found["none_there"] == pytest.approx(1 - proposed)
-    assert found["chosen_good"] + found["chosen_another"] == pytest.approx(proposed)
+    assert found["chosen_good"] + found["passed_over"] == pytest.approx(proposed)
     assert 0 < found["chosen_good"] < proposed  # of a network that nobody trained
     assert found["final"] == pytest.approx(figures(job.out)["mIoU"])
     # the indices in the predictions file are those that were counted
