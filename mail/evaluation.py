@@ -8,7 +8,7 @@ Ray Data runs this in actors (`pipelines.evaluating.workers`); it runs in place 
 import base64
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -27,9 +27,14 @@ from mail.data.store import DataStore
 from mail.errors import UserError
 from mail.inference import Predictor, chosen_proposals
 from mail.inventory import compared
+from mail.metrics.accumulator import Accumulator
+from mail.metrics.measure import iou
 from mail.metrics.predictions import Prediction
+from mail.metrics.selection import Choice, choose
 from mail.model.folder import INVENTORIES
 from mail.proposals import Proposals
+
+IMAGES_PER_READ = 256  # of whose proposals all are in memory
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,29 @@ def answers(
     for number in numbers:
         content, batch = source.read(number), source.batches[number]
         yield from answer_batch(predictor, batch, content["images"], content["masks"], threshold, thumbnail_side)
+
+
+def choices(
+    expressions: pa.Table, snapshot: MaskSnapshot, predictions: Mapping[str, Prediction], accumulator: Accumulator
+) -> dict[str, Choice]:
+    """What was there to choose for each expression, and what was chosen, by `expr_id`.
+
+    Args:
+        expressions: rows with `expr_id`, `image_id`, `target`, sorted by image. accumulator: counts of the final masks.
+    """
+    rows = expressions.select(["expr_id", "image_id", "target"]).to_pylist()
+    images = [(image_id, list(own)) for image_id, own in groupby(rows, key=lambda row: row["image_id"])]
+    found: dict[str, Choice] = {}
+    for start in range(0, len(images), IMAGES_PER_READ):
+        part = images[start : start + IMAGES_PER_READ]
+        proposals = snapshot.proposals([image_id for image_id, _ in part])
+        for image_id, own in part:
+            rles = proposals[image_id].rles if image_id in proposals else []
+            for row in own:
+                expr_id = row["expr_id"]
+                final = iou(accumulator.counts[expr_id], accumulator.protocol)
+                found[expr_id] = choose(row["target"], rles, predictions[expr_id].selection, final)
+    return found
 
 
 def thumbnail(pixels: np.ndarray, side: int) -> str:

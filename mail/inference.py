@@ -249,9 +249,16 @@ def load_image(image: AnyImage) -> np.ndarray:
 
 
 def chosen_proposals(segmentation: Segmentation, share: float = CHOSEN_SHARE) -> list[int]:
-    """Indices of the proposals that the answer is made of, best first: those with at least `share` of the selection."""
-    order = np.argsort(-segmentation.selection, kind="stable")
-    return [int(i) for i in order if segmentation.selection[i] >= share]
+    """Indices of the proposals that the answer is made of, best first.
+
+    The likeliest one, which is what the decoder adds, and the others with at least `share` of the selection; none where
+    it is likelier that no proposal fits.
+    """
+    shares = segmentation.selection
+    likeliest = shares.max(initial=0.0)
+    if likeliest <= 1 - shares.sum():
+        return []
+    return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= min(share, likeliest)]
 
 
 @lru_cache(maxsize=2)

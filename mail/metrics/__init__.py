@@ -6,8 +6,9 @@
 
 from mail.metrics.accumulator import Accumulator, Counts, count
 from mail.metrics.bootstrap import Difference, paired_bootstrap
+from mail.metrics.joining import read_any_predictions
 from mail.metrics.measure import Measures, measure
-from mail.metrics.predictions import read_prediction_folder, read_predictions, write_predictions
+from mail.metrics.predictions import read_predictions, write_predictions
 from mail.metrics.protocols import get_protocol
 from mail.metrics.report import MetricsReport, read_per_expression
 from mail.metrics.scoring import score_predictions
@@ -23,8 +24,8 @@ __all__ = [
     "get_protocol",
     "measure",
     "paired_bootstrap",
+    "read_any_predictions",
     "read_per_expression",
-    "read_prediction_folder",
     "read_predictions",
     "score_predictions",
     "slice_expressions",

@@ -48,12 +48,13 @@ def count(
     """Counts of one prediction (None: the empty mask) against its ground truth, without decoding either.
 
     Args:
+        prediction: of the target's size, or of the protocol's, at which it is counted as it is.
         no_target: what the prediction says beside its mask; None: nothing. Only some protocols listen.
 
     Raises:
-        ValueError: the two masks have different sizes.
+        ValueError: the prediction has another size.
     """
-    if prediction is not None and tuple(prediction["size"]) != tuple(target["size"]):
+    if prediction is not None and tuple(prediction["size"]) not in (tuple(target["size"]), protocol.resolution):
         (a, b), (c, d) = prediction["size"], target["size"]
         raise ValueError(f"the predicted mask is {a}x{b} (height x width), the image {c}x{d}")
     targeted, said = bool(coco_mask.area(target)), prediction is None or not coco_mask.area(prediction)

@@ -1,4 +1,4 @@
-"""Predictions as files: JSON lines, or a folder of PNGs.
+"""Predictions as files: JSON lines (`dumps` reads the forms of others).
 
     {"expr_id": "refcoco-unc/15214", "rle": {"size": [480, 640], "counts": "..."}, "score": 0.93, "selection": [0, 4]}
     {"expr_id": "grefcoco/77", "rle": null}                                        names nothing: the empty mask
@@ -10,17 +10,14 @@
 
 import json
 import os
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from mail import addresses, rle
+from mail import rle
 from mail.data import files
-from mail.data.mask_png import read_mask_png
 from mail.data.segmentation import find_invalid
 from mail.data.typed import json_value, text
 from mail.errors import UserError
@@ -71,11 +68,16 @@ class Prediction:
 
 @dataclass
 class PredictionSet:
-    """What a predictions file holds: masks by `expr_id` (the first one of a doubled id) and the ids that come again."""
+    """What a predictions file holds: masks by `expr_id` (the first one of a doubled id) and the ids that come again.
+
+    Attributes:
+        joined: by what its masks were found to be of their expressions.
+    """
 
     source: str
     masks: dict[str, Prediction] = field(default_factory=dict)
     doubled: list[str] = field(default_factory=list)
+    joined: str = "expr_id"
 
 
 def write_predictions(path: str | os.PathLike, predictions: Mapping[str, Prediction]) -> None:
@@ -98,7 +100,10 @@ def read_predictions(path: str | os.PathLike) -> PredictionSet:
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no predictions file {source}") from None
     if data.lstrip().startswith(b"["):
-        raise UserError(f"{source} holds one JSON array: write each prediction on a line of its own (JSON Lines)")
+        raise UserError(
+            f"{source} holds one JSON array: write each prediction on a line of its own (JSON Lines), or COCO results "
+            '({"image_id", "segmentation", "score"})'
+        )
     result = PredictionSet(source)
     lines: list[tuple[int, str, rle.RLE]] = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -142,33 +147,3 @@ def _parse_rle(value: Any, expr_id: str) -> rle.RLE | None:
 def png_name(expr_id: str) -> str:
     """File name of an expression's mask in a folder of PNGs: slashes as `__`."""
     return expr_id.replace("/", "__") + ".png"
-
-
-def read_prediction_folder(folder: str | os.PathLike, expected: Collection[str]) -> PredictionSet:
-    """Reads `EXPR_ID.png` masks of a local folder (`mail.data.mask_png`).
-
-    Names that belong to no expression of `expected` are kept under their file name, to be counted as unknown.
-
-    Raises:
-        UserError: no such folder, two expressions share a file name, or a PNG is not a mask.
-    """
-    where = addresses.local_path(folder)
-    if not where.is_dir():
-        raise UserError(f"there is no folder {where}")
-    paths = sorted(p for p in where.iterdir() if p.suffix.lower() == ".png")
-    by_name: dict[str, str] = {}
-    for expr_id in expected:
-        if (other := by_name.setdefault(png_name(expr_id), expr_id)) != expr_id:
-            raise UserError(f"{other} and {expr_id} would share the file {png_name(expr_id)}: use JSON lines instead")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        wanted = [p for p in paths if p.name in by_name]
-        masks = dict(zip((p.name for p in wanted), pool.map(_read_png, wanted), strict=True))
-    unknown = {p.name: Prediction(None) for p in paths if p.name not in by_name}
-    return PredictionSet(os.fspath(folder), {**{by_name[n]: Prediction(m) for n, m in masks.items()}, **unknown})
-
-
-def _read_png(path: Path) -> rle.RLE:
-    try:
-        return rle.encode(read_mask_png(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} {error}") from None

@@ -1,16 +1,9 @@
 """Ways of counting, by name. Only `original` is ours; the others reproduce how published code counted.
 
-A protocol says four things: the resolution at which pixels are counted, the probability at which a pixel is
-foreground, whether Prec@X means `IoU >= X` or `IoU > X`, and which sentences of a referent count. **All of them count
-every sentence once**, as the test scripts of the peers do (LAVT's and CRIS's validation *during training* takes one
-sentence a referent: those curves are not the published numbers and not reproduced here).
-
-| name | resolution | foreground | Prec@X | of | empty against empty | added to a union |
-|---|---|---|---|---|---|---|
-| `original` | the image's own | .5 | `>=` .5-.9 | sentences with a target | IoU 1 (a correct no-target) | 0 |
-| `lavt` | 480x480, squashed, nearest | argmax of two (.5) | `>=` .5-.9 | all sentences | IoU 0 | 0 |
-| `cris` | the image's own | .35 | `>` .5-.9 as float32 | all sentences | IoU 0 | 1e-6 |
-| `rela` | 480x480, squashed, nearest | argmax of two (.5) | `>=` .7-.9 | sentences with a target | IoU 1 if said | 0 |
+A protocol says at what size pixels are counted, from which probability a pixel is foreground, what Prec@X means and
+is a share of, and what empty against empty is worth: `docs/metrics.md` has them side by side, as `table` writes them.
+**All of them count every sentence once**, as the test scripts of the peers do (LAVT's and CRIS's validation *during
+training* takes one sentence a referent: those curves are not the published numbers and not reproduced here).
 
 Whether a sentence has a target is the annotation's word in every one of them, also where squashing loses the target's
 last pixel. As float32, .7 and .9 are a little less: IoU .7 counts for `cris`, .6 does not. `rela` knows a flag beside
@@ -21,9 +14,8 @@ others look at the mask alone.
 What is *not* reproduced, on purpose: ground truth that loses pixels where two polygons overlap (LAVT's loader), and
 targets rasterised from polygons that were scaled to 480 first (ReLA's loader; a store holds masks, which are squashed).
 The threshold applies where probabilities are at hand (`evaluate`); masks of a predictions file are counted as they are.
-A peer's network predicts at its own resolution and never at the original one, so `lavt` and `rela` squash our
-original-resolution prediction; one that was made at 480x480 comes back if it was enlarged by nearest neighbour, and is
-another one if it was enlarged smoothly.
+A peer's network predicts at its own resolution and never at the original one: `lavt` and `rela` squash a prediction
+of the original resolution, and count one of 480x480 as it is. One that was enlarged smoothly is another.
 
 Sources: yz93/LAVT-RIS `test.py` and `transforms.py`, DerrickWang005/CRIS.pytorch `engine/engine.py` and
 `utils/dataset.py`, henghuiding/ReLA `gres_model/evaluation/refer_evaluation.py`.
@@ -51,6 +43,7 @@ class Protocol:
         empty_iou: IoU of a prediction that nothing is meant where nothing is, 1.0 or 0.0.
         added: to each union.
         flags: a prediction may say beside its mask that nothing is meant.
+        printed: how its evaluator writes figures; here none is rounded, but on the screen to two decimals of points.
         description: one line for people.
     """
 
@@ -62,11 +55,14 @@ class Protocol:
     empty_iou: float = 1.0
     added: float = 0.0
     flags: bool = False
+    printed: str = "not rounded"
     description: str
 
     def prepare(self, mask: rle.RLE) -> rle.RLE:
         """The mask at the resolution at which this protocol counts."""
-        return mask if self.resolution is None else squash(mask, self.resolution)
+        if self.resolution is None or tuple(mask["size"]) == self.resolution:
+            return mask
+        return squash(mask, self.resolution)
 
 
 def squash(mask: rle.RLE, size: tuple[int, int]) -> rle.RLE:
@@ -84,6 +80,7 @@ PROTOCOLS = {
             resolution=(480, 480),
             prec_of_all=True,
             empty_iou=0.0,
+            printed="points, 2 decimals",
             description="480x480 squashed, nearest, IoU >= X of all (LAVT)",
         ),
         Protocol(
@@ -93,12 +90,14 @@ PROTOCOLS = {
             prec_of_all=True,
             empty_iou=0.0,
             added=1e-6,
+            printed="points, 2 decimals; Prec@X as float32",
             description="threshold .35, IoU > X of all (CRIS)",
         ),
         Protocol(
             name="rela",
             resolution=(480, 480),
             flags=True,
+            printed="points, not rounded; N-acc and T-acc fractions",
             description="480x480 squashed, nearest, gRefCOCO rules (ReLA)",
         ),
     )
@@ -111,3 +110,25 @@ def get_protocol(name: str) -> Protocol:
         hint = " (gRefCOCO's rules as published are rela)" if "gref" in name.lower() else ""
         raise UserError(f"there is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}{hint}")
     return PROTOCOLS[name]
+
+
+def table() -> str:
+    """All protocols side by side, a row each, as Markdown."""
+    head = "protocol, size, foreground, Prec@X counts, and is a share of, empty against empty, no target is said by"
+    names = (*head.split(", "), "added to a union", "rounding")
+    rows: list[tuple[str, ...]] = [names, ("---",) * len(names)]
+    for p in PROTOCOLS.values():
+        rows.append(
+            (
+                f"`{p.name}`",
+                "the image's own" if p.resolution is None else "{} x {}, squashed, nearest".format(*p.resolution),
+                f"from {p.threshold:g}",
+                "IoU > X, X as float32" if p.strict else "IoU >= X",
+                "all sentences" if p.prec_of_all else "sentences with a target",
+                f"IoU {p.empty_iou:g}",
+                "a flag, or an empty mask" if p.flags else "an empty mask",
+                f"{p.added:g}",
+                p.printed,
+            )
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

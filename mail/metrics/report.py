@@ -13,6 +13,7 @@ from mail.errors import UserError
 from mail.metrics.accumulator import Accumulator, Counts
 from mail.metrics.measure import Measures, iou, measure
 from mail.metrics.protocols import PROTOCOLS, Protocol, get_protocol
+from mail.metrics.selection import Choice, Selection
 from mail.metrics.slices import members
 
 
@@ -26,6 +27,7 @@ class MetricsReport:
         accumulator: the counts of every expression.
         measures: figures of the whole split.
         slices: slice -> value -> figures.
+        choices: what a network with proposals chose for each expression; None of one without.
         extra: what else belongs in the JSON (model, mask table, coverage, errors).
     """
 
@@ -34,6 +36,7 @@ class MetricsReport:
     accumulator: Accumulator
     measures: Measures
     slices: dict[str, dict[str, Measures]] = field(default_factory=dict)
+    choices: Mapping[str, Choice] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -44,6 +47,7 @@ class MetricsReport:
         store: DataStore,
         split: str,
         slices: Mapping[str, Mapping[str, str]] | None = None,
+        choices: Mapping[str, Choice] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> "MetricsReport":
         """Report of counts; `slices` as `slice_expressions` gives them."""
@@ -56,12 +60,18 @@ class MetricsReport:
                 name: {value: measure(accumulator.counts, accumulator.protocol, ids) for value, ids in groups.items()}
                 for name, groups in members(slices or {}).items()
             },
+            choices=choices,
             extra=dict(extra or {}),
         )
 
     @property
     def protocol(self) -> Protocol:
         return self.accumulator.protocol
+
+    @property
+    def selection(self) -> Selection | None:
+        """Where the error sits: in what was proposed, in what was chosen of it, or in the pixels."""
+        return None if self.choices is None else Selection.of(self.choices)
 
     def ious(self) -> dict[str, float]:
         """IoU of each expression, sorted by `expr_id`."""
@@ -79,6 +89,7 @@ class MetricsReport:
             **figures,
             "data_store": self.data_store,
             **self.extra,
+            **({"selection": self.selection.to_dict()} if self.selection else {}),
             "slices": {
                 name: {value: measures.to_dict() for value, measures in groups.items()}
                 for name, groups in self.slices.items()

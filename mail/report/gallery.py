@@ -35,12 +35,19 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class GalleryAnswer:
-    """A model's answer to one expression; masks in the image's original resolution, None for the empty mask."""
+    """A model's answer to one expression; masks in the image's original resolution, None for the empty mask.
+
+    Attributes:
+        chosen: proposals that the answer is made of. best: the proposal that fits the ground truth best.
+        notes: what is said of the answer beside its IoU.
+    """
 
     mask: RLE | None
     iou: float
     score: float | None = None
     chosen: Sequence[RLE] = ()
+    best: RLE | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,8 @@ def _page_data(
                     "iou": round(a.iou, 4),
                     "score": None if a.score is None else round(a.score, 4),
                     "chosen": [mask(c) for c in a.chosen],
+                    "best": mask(a.best),
+                    "notes": list(a.notes),
                 }
                 for a in e.answers
             ],
@@ -187,5 +196,5 @@ def _choose(
 
 def _cost(entry: GalleryEntry) -> int:
     """About the bytes of an expression on the page."""
-    masks = [entry.target, *(m for a in entry.answers for m in (a.mask, *a.chosen))]
+    masks = [entry.target, *(m for a in entry.answers for m in (a.mask, a.best, *a.chosen))]
     return 160 + 4 * len(entry.text) + 120 * len(entry.answers) + sum(len(m["counts"]) + 4 for m in masks if m)

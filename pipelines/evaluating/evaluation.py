@@ -20,7 +20,7 @@ from mail.data.filling import naming
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks
+from mail.evaluation import ImageAnswer, SplitInput, SplitPlan, answers, check_masks, choices
 from mail.inference import Predictor
 from mail.leakage import Verdict, check_evaluation
 from mail.metrics import (
@@ -38,6 +38,7 @@ from mail.model.folder import check_model_folder, check_weights
 from mail.report.gallery import thumbnail_side
 from pipelines.claiming.claim import Claim
 from pipelines.ending import EndRequested
+from pipelines.evaluating.answers import ANSWERS, begin, read_answers
 from pipelines.evaluating.config import EvaluationConfig
 from pipelines.evaluating.finished import note
 from pipelines.evaluating.gallery import write_evaluation_gallery
@@ -46,8 +47,6 @@ from pipelines.evaluating.tables import of_what, print_differences, print_report
 from pipelines.registry.evaluation_notes import log_evaluation
 from pipelines.registry.models import SCHEME, resolve_model
 from pipelines.terminal import Advance, done, say
-
-ANSWERS = ".answers.jsonl"
 
 
 def evaluate(config: EvaluationConfig, facts: Mapping[str, Any] | None = None) -> MetricsReport:
@@ -113,7 +112,7 @@ class Evaluation:
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
         coverage = processor.coverage(plan.expressions["text"].to_pylist())
         found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, verdict, {}, other)
-        found.answers = found._read_answers()
+        found.answers = read_answers(found._record, found.fingerprint)
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -152,7 +151,7 @@ class Evaluation:
             Advance("images evaluated", total, len(self.answers)) as advance,
         ):
             if not self.answers:
-                record.write(json.dumps({"fingerprint": self.fingerprint}) + "\n")
+                record.write(begin(self.fingerprint))
             try:
                 for answer in self._predict(pending):
                     if answer.image_id in self.answers:
@@ -184,11 +183,16 @@ class Evaluation:
         accumulator = accumulate(self.plan.expressions, predictions, self.protocol)
         context = self.store.expressions(columns=["image_id", "ann_ids", "category"])
         slices = slice_expressions(self.plan.expressions, context)
+        chosen = None
+        if self.snapshot is not None:
+            chosen = choices(self.plan.expressions, self.snapshot, predictions, accumulator)
         extra, differences = self._facts() | dict(facts or {}), None
         if self.other is not None:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)
             extra["compared"] = {"with": str(config.compare), **{k: d._asdict() for k, d in differences.items()}}
-        report = MetricsReport.build(accumulator, store=self.store, split=config.split, slices=slices, extra=extra)
+        report = MetricsReport.build(
+            accumulator, store=self.store, split=config.split, slices=slices, choices=chosen, extra=extra
+        )
         with files.written_together(out, "metrics.json", may) as new:
             write_predictions(new / "predictions.jsonl", predictions)
             report.write_per_expression(new / "per_expression.jsonl")
@@ -251,18 +255,6 @@ class Evaluation:
 
         threshold, side = self.protocol.threshold, self.thumbnail_side
         return predict(source, self.folder, pending, self.config.workers, threshold, side)
-
-    def _read_answers(self) -> dict[str, ImageAnswer]:
-        """Answers of an interrupted run of this very evaluation, by image id; a line cut short is left out."""
-        if not self._record.exists():
-            return {}
-        lines = self._record.read_text().split("\n")
-        if json.loads(lines[0] or "{}") != {"fingerprint": self.fingerprint}:
-            return {}
-        whole = [line for line in lines[1:-1] if line]
-        if lines[-1]:  # the writer was killed in the middle of a line
-            self._record.write_text("\n".join([lines[0], *whole]) + "\n")
-        return {a.image_id: a for a in map(ImageAnswer.from_line, whole)}
 
     def _facts(self) -> dict[str, Any]:
         """What belongs in metrics.json beside the figures."""

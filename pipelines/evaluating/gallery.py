@@ -8,8 +8,9 @@ from mail.data.mask_snapshot import MaskSnapshot
 from mail.evaluation import ImageAnswer, SplitPlan
 from mail.metrics import MetricsReport, read_per_expression, read_predictions
 from mail.metrics.measure import iou, measure
+from mail.metrics.selection import Choice
 from mail.report.gallery import GalleryAnswer, GalleryEntry, GalleryImage, write_gallery
-from pipelines.evaluating.tables import COLUMNS, row_of
+from pipelines.evaluating.tables import COLUMNS, SELECTION, row_of, selection_cells
 
 IMAGES_PER_READ = 256
 
@@ -49,18 +50,28 @@ def write_evaluation_gallery(
             found = proposals[image.image_id].rles if image.image_id in proposals else []
             for expr_id in image.expr_ids:
                 own = answer.predictions[expr_id]
-                chosen = [found[i] for i in own.selection if i < len(found)]
-                shown = [GalleryAnswer(own.rle, iou(counts[expr_id], report.protocol), own.score, chosen)]
+                chosen = [found[i] for i in own.selection if 0 <= i < len(found)]
+                choice = report.choices[expr_id] if report.choices is not None else None
+                best = found[choice.best] if choice is not None and choice.best is not None else None
+                shown = [
+                    GalleryAnswer(
+                        own.rle, iou(counts[expr_id], report.protocol), own.score, chosen, best, _notes(choice)
+                    )
+                ]
                 if expr_id in others:
                     other, value = others[expr_id], iou(other_counts[expr_id], report.protocol)
                     shown.append(GalleryAnswer(other.rle, value, other.score))
                 row = rows[expr_id]
                 values = {name: by_id[expr_id] for name, by_id in slices.items()}
+                values |= {"selection": choice.outcome} if choice is not None else {}
                 entries.append(GalleryEntry(expr_id, image.image_id, row["text"], row["target"], shown, values))
     names = [_name(model, folder), *([_name(str(compare), compare)] if compare is not None else [])]
     figures = [["", *COLUMNS], [names[0], *row_of(report.measures)]]
     if compare is not None:
         figures.append([names[1], *row_of(measure(other_counts, report.protocol))])
+    if report.selection is not None:
+        cells = [[*SELECTION], selection_cells(report.selection), ["-"] * len(SELECTION)]
+        figures = [[*row, *more] for row, more in zip(figures, cells, strict=False)]
     store = report.data_store
     facts = [
         f"protocol {report.protocol.name}: {report.protocol.description}",
@@ -71,6 +82,14 @@ def write_evaluation_gallery(
     ]
     title = f"{store['name']} / {report.split}: {names[0]}"
     return write_gallery(path, title=title, models=names, images=images, entries=entries, facts=facts, figures=figures)
+
+
+def _notes(choice: Choice | None) -> tuple[str, ...]:
+    """What a card says of the proposals."""
+    if choice is None or choice.ceiling is None:
+        return ()
+    chosen = "none chosen" if choice.taken is None else f"chosen {choice.chosen:.3f}"
+    return f"best proposal {choice.ceiling:.3f}", chosen
 
 
 def _name(address: str, folder: Path) -> str:

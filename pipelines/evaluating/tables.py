@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mail.metrics import Difference, Measures, MetricsReport
+from mail.metrics.explaining import Explanation
+from mail.metrics.selection import Selection
 from pipelines.registry.comparison import Comparison
 
 COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
@@ -28,8 +30,43 @@ def print_report(report: MetricsReport) -> None:
     extra = (*map(points, (m.gIoU, m.cIoU, m.n_acc, m.t_acc)), str(m.no_target)) if grefcoco else ()
     table.add_row(*row_of(m), *extra)
     console.print(table)
+    if report.selection is not None:
+        console.print(_selection_table(report.selection, of_what(report)))
     if report.slices:
         console.print(_slice_table(report))
+
+
+SELECTION = {  # column -> figure of `Selection`
+    "with a target": "expressions",
+    "best proposal": "ceiling",
+    "the chosen": "chosen",
+    "final mask": "final",
+    "good chosen": "chosen_good",
+    "passed over": "passed_over",
+    "none there": "none_there",
+    "mended": "mended",
+    "spoilt": "spoilt",
+}
+
+
+def selection_cells(selection: Selection) -> tuple[str, ...]:
+    """Cells of the columns of `SELECTION`, in points."""
+    return (str(selection.expressions), *(points(getattr(selection, n)) for n in list(SELECTION.values())[1:]))
+
+
+def _selection_table(selection: Selection, what: str) -> Table:
+    table = Table(
+        title=f"selection of {what}",
+        title_justify="left",
+        caption="mean IoU of the best proposal, of the chosen one and of the final mask; shares of the expressions for "
+        "which a proposal of IoU >= .5 was chosen, was there but another or none was chosen, was not there, in which "
+        "the pixels mended either, or spoilt a good one",
+        caption_justify="left",
+    )
+    for name in SELECTION:
+        table.add_column(name, justify="right")
+    table.add_row(*selection_cells(selection))
+    return table
 
 
 def of_what(report: MetricsReport) -> str:
@@ -54,6 +91,29 @@ def print_differences(differences: dict[str, Difference], other: str, what: str)
         share = f"{d.positive:.1%} of resamples"
         table.add_row(name, points(d.candidate), points(d.baseline), f"{100 * d.difference:+.2f}", interval, share)
     console.print(table)
+
+
+def print_explanation(explanation: Explanation, what: str, most: int = 12) -> None:
+    """Prints which ways of counting come near a stated number, nearest first, and what it means."""
+    console = Console(highlight=False, width=max(Console().width, 110))
+    shown = f"{100 * explanation.stated:.{explanation.decimals}f}"
+    table = Table(
+        title=f"{what}: what comes near {shown}",
+        title_justify="left",
+        caption=f"the {min(most, len(explanation.ways))} nearest of {len(explanation.ways)} figures; not tried: "
+        + "; ".join(explanation.not_tried),
+        caption_justify="left",
+    )
+    for name in ("figure", "value", "away"):
+        table.add_column(name, justify="left" if name == "figure" else "right", no_wrap=True)
+    table.add_column("protocol", no_wrap=True)
+    table.add_column(f"differs from {explanation.protocol} in")
+    for way in explanation.ways[:most]:
+        away = round(100 * way.away, 2) + 0.0  # which is no -0
+        cells = (way.figure, points(way.value), f"{away:+.2f}")
+        table.add_row(*cells, way.protocol or "-", "; ".join(way.differs) or "nothing")
+    console.print(table)
+    console.print(explanation.words, markup=False)
 
 
 class Row(NamedTuple):

@@ -177,9 +177,13 @@ def test_proposals_of_another_image_are_refused(predictor: Predictor):
         predictor.predict(photo(30, 40), TEXTS[0], proposals(50, 71))
 
 
-def test_chosen_proposals_are_those_with_a_share_best_first():
-    answer = Segmentation(np.zeros((1, 1), bool), 0.0, 0.0, np.array([0.3, 0.05, 0.6], np.float32))
-    assert chosen_proposals(answer) == [2, 0]
+@pytest.mark.parametrize(
+    ("shares", "chosen"),
+    [([0.3, 0.05, 0.6], [2, 0]), ([0.2, 0.2, 0.22, 0.2], [2]), ([0.4, 0.1], []), ([], [])],
+)
+def test_chosen_proposals_are_those_with_a_share_best_first_if_one_fits(shares: list[float], chosen: list[int]):
+    answer = Segmentation(np.zeros((1, 1), bool), 0.0, 0.0, np.array(shares, np.float32))
+    assert chosen_proposals(answer) == chosen
 
 
 def test_folders_that_are_no_model_are_refused(model: Path, tmp_path: Path):

@@ -14,12 +14,12 @@ from mail.errors import UserError
 from mail.metrics import (
     Counts,
     read_per_expression,
-    read_prediction_folder,
     read_predictions,
     score_predictions,
     write_predictions,
 )
 from mail.metrics.predictions import Prediction, PredictionSet
+from mail.metrics.protocols import PROTOCOLS
 from mail.metrics.report import write_per_expression
 
 MASK = np.zeros((6, 8), bool)
@@ -122,45 +122,21 @@ def test_masks_of_another_size_are_refused():
         score_predictions(split("a"), other, split="val")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_a_folder_of_pngs_of_any_mode(tmp_path: Path, mode: str):
-    if mode == "I;16":
-        picture = Image.fromarray(MASK.astype(np.uint16) * 65535)
-    elif mode == "P":
-        picture = Image.fromarray(MASK.astype(np.uint8), "P")
-        picture.putpalette([0, 0, 0, 255, 0, 0])
-    else:
-        picture = Image.fromarray(MASK).convert("L").convert(mode)
-    picture.save(tmp_path / "refcoco-unc__7.png")
-    found = read_prediction_folder(tmp_path, ["refcoco-unc/7"])
-    mask = found.masks["refcoco-unc/7"].rle
-    assert mask is not None
-    assert np.array_equal(rle.decode(mask), MASK)
-
-
-def test_pngs_of_no_expression_count_as_unknown(tmp_path: Path):
-    Image.fromarray(MASK).save(tmp_path / "d__1.png")
-    Image.fromarray(MASK).save(tmp_path / "d__2.png")
-    found = read_prediction_folder(tmp_path, ["d/1"])
-    with pytest.raises(UserError, match=r"1 are not in val \(d__2\.png\)"):
-        score_predictions(split("d/1"), found, split="val")
-
-
-def test_a_png_of_probabilities_is_not_a_mask(tmp_path: Path):
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png holds the values 0, 1, 2, 3, \.\.\."):
-        read_prediction_folder(tmp_path, ["a"])
-
-
-def test_a_broken_png_is_named(tmp_path: Path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(UserError, match=r"a\.png cannot be read"):
-        read_prediction_folder(tmp_path, ["a"])
-
-
-def test_expressions_that_share_a_png_name_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="share the file"):
-        read_prediction_folder(tmp_path, ["a/b", "a__b"])
+def test_masks_of_a_networks_size_are_enlarged_by_nearest_neighbour_or_counted_as_they_are():
+    small = np.random.default_rng(0).random((480, 480)) < 0.5
+    rows, masks = split("a", "b").to_pylist(), PredictionSet("file", {e: Prediction(rle.encode(small)) for e in "ab"})
+    tall = Image.fromarray(small).resize((300, 700), Image.Resampling.NEAREST)
+    rows[1]["target"] = rle.encode(np.asarray(tall))
+    expressions = pa.Table.from_pylist(rows, schema.EXPRESSIONS)
+    original, coverage = score_predictions(expressions, masks, split="val")
+    assert coverage.network_size == (480, 480)
+    assert original.counts["b"].intersection == original.counts["b"].union == int(np.asarray(tall).sum())
+    squashed, _ = score_predictions(expressions, masks, split="val", protocol=PROTOCOLS["lavt"])
+    assert [squashed.counts[e].predicted for e in "ab"] == [int(small.sum())] * 2
+    # one that is not of that size makes it nobody's
+    masks.masks["b"] = Prediction(rows[1]["target"])
+    with pytest.raises(UserError, match="a: the predicted mask is 480x480"):
+        score_predictions(expressions, masks, split="val")
 
 
 def test_counts_per_expression_survive_being_written_and_read(tmp_path: Path):

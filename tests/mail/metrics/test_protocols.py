@@ -1,5 +1,7 @@
 """Ways of counting, against what the published code does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from mail import rle
 from mail.errors import UserError
 from mail.metrics import count, get_protocol, measure
 from mail.metrics.measure import iou
-from mail.metrics.protocols import PROTOCOLS, squash
+from mail.metrics.protocols import PROTOCOLS, squash, table
 
 
 @pytest.mark.parametrize("size", [(427, 640), (640, 480), (96, 128), (480, 480), (1, 1000)])
@@ -84,3 +86,23 @@ def test_an_unknown_protocol_names_those_there_are():
         get_protocol("refer")
     with pytest.raises(UserError, match=r"gRefCOCO's rules as published are rela"):
         get_protocol("grefcoco")
+
+
+def test_the_table_of_the_documentation_is_the_protocols() -> None:
+    text = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+    assert table() in text
+    assert text.count("| `lavt` |") == 1
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_prediction_of_the_protocols_size_is_counted_as_it_is(name: str):
+    target = np.random.default_rng(0).random((300, 200)) < 0.5  # smaller than 480: enlarging and squashing would lose
+    at_480 = np.random.default_rng(1).random((480, 480)) < 0.5
+    protocol = PROTOCOLS[name]
+    if protocol.resolution is None:
+        with pytest.raises(ValueError, match="480x480"):
+            count(rle.encode(at_480), rle.encode(target), protocol)
+        return
+    found = count(rle.encode(at_480), rle.encode(target), protocol)
+    wanted = rle.decode(squash(rle.encode(target), (480, 480)))
+    assert found[:3] == ((at_480 & wanted).sum(), (at_480 | wanted).sum(), at_480.sum())

@@ -28,6 +28,7 @@ def square(top: int, left: int, side: int = 40) -> rle.RLE:
 
 
 TARGET, FOUND, MISSED, PROPOSED = square(10, 10), square(10, 10), square(70, 100), square(60, 20)
+BEST = square(20, 20, 20)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = []
     for number in range(EXPRESSIONS):
         good = number % 3 != 0
-        ours = GalleryAnswer(FOUND if good else MISSED, 1.0 if good else 0.0, 0.9, [PROPOSED])
+        notes = ["best proposal 0.444", "chosen 0.000"]
+        ours = GalleryAnswer(FOUND if good else MISSED, 1.0 if good else 0.0, 0.9, [PROPOSED], BEST, notes)
         theirs = GalleryAnswer(MISSED if number else None, 0.0, 0.1)
         text = NASTY if number == 7 else f"{'left' if number % 2 else 'red'} thing {number}"
         slices = {"words": "3-5", "kind of words": "place" if number % 2 else "attribute"}
@@ -122,7 +124,12 @@ def test_masks_are_drawn_where_they_are_and_toggles_take_them_away(tab: Any, pag
     with_proposals = redrawn(tab, ours, 0)
     assert np.array_equal(painted(with_proposals), rle.decode(FOUND) | rle.decode(PROPOSED))
     tab.uncheck("#show-prediction")
-    assert np.array_equal(painted(redrawn(tab, with_proposals, 0)), rle.decode(PROPOSED))
+    only_chosen = redrawn(tab, with_proposals, 0)
+    assert np.array_equal(painted(only_chosen), rle.decode(PROPOSED))
+    tab.check("#show-best")
+    best = painted(redrawn(tab, only_chosen, 0)) & ~rle.decode(PROPOSED)
+    assert best[20, 22:38].all()  # an outline
+    assert not best[24:36, 24:36].any()
 
 
 def test_filters_leave_what_fits(tab: Any, page: Path):
@@ -144,7 +151,10 @@ def test_two_models_stand_side_by_side_each_with_its_figure(tab: Any, page: Path
     open_page(tab, page, "order=gained")
     card = tab.locator(".card").first
     assert card.locator("canvas").count() == 2
-    assert card.locator(".scores > span").all_text_contents() == ["ours IoU 1.000 ", "theirs IoU 0.000 "]
+    assert card.locator(".scores > span").all_text_contents() == [
+        "ours IoU 1.000 best proposal 0.444, chosen 0.000",
+        "theirs IoU 0.000 ",
+    ]
     left, right = (card.locator("canvas").nth(n).bounding_box()["x"] for n in (0, 1))
     under = [card.locator(".scores > span").nth(n).bounding_box()["x"] for n in (0, 1)]
     assert [abs(a - b) < 3 for a, b in zip((left, right), under, strict=True)] == [True, True]

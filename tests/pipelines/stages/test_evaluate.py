@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load, save_file
 
+from mail import rle
 from mail.data.image_keys import ImageContent
 from mail.errors import UserError
 from mail.evaluation import SplitInput
@@ -73,6 +74,38 @@ def test_undecodable_images_are_counted_as_empty_and_recorded(stage):
     assert list(found["errors"]) == ["boxes/0000", "boxes/0001"]
     assert set(found["images_without_masks"]) == {"boxes/0000", "boxes/0001"}
     assert found["per_expression"]["boxes/0-0-0"] == 0
+
+
+def test_what_was_there_to_choose_and_what_was_chosen_is_reported(stage, boxes: Boxes, capsys):
+    job = stage()
+    job.run()
+    found = figures(job.out)["selection"]
+    proposed = 34 / 36  # of 36 images two cannot be decoded; the proposals of the others are their targets
+    assert found["expressions"] == 36 * 6
+    assert found["ceiling"] == pytest.approx(proposed)
+    assert found["none_there"] == pytest.approx(1 - proposed)
+    assert found["chosen_good"] + found["passed_over"] == pytest.approx(proposed)
+    assert 0 < found["chosen_good"] < proposed  # of a network that nobody trained
+    assert found["final"] == pytest.approx(figures(job.out)["mIoU"])
+    # the indices in the predictions file are those that were counted
+    chosen = read_predictions(job.out / "predictions.jsonl").masks
+    rows = boxes.store.expressions(["train"]).to_pylist()
+    masks = boxes.masks.proposals([r["image_id"] for r in rows])
+    right = 0
+    for row in rows:
+        taken = chosen[row["expr_id"]].selection[:1]
+        right += bool(taken) and rle.iou_matrix([row["target"]], [masks[row["image_id"]].rles[taken[0]]])[0, 0] >= 0.5
+    assert right / len(rows) == pytest.approx(found["chosen_good"])
+    printed = capsys.readouterr().out
+    assert "selection of boxes / train" in printed
+    assert f"{100 * found['ceiling']:.2f}" in printed
+    page = (job.out / "gallery.html").read_text()
+    assert '"name":"selection"' in page
+    assert '"none there' in page
+    without = stage("without", masks=None, no_proposals=True)
+    without.run()
+    assert "selection" not in figures(without.out)
+    assert '"name":"selection"' not in (without.out / "gallery.html").read_text()
 
 
 def test_sentences_that_lose_their_end_are_counted_and_said(stage, boxes, model, tmp_path, capsys):

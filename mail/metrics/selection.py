@@ -1,0 +1,127 @@
+"""Where the error of propose-then-select sits: was a good proposal there, was it chosen, did the pixels mend the rest?
+
+Of every expression with a target three IoUs with its ground truth are taken: of the best proposal (the *ceiling* of a
+network that only selects), of the chosen one, and of the final mask. From .5 on one is good.
+
+| outcome | a good proposal was there | a good one was chosen | the final mask is good |
+|---|---|---|---|
+| `right` | yes | yes | yes |
+| `right, spoilt` | yes | yes | no |
+| `passed over` | yes | no | no |
+| `passed over, mended` | yes | no | yes |
+| `none there` | no | no | no |
+| `none there, mended` | no | no | yes |
+
+Proposals are measured at the image's resolution, the final mask as the protocol of the report counts it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from mail import rle
+
+GOOD = 0.5
+OUTCOMES = ("right", "right, spoilt", "passed over", "passed over, mended", "none there", "none there, mended")
+NAMES_NOTHING = "names nothing"
+
+
+class Choice(NamedTuple):
+    """What was there for one expression, and what was taken.
+
+    Attributes:
+        ceiling: IoU of the best proposal, 0 without one; None where the expression names nothing.
+        chosen: IoU of the chosen proposal, 0 where none was chosen; None likewise.
+        final: IoU of the final mask.
+        best: index of the best proposal, None if no proposal meets the target.
+        taken: index of the chosen proposal, None if none was.
+    """
+
+    ceiling: float | None
+    chosen: float | None
+    final: float
+    best: int | None = None
+    taken: int | None = None
+
+    @property
+    def outcome(self) -> str:
+        """One of `OUTCOMES`, or that the expression names nothing."""
+        if self.ceiling is None or self.chosen is None:
+            return NAMES_NOTHING
+        good = self.final >= GOOD
+        if self.chosen >= GOOD:
+            return "right" if good else "right, spoilt"
+        return ("passed over" if self.ceiling >= GOOD else "none there") + (", mended" if good else "")
+
+
+def choose(target: rle.RLE, proposals: Sequence[rle.RLE], selection: Sequence[int], final: float) -> Choice:
+    """The choice of one expression.
+
+    Args:
+        target: ground truth. proposals: of its image, all of the target's size.
+        selection: indices of the chosen proposals, the likeliest first. final: IoU of the final mask.
+    """
+    taken = selection[0] if selection and 0 <= selection[0] < len(proposals) else None
+    if not rle.area(target):
+        return Choice(None, None, final, None, taken)
+    ious = rle.iou_matrix([target], proposals)[0]
+    best = int(ious.argmax()) if ious.any() else None
+    ceiling, chosen = (0.0 if n is None else float(ious[n]) for n in (best, taken))
+    return Choice(ceiling, chosen, final, best, taken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The figures of a split's expressions with a target, fractions between 0 and 1; None where there is none of them.
+
+    Attributes:
+        expressions: how many have a target.
+        ceiling: mean IoU of the best proposal. chosen: of the chosen one. final: of the final mask.
+        chosen_good: share of the expressions where a good proposal was chosen.
+        passed_over: share where a good one was there and another, or none, was chosen.
+        none_there: share where no good one was there.
+        mended: share where no good one was chosen and the final mask is good all the same.
+        spoilt: share where a good one was chosen and the final mask is not good.
+        outcomes: how many expressions have each outcome.
+    """
+
+    expressions: int
+    ceiling: float | None
+    chosen: float | None
+    final: float | None
+    chosen_good: float | None
+    passed_over: float | None
+    none_there: float | None
+    mended: float | None
+    spoilt: float | None
+    outcomes: dict[str, int]
+
+    @classmethod
+    def of(cls, choices: Mapping[str, Choice]) -> "Selection":
+        """Figures of all choices."""
+        targeted = [c for c in choices.values() if c.ceiling is not None]
+        outcomes = [c.outcome for c in targeted]
+
+        def mean(values: Sequence[float | None]) -> float | None:
+            return math.fsum(v or 0.0 for v in values) / len(values) if values else None
+
+        def share(*names: str) -> float | None:
+            return mean([float(o in names) for o in outcomes])
+
+        return cls(
+            expressions=len(targeted),
+            ceiling=mean([c.ceiling for c in targeted]),
+            chosen=mean([c.chosen for c in targeted]),
+            final=mean([c.final for c in targeted]),
+            chosen_good=share("right", "right, spoilt"),
+            passed_over=share("passed over", "passed over, mended"),
+            none_there=share("none there", "none there, mended"),
+            mended=share("passed over, mended", "none there, mended"),
+            spoilt=share("right, spoilt"),
+            outcomes={name: outcomes.count(name) for name in OUTCOMES},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)

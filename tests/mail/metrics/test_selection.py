@@ -1,0 +1,56 @@
+"""Where the error of propose-then-select sits: one expression of each kind, and the figures of all of them."""
+
+import numpy as np
+import pytest
+
+from mail import rle
+from mail.metrics.selection import OUTCOMES, Selection, choose
+
+
+def row(start: int, end: int) -> rle.RLE:
+    """Pixels of a row of 100."""
+    return rle.encode((start <= np.arange(100)[None]) & (np.arange(100)[None] < end))
+
+
+TARGET, GOOD, POOR, AWAY = row(0, 40), row(0, 32), row(30, 60), row(80, 90)  # IoU 1, .8, 1/6, 0
+KINDS = [  # proposals, selection, IoU of the final mask -> outcome, ceiling, chosen
+    ([POOR, GOOD], [1, 0], 0.9, "right", 0.8, 0.8),
+    ([POOR, GOOD], [1], 0.4, "right, spoilt", 0.8, 0.8),
+    ([POOR, GOOD], [0, 1], 0.49, "passed over", 0.8, 1 / 6),
+    ([POOR, GOOD], [], 0.1, "passed over", 0.8, 0.0),
+    ([POOR, GOOD], [0], 0.5, "passed over, mended", 0.8, 1 / 6),
+    ([POOR, AWAY], [1], 0.2, "none there", 1 / 6, 0.0),
+    ([], [], 0.0, "none there", 0.0, 0.0),
+    ([POOR], [0], 0.7, "none there, mended", 1 / 6, 1 / 6),
+    ([row(0, 20)], [0], 0.5, "right", 0.5, 0.5),  # from .5 on one is good
+]
+
+
+@pytest.mark.parametrize(("proposals", "selection", "final", "outcome", "ceiling", "chosen"), KINDS)
+def test_an_expression_is_of_one_kind(proposals, selection, final, outcome, ceiling, chosen):
+    found = choose(TARGET, proposals, selection, final)
+    assert (found.outcome, found.ceiling, found.chosen) == (outcome, pytest.approx(ceiling), pytest.approx(chosen))
+
+
+def test_a_proposal_that_does_not_meet_the_target_is_not_the_best_and_an_index_beyond_the_table_is_none():
+    assert choose(TARGET, [AWAY], [7], 0.0)[3:] == (None, None)
+    assert choose(TARGET, [AWAY], [-1], 0.0).chosen == 0
+
+
+def test_what_names_nothing_has_no_ceiling_and_counts_nowhere():
+    choices = {str(n): choose(TARGET, *kind[:3]) for n, kind in enumerate(KINDS)}
+    alone = Selection.of(choices)
+    choices["nothing"] = choose(rle.empty(1, 100), [GOOD], [0], 0.0)
+    assert choices["nothing"].outcome == "names nothing"
+    assert Selection.of(choices) == alone
+    assert Selection.of({"nothing": choices["nothing"]}).ceiling is None
+
+
+def test_the_shares_of_chosen_passed_over_and_absent_proposals_are_all():
+    found = Selection.of({str(n): choose(TARGET, *kind[:3]) for n, kind in enumerate(KINDS)})
+    assert found.expressions == len(KINDS) == 9
+    assert [found.chosen_good, found.passed_over, found.none_there] == [3 / 9, 3 / 9, 3 / 9]
+    assert [found.mended, found.spoilt] == [2 / 9, 1 / 9]
+    assert found.outcomes == dict(zip(OUTCOMES, (2, 1, 2, 1, 2, 1), strict=True))
+    assert found.ceiling == pytest.approx((5 * 0.8 + 2 / 6 + 0.5) / 9)
+    assert found.final == pytest.approx(sum(kind[2] for kind in KINDS) / 9)
