@@ -1,0 +1,44 @@
+"""RefCOCO and RefCOCO+ (Yu et al. 2016, arXiv 1608.00272): expressions from a two-player game on COCO train2014.
+
+Numbers of refs and images: TensorFlow Datasets, catalogue page `ref_coco` (made from the same `refs(*.p)` files).
+Numbers of expressions: as the REFER tool and the papers that use it report them, 142,210 and 141,564 in all. Where no
+source could be found the number is left out: expressions of RefCOCO (Google).
+"""
+
+from functools import partial
+
+from mail.data.sets import refer_layout
+from mail.data.sets.definition import Counts, DataSet
+
+REFCOCO = DataSet(
+    name="refcoco",
+    about="RefCOCO (Yu et al., 2016): short expressions, place words allowed.",
+    published={
+        "unc": {
+            "train": Counts(42404, 120624, 16994),
+            "val": Counts(3811, 10834, 1500),
+            "testA": Counts(1975, 5657, 750),
+            "testB": Counts(1810, 5095, 750),
+        },
+        "google": {
+            "train": Counts(40000, None, 19213),
+            "val": Counts(5000, None, 4559),
+            "test": Counts(5000, None, 4527),
+        },
+    },
+    read=partial(refer_layout.read, "refcoco"),
+)
+
+REFCOCO_PLUS = DataSet(
+    name="refcoco+",
+    about="RefCOCO+ (Yu et al., 2016): no words of absolute place.",
+    published={
+        "unc": {
+            "train": Counts(42278, 120191, 16992),
+            "val": Counts(3805, 10758, 1500),
+            "testA": Counts(1975, 5726, 750),
+            "testB": Counts(1798, 4889, 750),
+        }
+    },
+    read=partial(refer_layout.read, "refcoco+"),
+)
