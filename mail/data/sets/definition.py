@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from mail.data.ingest import Findings
 from mail.data.schema import single_splits
+from mail.data.sets.remote import RemoteFile
 from mail.data.store import DataStore
 from mail.errors import UserError
 
@@ -54,12 +55,16 @@ class DataSet:
         about: a line for `--help`.
         published: what every split holds, by whose split it is: "" where there is only one; the first is the default.
         read: of the folder that holds its files, whose split, and the folder of the photos where that is named.
+        remote: its files, for `--download`.
+        licence: a line on what may be done with them.
     """
 
     name: str
     about: str
     published: Mapping[str, Mapping[str, Counts]]
     read: Callable[[Path, str, Path | None], Annotations]
+    remote: tuple[RemoteFile, ...]
+    licence: str
 
     def differences(self, split_by: str, found: Mapping[str, Mapping[str, int]]) -> list[str]:
         """One short phrase per split that differs from what was published; empty if nothing does.

@@ -6,7 +6,7 @@ users of the released file report others.
 
 from functools import partial
 
-from mail.data.sets import refer_layout
+from mail.data.sets import refer_layout, remote
 from mail.data.sets.definition import Counts, DataSet
 
 GREFCOCO = DataSet(
@@ -14,4 +14,6 @@ GREFCOCO = DataSet(
     about="gRefCOCO (Liu, Ding, Jiang, 2023): expressions that name several objects, or nothing.",
     published={"unc": dict.fromkeys(("train", "val", "testA", "testB"), Counts())},
     read=partial(refer_layout.read, "grefcoco"),
+    remote=(*remote.GREFCOCO, remote.TRAIN2014),
+    licence=f"gRefCOCO is for non-commercial use; {remote.COCO_LICENCE}",
 )

@@ -30,6 +30,7 @@ from mail.data.json_arrays import JsonArrays
 from mail.data.photos import PhotoFolder
 from mail.data.problems import Problems
 from mail.data.refer import find_image_folder
+from mail.data.sets import remote
 from mail.data.sets.definition import Counts, DataSet
 from mail.data.store import DataStore, DataStoreWriter
 from mail.data.typed import given, json_value, number, shown, text, whole_number
@@ -268,4 +269,6 @@ PHRASECUT = DataSet(
         }
     },
     read=read,
+    remote=(*remote.PHRASECUT, *remote.VISUAL_GENOME),
+    licence="Visual Genome's annotations are CC BY 4.0; its photos are of YFCC100M and COCO and keep their licences",
 )

@@ -7,8 +7,11 @@ source could be found the number is left out: expressions of RefCOCO (Google).
 
 from functools import partial
 
-from mail.data.sets import refer_layout
+from mail.data.sets import refer_layout, remote
 from mail.data.sets.definition import Counts, DataSet
+from mail.data.sets.refer_parquet import Mirror
+
+SPLITS = ("train", "validation", "test", "testB")  # of the mirrors
 
 REFCOCO = DataSet(
     name="refcoco",
@@ -26,7 +29,13 @@ REFCOCO = DataSet(
             "test": Counts(5000, None, 4527),
         },
     },
-    read=partial(refer_layout.read, "refcoco"),
+    read=partial(
+        refer_layout.read,
+        "refcoco",
+        mirror=Mirror(split_by="unc", prefix="refcoco", splits={"validation": "val", "test": "testA"}),
+    ),
+    remote=(remote.refer_archive("refcoco", "20220413011718", "jxu124/refcoco", SPLITS), remote.TRAIN2014),
+    licence=remote.COCO_LICENCE,
 )
 
 REFCOCO_PLUS = DataSet(
@@ -40,5 +49,11 @@ REFCOCO_PLUS = DataSet(
             "testB": Counts(1798, 4889, 750),
         }
     },
-    read=partial(refer_layout.read, "refcoco+"),
+    read=partial(
+        refer_layout.read,
+        "refcoco+",
+        mirror=Mirror(split_by="unc", prefix="refcoco_plus", splits={"validation": "val", "test": "testA"}),
+    ),
+    remote=(remote.refer_archive("refcoco+", "20220413011656", "jxu124/refcocoplus", SPLITS), remote.TRAIN2014),
+    licence=remote.COCO_LICENCE,
 )

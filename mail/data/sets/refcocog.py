@@ -7,8 +7,9 @@ expressions: the papers that use either split, 95,010 in all.
 
 from functools import partial
 
-from mail.data.sets import refer_layout
+from mail.data.sets import refer_layout, remote
 from mail.data.sets.definition import Counts, DataSet
+from mail.data.sets.refer_parquet import Mirror
 
 REFCOCOG = DataSet(
     name="refcocog",
@@ -21,5 +22,10 @@ REFCOCOG = DataSet(
         },
         "google": {"train": Counts(44822, 85474, 24698), "val": Counts(5000, 9536, 4650)},
     },
-    read=partial(refer_layout.read, "refcocog"),
+    read=partial(refer_layout.read, "refcocog", mirror=Mirror(split_by="umd", prefix="refcocog")),
+    remote=(
+        remote.refer_archive("refcocog", "20220413012904", "jxu124/refcocog", ("train", "validation", "test")),
+        remote.TRAIN2014,
+    ),
+    licence=remote.COCO_LICENCE,
 )

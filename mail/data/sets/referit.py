@@ -10,15 +10,14 @@ Face hub, which has a row a photo. The others could not be found.
 """
 
 import re
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from mail.data.refer import find_layout, read_refs
+from mail.data.sets import refer_layout, remote
 from mail.data.sets.definition import Counts, DataSet
-from mail.data.sets.refer_layout import ReferAnnotations
+from mail.data.sets.refer_parquet import Mirror
 from mail.data.typed import shown
 
-IMAGE_FOLDERS = ("images/saiapr_tc-12", "saiapr_tc-12")
 REGIONS = 1000  # more than a photo has
 _REGION = re.compile(r"(\d{1,9})_(\d{1,3})", re.ASCII)
 
@@ -28,21 +27,6 @@ def region_number(value: Any, what: str) -> int:
     if not isinstance(value, str) or (found := _REGION.fullmatch(value)) is None:
         raise ValueError(f'{what} must be the number of a photo and of a region in it, as "8756_2", not {shown(value)}')
     return int(found[1]) * REGIONS + int(found[2])
-
-
-def read(root: Path, split_by: str, images: Path | None) -> ReferAnnotations:
-    """The references of ROOT/refclef/refs(SPLIT_BY).p; ids of photos begin with `saiapr/`."""
-    layout = find_layout(
-        root,
-        "refclef",
-        split_by,
-        images,
-        name=f"referit-{split_by}",
-        namespace="saiapr",
-        image_folders=IMAGE_FOLDERS,
-        annotation_id=region_number,
-    )
-    return ReferAnnotations(layout, read_refs(layout.refs, region_number))
 
 
 REFERIT = DataSet(
@@ -56,5 +40,15 @@ REFERIT = DataSet(
         },
         "unc": {"val": Counts(images=2000)} | dict.fromkeys(("train", "testA", "testB", "testC"), Counts()),
     },
-    read=read,
+    read=partial(
+        refer_layout.read,
+        "refclef",
+        mirror=Mirror(split_by=None, prefix="refclef", coco=False),
+        name="referit",
+        namespace="saiapr",
+        image_folders=("images/saiapr_tc-12", "saiapr_tc-12"),
+        annotation_id=region_number,
+    ),
+    remote=(remote.refer_archive("refclef", "20220413011817"), remote.SAIAPR),
+    licence="SAIAPR TC-12 and its photos (IAPR TC-12) are given for research; cite Escalante et al. 2010",
 )

@@ -24,10 +24,12 @@ class PrepareRefcocoJoint(PublishedFiles):
     not given."""
 
     def plan(self) -> dict[str, Any]:
+        self._folder()
         there, missing = self._parts()
         return {"name": NAME, "there": there, "prepared": {name: stage.plan() for name, stage in missing.items()}}
 
     def run(self) -> DataStore:
+        self._folder()
         there, missing = self._parts()
         for name, place in there.items():
             say(f"{name} is there already: {place}")
