@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks.scenes import make_scenes
 from mail import addresses
-from mail.data.published_counts import PUBLISHED
+from mail.data.sets import DATA_SETS
 from mail.model import describe, find_preset
 from mail.training.cost import PEAKS, estimate
 
-REFCOCO_EXPRESSIONS = PUBLISHED["refcoco", "unc"]["train"].expressions or 0
+REFCOCO_EXPRESSIONS = DATA_SETS["refcoco"].published["unc"]["train"].expressions or 0
 EPOCHS = 20
 GPUS = (8, 64)
 

@@ -117,6 +117,7 @@ class Advance:
         rate: float | None = None,
         line: str = "",
         at_once: bool = False,
+        total: int | None = None,
         **fields: Any,
     ) -> None:
         """Shows that so many units are done.
@@ -125,11 +126,13 @@ class Advance:
             beside: what matters besides. rate: units a second, where the caller knows better (without a start-up).
             line: what is said where there is no bar, default: made of the rest. fields: of its JSON object.
             at_once: the line is not to wait for its turn.
+            total: of the units, where it is another than before.
         """
         self._done = finished
+        self.total = self.total if total is None else total
         now, pace = time.monotonic(), self.rate if rate is None else rate
         if self._bar is not None:
-            self._bar.update(self._task, completed=finished, rate=f"{pace:.1f}/s", beside=beside)
+            self._bar.update(self._task, total=self.total, completed=finished, rate=f"{pace:.1f}/s", beside=beside)
         elif at_once or now - self._said >= SECONDS_BETWEEN_LINES or finished == self.total:
             self._said = now
             say(line or self._line(finished, pace, beside), **fields)

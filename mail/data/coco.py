@@ -11,7 +11,7 @@ import json
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any
@@ -22,7 +22,7 @@ from pyarrow import fs
 from mail import addresses, rle
 from mail.data import files
 from mail.data.json_arrays import Element, JsonArrays
-from mail.data.segmentation import checked_mask, polygons_of
+from mail.data.segmentation import checked_mask, has_run_lengths, polygons_of
 from mail.data.typed import flag, given, number, shown, text, whole_number
 from mail.errors import UserError, first_few
 
@@ -57,6 +57,9 @@ class CocoInstance:
 class CocoInstances:
     """Index of one instances file, local or `s3://`. Cheap to pickle, so that loader processes can share it.
 
+    Args:
+        annotation_id: the number that an annotation's `id` stands for; of a value and what errors call it.
+
     Attributes:
         images: image id -> CocoImage, in the file's order.
         categories: category id -> name, "" for a category without one. Names that differ only in case and outer spaces
@@ -74,8 +77,9 @@ class CocoInstances:
             something else; names the entry and its id.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, annotation_id: Callable[[Any, str], int] = whole_number):
         self.path = addresses.absolute(path)
+        self._annotation_id = annotation_id
         self.images: dict[int, CocoImage] = {}
         self.categories: dict[int, str] = {}
         self.reasons: list[str] = [""]
@@ -194,9 +198,10 @@ class CocoInstances:
         else:
             raise ValueError(f"bbox must be [x, y, width, height], not {shown(box)}")
         declared.append(nan if area is None else number(area, "area"))
-        ids = [whole_number(given(value, key), key) for key in ("id", "image_id", "category_id")]
+        ids = [self._annotation_id(given(value, "id"), "id")]
+        ids += [whole_number(given(value, key), key) for key in ("image_id", "category_id")]
         crowd, segmentation = flag(value.get("iscrowd"), "iscrowd"), value.get("segmentation")
-        if isinstance(segmentation, list) or not segmentation:
+        if not segmentation or (isinstance(segmentation, list) and not has_run_lengths(segmentation)):
             try:
                 self.stray_parts += polygons_of(segmentation or [])[1]
             except ValueError as error:

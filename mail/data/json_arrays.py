@@ -1,4 +1,4 @@
-"""Reads the arrays of one big JSON object an element at a time, with the place of each in the file.
+"""Reads the arrays of one big JSON object, or one big array, an element at a time, with the place of each in the file.
 
 The bytes are read as Latin-1, so that a character is a byte and positions are file offsets; an element that is not
 ASCII is parsed again as UTF-8.
@@ -13,16 +13,17 @@ _LARGEST_VALUE = 256 * 2**20
 _BLANK = " \t\r\n"
 
 Element = tuple[str, int, Any, int, int]
-"""The array's key, the element's number in it, the element, its file offset, its length in bytes."""
+"""The array's key ("" where the file is one array), the element's number in it, the element, its file offset, its
+length in bytes."""
 
 
 class JsonArrays:
-    """Iterates over every element of every array of the object in a binary stream.
+    """Iterates over every element of every array of the object, or of the one array, in a binary stream.
 
     An array yields (key, -1, None, 0, 0) first, so that an empty one is seen too; other values are skipped.
 
     Raises:
-        ValueError: the stream is not a JSON object, or is cut off; says at which byte.
+        ValueError: the stream is neither a JSON object nor an array, or is cut off; says at which byte.
     """
 
     def __init__(self, stream: Any):
@@ -36,29 +37,35 @@ class JsonArrays:
     def __iter__(self) -> Iterator[Element]:
         if self._peek() == "\xef":
             self.at += 3  # byte order mark
+        if self._peek() == "[":
+            yield from self._array("")
+            return
         self._expect("{")
         while self._peek() != "}":
             key, _, _ = self._value()
             self._expect(":")
             if self._peek() == "[":
-                self.at += 1
-                yield str(key), -1, None, 0, 0
-                number = 0
-                while self._peek() != "]":
-                    value, start, length = self._value()
-                    yield str(key), number, value, start, length
-                    number += 1
-                    if self._peek() == ",":
-                        self.at += 1
-                    elif self._peek() != "]":
-                        raise ValueError(f"expected ',' or ']' at byte {self.offset + self.at}")
-                self.at += 1
+                yield from self._array(str(key))
             else:
                 self._value()
             if self._peek() == ",":
                 self.at += 1
             elif self._peek() != "}":
                 raise ValueError(f"expected ',' or '}}' at byte {self.offset + self.at}")
+
+    def _array(self, key: str) -> Iterator[Element]:
+        self.at += 1
+        yield key, -1, None, 0, 0
+        number = 0
+        while self._peek() != "]":
+            value, start, length = self._value()
+            yield key, number, value, start, length
+            number += 1
+            if self._peek() == ",":
+                self.at += 1
+            elif self._peek() != "]":
+                raise ValueError(f"expected ',' or ']' at byte {self.offset + self.at}")
+        self.at += 1
 
     def _fill(self, size: int) -> None:
         chunk = self.stream.read(size)

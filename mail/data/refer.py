@@ -1,4 +1,4 @@
-"""Reads the layout in which RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are published (the REFER API's).
+"""Reads the layout in which RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and RefCLEF are published (the REFER API's).
 
     ROOT/refcoco/refs(unc).p            references: Python 2 or 3 pickle, read by `restricted_pickle`
     ROOT/grefcoco/grefs(unc).json       the same as JSON, where `ann_id` is a list, or [-1] for no target
@@ -10,7 +10,7 @@ not `raw`, the annotator's spelling before it was cleaned. The target is the uni
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,18 +24,12 @@ from mail.data.ingest import Findings, Progress, Referent, SourceImage, ingest, 
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import find_photos
 from mail.data.problems import Problems
+from mail.data.schema import PUBLISHED_SPLITS, SPLITS
 from mail.data.store import DataStore, DataStoreWriter
 from mail.data.typed import flag, given, json_value, text, whole_number
 from mail.errors import UserError
 
-SPLITS = ("train", "val", "test", "testA", "testB")
-
 IMAGE_FOLDERS = ("images/train2014", "images/mscoco/images/train2014", "train2014")
-
-
-def in_order(splits: Iterable[str]) -> list[str]:
-    """Splits as everybody names them: in the published order, others after that."""
-    return sorted(splits, key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +45,10 @@ class ReferLayout:
     images: Path
     namespace: str = "coco"
     """Image ids are `namespace/number`: data sets made from the same photos share them, and their masks."""
+    annotation_id: Callable[[Any, str], int] = whole_number
+    """The number that an annotation's id stands for."""
+    sources: tuple[Path, ...] = ()
+    """Files that `refs` and `instances` were made from, if they are not the published ones."""
 
 
 @dataclass(slots=True)
@@ -76,6 +74,8 @@ def find_layout(
     *,
     name: str = "",
     namespace: str = "coco",
+    image_folders: Sequence[str] = IMAGE_FOLDERS,
+    annotation_id: Callable[[Any, str], int] = whole_number,
 ) -> ReferLayout:
     """Finds the files of a data set under `root`; `images` overrides where its photos are looked for, `name` its name.
 
@@ -96,13 +96,7 @@ def find_layout(
     instances = folder / "instances.json"
     if not instances.is_file():
         raise UserError(f"there is no file {instances}: it comes in the same archive as {refs.name}")
-    candidates = [addresses.local_path(images)] if images else [root / name for name in IMAGE_FOLDERS]
-    photos = next((path for path in candidates if path.is_dir()), None)
-    if photos is None:
-        raise UserError(
-            f"there is no folder {' or '.join(map(str, candidates))}: unpack COCO's train2014 there, or name its "
-            "folder with --images"
-        )
+    photos = find_image_folder(root, images, image_folders)
     return ReferLayout(
         name=name or f"{dataset}-{split_by}",
         dataset=dataset,
@@ -111,10 +105,23 @@ def find_layout(
         instances=instances,
         images=photos,
         namespace=namespace,
+        annotation_id=annotation_id,
     )
 
 
-def read_refs(path: str | Path) -> list[Ref]:
+def find_image_folder(root: Path, images: str | Path | None, image_folders: Sequence[str] = IMAGE_FOLDERS) -> Path:
+    """The folder of the photos: `images` if it is given, else one of those under `root`; UserError if there is none."""
+    candidates = [addresses.local_path(images)] if images else [root / name for name in image_folders]
+    photos = next((path for path in candidates if path.is_dir()), None)
+    if photos is None:
+        raise UserError(
+            f"there is no folder {' or '.join(map(str, candidates))}: unpack the photos there, or name their folder "
+            "with --images"
+        )
+    return photos
+
+
+def read_refs(path: str | Path, annotation_id: Callable[[Any, str], int] = whole_number) -> list[Ref]:
     """All references of a `refs(*.p)` or `grefs(*.json)` file.
 
     Raises:
@@ -133,7 +140,7 @@ def read_refs(path: str | Path) -> list[Ref]:
     refs = []
     for number, entry in enumerate(content):
         try:
-            refs.append(_ref(entry))
+            refs.append(_ref(entry, annotation_id))
         except ValueError as error:
             which = f"ref {entry['ref_id']!r:.40}: " if isinstance(entry, dict) and "ref_id" in entry else ""
             raise UserError(f"{path}: entry {number} is not a reference: {which}{error}") from None
@@ -141,7 +148,7 @@ def read_refs(path: str | Path) -> list[Ref]:
         raise UserError(f"{path} has no references at all: get the file from its publisher again")
     problems = Problems()
     for ref in refs:
-        if ref.split not in SPLITS:
+        if ref.split not in PUBLISHED_SPLITS:
             problems.add(f"references have a split that is none of {', '.join(SPLITS)}", f"{ref.ref_id}: {ref.split!r}")
     problems.raise_if_any(path, "Is this file from the REFER API?")
     return refs
@@ -155,7 +162,7 @@ def count_splits(refs: Sequence[Ref]) -> dict[str, dict[str, int]]:
             "expressions": sum(len(ref.sentences) for ref in own),
             "images": len({ref.image_id for ref in own}),
         }
-        for split in SPLITS
+        for split in PUBLISHED_SPLITS
         if (own := [ref for ref in refs if ref.split == split])
     }
 
@@ -165,7 +172,7 @@ def shared_images(refs: Sequence[Ref]) -> Iterator[str]:
     images: dict[str, set[int]] = defaultdict(set)
     for ref in refs:
         images[ref.split].add(ref.image_id)
-    present = [split for split in SPLITS if split in images]
+    present = [split for split in PUBLISHED_SPLITS if split in images]
     for first, second in combinations(present, 2):
         if common := len(images[first] & images[second]):
             yield f"{common} images are in both {first} and {second}"
@@ -195,16 +202,16 @@ def write_store(
         UserError: one line with the first few names and the total of everything that is wrong.
     """
     writer = DataStoreWriter(out, layout.name)
-    coco = CocoInstances(layout.instances)
+    coco = CocoInstances(layout.instances, layout.annotation_id)
     usable, photos, problems = _checked(layout, refs, coco)
     masks = CocoMasks(coco)
     store, findings = ingest(
         _source_images(layout, usable, photos, masks),
         writer,
-        where=layout.refs,
+        where=files_of(layout)[0],
         photos=[photos[coco.images[i].file_name] for i in usable],
         problems=problems,
-        sources=[source_record(f"{layout.dataset}/{path.name}", path) for path in (layout.refs, layout.instances)],
+        sources=[source_record(f"{layout.dataset}/{path.name}", path) for path in files_of(layout)],
         skip_bad=skip_bad,
         exif_annotated=exif_annotated,
         prepared_with=prepared_with,
@@ -214,11 +221,16 @@ def write_store(
     return store, findings
 
 
-def _ref(entry: Any) -> Ref:
+def files_of(layout: ReferLayout) -> tuple[Path, ...]:
+    """The published files that a layout is read from, without the photos."""
+    return layout.sources or (layout.refs, layout.instances)
+
+
+def _ref(entry: Any, annotation_id: Callable[[Any, str], int]) -> Ref:
     if not isinstance(entry, dict):
         raise ValueError(f"it is a {type(entry).__name__}")
     named = given(entry, "ann_id") if not flag(entry.get("no_target"), "no_target") else []
-    ann_ids = [whole_number(a, "ann_id") for a in (named if isinstance(named, list) else [named]) if a is not None]
+    ann_ids = [annotation_id(a, "ann_id") for a in (named if isinstance(named, list) else [named]) if a is not None]
     sentences = []
     spoken = given(entry, "sentences")
     if not isinstance(spoken, list | tuple) or not all(isinstance(sentence, dict) for sentence in spoken):

@@ -1,5 +1,7 @@
 """Parquet schemas of the data store and the mask table, and the vocabulary of their columns."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 RLE_TYPE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.binary())])
@@ -69,9 +71,26 @@ STATUS_TOO_LARGE = "too_large"
 STATUS_PROPOSER_ERROR = "proposer_error"
 
 
+SPLITS = ("train", "val", "test", "testA", "testB")
+"""In the order in which everybody names them."""
+PUBLISHED_SPLITS = (*SPLITS, "testC", "testAB", "testAC", "testBC", "testABC", "miniv")
+"""The same with those of RefCLEF, where testAB is of both testA and testB, and of PhraseCut."""
+_PLACES = {split: place for place, split in enumerate(PUBLISHED_SPLITS)}
+
 VALIDATION_SPLIT = "val"  # a training looks at it as it goes, and chooses its best checkpoint by it
 
 
 def is_evaluation_split(split: str) -> bool:
     """val, test, testA, testB and their like; everything that is not train."""
     return split != "train"
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Splits as everybody names them: in the published order, others after that."""
+    return sorted(splits, key=lambda split: (_PLACES.get(split, len(_PLACES)), split))
+
+
+def single_splits(split: str) -> list[str]:
+    """testA and testB of testAB, which is of both; a split alone of any other."""
+    letters = split.removeprefix("test")
+    return [f"test{letter}" for letter in letters] if letters != split and letters.isupper() else [split]

@@ -34,13 +34,16 @@ _NEGATIVE = "it has a run of negative length"
 def checked_mask(segmentation: Any, height: int, width: int) -> rle.RLE:
     """Run lengths of a COCO `segmentation` from an untrusted file, for an image of `height` x `width`.
 
-    Polygons of one annotation are united, so that parts which overlap stay filled; see `polygons_of`.
+    Polygons of one annotation are united, so that parts which overlap stay filled; see `polygons_of`. So are the run
+    lengths of a list of them, as RefCLEF has it.
 
     Raises:
         ValueError: no segmentation, no polygon of 3 points or more, coordinates that are no numbers or lie far outside
             the image (rasterising them would take memory without bound), or run lengths that do not fill the image
             exactly.
     """
+    if has_run_lengths(segmentation):
+        return rle.union([checked_mask(part, height, width) for part in segmentation], (height, width))
     if isinstance(segmentation, list):
         polygons, _ = polygons_of(segmentation)
         far = max(height, width)
@@ -68,6 +71,11 @@ def checked_mask(segmentation: Any, height: int, width: int) -> rle.RLE:
     if sum(counts) != height * width:
         raise ValueError(f"its run lengths cover {sum(counts)} pixels of {height * width}")
     return coco_mask.frPyObjects({"size": sides, "counts": counts}, height, width)
+
+
+def has_run_lengths(segmentation: Any) -> bool:
+    """Whether it is a list of run lengths, one for every part of an object."""
+    return isinstance(segmentation, list) and bool(segmentation) and all(isinstance(p, dict) for p in segmentation)
 
 
 def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], int]:

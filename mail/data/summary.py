@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mail import rle
-from mail.data.refer import in_order
+from mail.data.schema import in_order
 from mail.data.store import DataStore
 
 MOST = 12  # words, categories and sizes that are named

@@ -7,8 +7,8 @@ import numpy as np
 
 from mail import rle
 from mail.data.images import ImageError, decode_image
-from mail.data.refer import in_order
 from mail.data.row_groups import RowGroups, RowReader
+from mail.data.schema import in_order
 from mail.data.store import DataStore
 from mail.report.contact_sheet import Cell, picture_of
 

@@ -77,6 +77,10 @@ prepare refcoco --split-by unc --root DIR --out STORE
 prepare refcoco+ --split-by unc --root DIR --out STORE
 prepare refcocog --split-by google --root DIR --out STORE
 prepare refcocog --split-by umd --root DIR --out STORE --strict
+prepare grefcoco --root DIR --images DIR2 --out STORE
+prepare referit --split-by berkeley --root DIR --out STORE
+prepare phrasecut --root DIR --out STORE
+prepare refcoco-joint --root DIR --out STORE --parts DIR3
 train-proposer --instances FILE --images DIR --out PROPOSER
 train-proposer --instances FILE --images DIR --out PROPOSER --preset r50-fpn-v2
 import-proposer --weights COCO_V1 --out PROPOSER

@@ -20,7 +20,7 @@ from mail.data.ingest import Findings, Progress, ingest, source_record, survey
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import PhotoFolder
 from mail.data.problems import Problems
-from mail.data.refer import in_order
+from mail.data.schema import in_order
 from mail.data.store import DataStore, DataStoreWriter
 
 __all__ = ["DEFAULT", "FORMATS", "Checked", "check", "photos_beside", "read_expressions", "shares_of", "write_store"]

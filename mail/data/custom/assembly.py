@@ -14,7 +14,7 @@ from mail.data.ingest import Referent, SourceImage, at, contents
 from mail.data.orientation import Size
 from mail.data.photos import PhotoFile, PhotoFolder
 from mail.data.problems import Problems
-from mail.data.refer import SPLITS
+from mail.data.schema import SPLITS
 from mail.data.typed import whole_number
 from mail.errors import first_few
 

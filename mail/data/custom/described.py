@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mail.data.images import MAX_PIXELS
 from mail.data.orientation import Size
-from mail.data.refer import SPLITS
+from mail.data.schema import SPLITS
 from mail.data.typed import shown, text, whole_number
 
 SENTENCES = ("text", "expression", "sentence", "caption", "description", "phrase", "referring_expression")

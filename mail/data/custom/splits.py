@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 
 from mail.data.image_keys import ImageContent
-from mail.data.refer import SPLITS
+from mail.data.schema import SPLITS
 from mail.data.typed import number
 from mail.errors import UserError
 

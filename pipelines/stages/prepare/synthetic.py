@@ -8,14 +8,13 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from mail.data.refer import find_layout, read_refs
+from mail.data.refer import find_layout, read_refs, write_store
 from mail.data.scenes import SceneConfig, write_published_layout
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim
 from pipelines.options import LocalTarget
-from pipelines.stages.prepare.refer import write_and_report
-from pipelines.stages.prepare.report import PrepareStage
+from pipelines.stages.prepare.report import PrepareStage, write
 from pipelines.terminal import progress_of, say
 
 
@@ -47,8 +46,7 @@ class PrepareSynthetic(PrepareStage):
             with progress_of("scenes generated") as progress:
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
             layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
-            refs = read_refs(layout.refs)
-            return write_and_report(self, layout, refs, self.out)
+            return write(self, write_store, layout, read_refs(layout.refs), self.out)
 
     @property
     def _name(self) -> str:

@@ -8,7 +8,6 @@ from PIL import Image
 from mail import rle
 from mail.data.images import decode_image, turn_upright
 from mail.data.ingest import Findings
-from mail.data.published_counts import PUBLISHED, differences
 from mail.data.refer import count_splits, find_layout, read_refs, shared_images, write_store
 from mail.data.store import DataStore
 from mail.errors import UserError
@@ -194,8 +193,8 @@ def test_nothing_left_is_an_error(tmp_path):
 
 def test_unknown_split_is_named(tmp_path):
     data = Published(tmp_path)
-    data.refs[2]["split"] = "testC"
-    with pytest.raises(UserError, match=r"1 references have a split that is none of train, val, .* \(1003: 'testC'\)"):
+    data.refs[2]["split"] = "testD"
+    with pytest.raises(UserError, match=r"1 references have a split that is none of train, val, .* \(1003: 'testD'\)"):
         prepare(data)
 
 
@@ -321,27 +320,6 @@ def test_images_in_two_splits_are_mentioned(tmp_path):
     data.refs[1]["image_id"], data.refs[1]["ann_id"] = 1, 11
     data.write()
     assert list(shared_images(read_refs(data.refs_file))) == ["1 images are in both train and val"]
-
-
-def test_published_counts_add_up():
-    totals = {key: sum(counts.expressions or 0 for counts in splits.values()) for key, splits in PUBLISHED.items()}
-    assert totals[("refcoco", "unc")] == 142210
-    assert totals[("refcoco+", "unc")] == 141564
-    assert totals[("refcocog", "umd")] == totals[("refcocog", "google")] == 95010
-
-
-def test_differences_from_what_was_published_are_phrased():
-    whole = {s: c._asdict() for s, c in PUBLISHED[("refcoco", "unc")].items()}
-    assert differences("refcoco", "unc", whole) == []
-    del whole["testB"]
-    whole["val"]["refs"] -= 1
-    whole["test"] = whole["val"]
-    assert differences("refcoco", "unc", whole) == [
-        "val has 3810 of 3811 refs",
-        "testB is absent (1810 refs published)",
-        "test is not a published split",
-    ]
-    assert differences("mine", "unc", whole) == []
 
 
 @needs_mini

@@ -1,0 +1,1 @@
+"""Fetches the files of published data sets, checks them and unpacks them."""
