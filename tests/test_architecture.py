@@ -47,6 +47,7 @@ NOT_PUBLIC = ("ray.train" + ".v2",)  # what is public of it has its documented n
 ALLOWED = {
     "_asdict",  # of named tuples, documented; the underscore only keeps them apart from the fields
     "_fields",
+    "_replace",
     "_exit",  # of os, documented: ends a process at once, without the clean-up of libraries
     "_Unpickler",  # Python's own interpreter of pickles in Python; restricted_pickle.py says why it has to be that one
 }
