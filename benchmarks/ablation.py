@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from mail.data.store import DataStore
 from mail.evaluation import SplitInput, SplitPlan
 from mail.inference import Predictor
 from mail.metrics import Accumulator, measure
+from mail.metrics.over_seeds import interval
 from mail.model import MailForReferringSegmentation
 from mail.proposals import Proposals
 from mail.training.input import batches
@@ -77,7 +78,6 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "and a decoder half as wide": {"decoder_dim": 12},
     "no masks, boxes without Fourier features": {"mask_modality": "none"},  # as `--model.mask-modality none` gives
 }
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, n - 1 degrees of freedom
 Find = Callable[[str, tuple[int, int]], Proposals]
 
 
@@ -220,19 +220,11 @@ def one_run(folder: Path, design: str, seed: int, steps: int, batch: int, out: P
     partial.replace(out)
 
 
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval over seeds (Student's t)."""
-    numbers = list(values)
-    if len(numbers) < 2:
-        return numbers[0], float("nan")
-    return statistics.fmean(numbers), T_95[len(numbers)] * statistics.stdev(numbers) / len(numbers) ** 0.5
-
-
 def tables(results: dict[str, list[dict]]) -> str:
     """Two Markdown tables: all figures with the Mask R-CNN's masks, and mIoU by where the masks come from."""
 
     def cell(runs: list[dict], way: str, key: str) -> str:
-        mean, half = interval(r["figures"][way][key] for r in runs)
+        mean, half = interval([r["figures"][way][key] for r in runs])
         return f"{mean:.3f} ± {half:.3f}"
 
     ways, keys = ["Mask R-CNN", "none", "poor", "true"], ["mIoU", "oIoU", "P@0.5", "P@0.7", "P@0.9"]
@@ -301,7 +293,9 @@ def main() -> None:
     print(text)
     if options.write:
         write(options.write, text)
-    means = {d: round(interval(r["figures"]["Mask R-CNN"]["mIoU"] for r in runs)[0], 4) for d, runs in results.items()}
+    means = {
+        d: round(interval([r["figures"]["Mask R-CNN"]["mIoU"] for r in runs])[0], 4) for d, runs in results.items()
+    }
     best = max(means, key=lambda d: means[d])
     runs = next(iter(results.values()))
     print(

@@ -38,6 +38,7 @@ STAGES = {
     "tune": Entry("Tune", "Trains many times, over ranges of any option; poor trials end early."),
     "evaluate": Entry("Evaluate", "Model + data store + split -> predictions, metrics, gallery."),
     "score": Entry("Score", "Anyone's predictions file + data store + split -> the same metrics."),
+    "reproduce": Entry("Reproduce", "Published data sets -> the table of the paper, with our figures beside it."),
     "predict": Entry("Predict", "One image + one expression -> the mask of what it names."),
     "serve": Entry("Serve", "A registered model -> HTTP endpoint and page; follows the champion."),
     "models": Entry("MODELS", "Registered models: what there is, which one is the champion."),

@@ -35,7 +35,7 @@ ORDER = (
         "pipelines.serving",
         "pipelines.downloading",
     ),
-    ("pipelines.demonstrating", "pipelines.finetuning"),
+    ("pipelines.demonstrating", "pipelines.finetuning", "pipelines.reproducing"),
     ("pipelines.stages", "pipelines.refusals"),
     ("pipelines.cli",),
     ("pipelines.__main__",),

@@ -281,6 +281,18 @@ def local_folder(uri: str | os.PathLike) -> Iterator[Path]:
         yield Path(temporary)
 
 
+@contextlib.contextmanager
+def filled_folder(uri: str | os.PathLike) -> Iterator[Path]:
+    """A local folder to fill: itself, or one whose files are copied to the `s3://` one once the block has ended."""
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as temporary, naming(temporary):
+        yield Path(temporary)
+        copy_folder(temporary, filesystem, path)
+
+
 def sha256_file(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

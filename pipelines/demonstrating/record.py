@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mail import json_text
+from mail.data import files
 from mail.errors import UserError
 from pipelines.terminal import console, say
 
@@ -14,8 +15,8 @@ from pipelines.terminal import console, say
 class Record:
     """What is done, how long it took and what came out, kept in a file so that a chain that was killed can go on."""
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path, self.settings = path, settings
+    def __init__(self, path: str | Path, settings: dict[str, Any]):
+        self.path, self.settings = str(path), settings
         self.seconds: dict[str, float] = {}
         self.results: dict[str, Any] = {}
         self.begun: list[str] = []
@@ -24,7 +25,7 @@ class Record:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: str | Path,
         settings: dict[str, Any],
         what: str = "a demo",
         mend: str = "start anew with --fresh, or choose another --out",
@@ -32,18 +33,19 @@ class Record:
         """The record in the file, a new one if there is none.
 
         Args:
-            what: the chain. mend: what a person can do about another one.
+            path: address of the file. what: the chain. mend: what a person can do about another one.
 
         Raises:
             UserError: the file is of a chain with other settings.
         """
         record = cls(path, settings)
-        if path.exists():
-            values = json_text.read_record(path, path.read_bytes(), "settings")
+        filesystem, place = files.resolve(path)
+        if files.exists(filesystem, place):
+            values = json_text.read_record(str(path), files.read_bytes(filesystem, place), "settings")
             before = values["settings"]
             if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
                 names = ", ".join(f"--{k.rstrip('_').replace('_', '-')}" for k in changed)
-                raise UserError(f"{path.parent} holds {what} with other {names}: {mend}")
+                raise UserError(f"{str(path).rpartition('/')[0]} holds {what} with other {names}: {mend}")
             record.__dict__ |= values
         return record
 
@@ -75,7 +77,5 @@ class Record:
             say(f"{heading}: {self.seconds[name]:.0f} s")
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({k: v for k, v in vars(self).items() if k != "path"}, indent=2))
-        partial.replace(self.path)
+        text = json.dumps({k: v for k, v in vars(self).items() if k != "path"}, indent=2)
+        files.write_bytes(*files.resolve(self.path), text.encode())
