@@ -160,6 +160,7 @@ class _Work:
             self.alive()
             self.sizes[name] = (done, done + MEGA if total is None else total)
             all_done, all_total = map(sum, zip(*self.sizes.values(), strict=True))
-            self.show(all_done // MEGA, total=-(-all_total // MEGA), beside=", ".join(sorted(self.sizes)))
+            self.show.total = -(-all_total // MEGA)
+            self.show(all_done // MEGA, beside=", ".join(sorted(self.sizes)))
 
         return heard

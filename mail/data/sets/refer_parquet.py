@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mail.data.refer import ReferLayout, find_image_folder
 from mail.data.typed import given, json_value, shown
 from mail.errors import UserError
 
@@ -64,22 +63,12 @@ class Mirror:
         own = [file for file in found if file.name.startswith(f"{self.prefix}_{split_by}_")]
         return own or found
 
-    def restored(
-        self,
-        files: Sequence[Path],
-        dataset: str,
-        split_by: str,
-        folder: Path,
-        images: Path | None,
-        image_folders: Sequence[str],
-        options: Mapping[str, Any],
-    ) -> tuple[ReferLayout, tempfile.TemporaryDirectory]:
-        """The published form of some files, in a temporary folder that is to be kept as long as it is read.
+    def restored(self, files: Sequence[Path], split_by: str) -> tempfile.TemporaryDirectory:
+        """The published form of some files, refs.json and instances.json, in a folder that is to be kept meanwhile.
 
         Raises:
-            UserError: one is no such mirror; the folder of the photos is not there.
+            UserError: one is no such mirror.
         """
-        photos = find_image_folder(folder, images, image_folders)
         refs: list[Any] = []
         annotations: dict[Any, Any] = {}
         pictures: dict[Any, Any] = {}
@@ -100,13 +89,9 @@ class Mirror:
             "annotations": list(annotations.values()),
             "categories": [{"id": i, "name": name} for i, name in enumerate(_coco_names() if self.coco else [])],
         }
-        paths = {name: Path(kept.name) / f"{name}.json" for name in ("refs", "instances")}
-        paths["refs"].write_text(json.dumps(refs))
-        paths["instances"].write_text(json.dumps(instances))
-        layout = ReferLayout(
-            dataset=dataset, split_by=split_by, images=photos, sources=tuple(files), **paths, **options
-        )
-        return layout, kept
+        for name, content in (("refs", refs), ("instances", instances)):
+            (Path(kept.name) / f"{name}.json").write_text(json.dumps(content))
+        return kept
 
     def _rows(self, file: Path, split_by: str) -> Iterator[Row]:
         try:
