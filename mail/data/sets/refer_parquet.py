@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from mail.data import files
+from mail.data.parquet import ParquetReader
 from mail.data.typed import given, json_value, shown
 from mail.errors import UserError
 
@@ -59,11 +58,11 @@ class Mirror:
         if (root / dataset).is_dir():
             return []
         places = (root, root / "data", root / f"{dataset}-parquet")
-        found = next((files for place in places if (files := sorted(place.glob("*.parquet")))), [])
+        found = next((those for place in places if (those := sorted(place.glob("*.parquet")))), [])
         own = [file for file in found if file.name.startswith(f"{self.prefix}_{split_by}_")]
         return own or found
 
-    def restored(self, files: Sequence[Path], split_by: str) -> tempfile.TemporaryDirectory:
+    def restored(self, parquet: Sequence[Path], split_by: str) -> tempfile.TemporaryDirectory:
         """The published form of some files, refs.json and instances.json, in a folder that is to be kept meanwhile.
 
         Raises:
@@ -72,7 +71,7 @@ class Mirror:
         refs: list[Any] = []
         annotations: dict[Any, Any] = {}
         pictures: dict[Any, Any] = {}
-        for file in files:
+        for file in parquet:
             before = len(refs)
             try:
                 for ref, annotation, picture in self._rows(file, split_by):
@@ -94,11 +93,8 @@ class Mirror:
         return kept
 
     def _rows(self, file: Path, split_by: str) -> Iterator[Row]:
-        try:
-            parquet = pq.ParquetFile(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{file} is no Parquet file that can be read: {error}") from None
-        names = parquet.schema_arrow.names
+        parquet = ParquetReader(*files.resolve(file))
+        names = parquet.schema.names
         columns = [PHOTOS] if PHOTOS in names else list(REFERENCES)
         if not set(columns) <= set(names):
             raise UserError(
@@ -108,7 +104,7 @@ class Mirror:
             )
         if PHOTOS not in names and split_by != self.split_by:
             raise UserError(f"{file} has the references of the split {self.split_by}, not of {split_by}")
-        for batch in parquet.iter_batches(64, columns=columns):
+        for batch in parquet.batches(columns, 64):
             for row in batch.to_pylist():
                 if PHOTOS in row:
                     yield from ((i["ref_info"], i["ann_info"], i["image_info"]) for i in row[PHOTOS])

@@ -102,6 +102,10 @@ def test_strict_refuses_a_mirrors_own_files(server, tmp_path, capsys):
     assert main(arguments(server, tmp_path, "--strict")) == 2
     assert "train2014.zip is not the published file: sha256 ede4087e640b" in capsys.readouterr().err
     assert not (tmp_path / "store/store.json").exists()
+    assert main(arguments(server, tmp_path)) == 0
+    (tmp_path / "store/store.json").unlink()
+    assert main(arguments(server, tmp_path, "--strict")) == 2
+    assert "train2014.zip came from a mirror and is not the published file" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_would_be_fetched_from_where(server, tmp_path, capsys):
@@ -121,6 +125,7 @@ def test_a_dry_run_says_what_would_be_fetched_from_where(server, tmp_path, capsy
         (["--root", "R", "--download", "D"], "give --root, the folder of the files, or --download"),
         (["--root", ".", "--mirror", "http://localhost"], "it must be an http(s) address, and goes with --download"),
         (["--download", "D", "--mirror", "ftp://localhost"], "it must be an http(s) address"),
+        (["--download", "D", "--mirror", "http://me:secret@h/"], "--mirror http://***@h/ holds a secret"),
     ],
 )
 @pytest.mark.parametrize("name", ["refcoco", "refcoco-joint"])
