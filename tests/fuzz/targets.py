@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def _published_sets(folder: Path) -> dict[str, Target]:
     published = Published(folder / "refer", splits=("val",)).write()
     write_references(folder / "mirror", published.refs, published.instances)
     [mirror] = (folder / "mirror").iterdir()
+    tempfile.tempdir = str(folder)  # where a mirror is put back into the published form
+    DATA_SETS["refcoco"].open(mirror, "unc", published.images_folder)  # loads libraries, once
 
     def target(inputs: st.SearchStrategy[bytes], path: Path, name: str, split_by: str, root: Path) -> Target:
         def read(data: bytes) -> None:
