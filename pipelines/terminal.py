@@ -73,7 +73,8 @@ class Advance:
     """How far a piece of work is, as a bar or as lines. A context manager; what is said meanwhile goes above the bar.
 
     Args:
-        what: names the work and its unit ("images read"). total: of the units. begun_at: units done before.
+        what: names the work and its unit ("images read"). total: of the units, which may change. begun_at: units done
+            before.
     """
 
     def __init__(self, what: str, total: int, begun_at: int = 0):
@@ -117,7 +118,6 @@ class Advance:
         rate: float | None = None,
         line: str = "",
         at_once: bool = False,
-        total: int | None = None,
         **fields: Any,
     ) -> None:
         """Shows that so many units are done.
@@ -126,10 +126,8 @@ class Advance:
             beside: what matters besides. rate: units a second, where the caller knows better (without a start-up).
             line: what is said where there is no bar, default: made of the rest. fields: of its JSON object.
             at_once: the line is not to wait for its turn.
-            total: of the units, where it is another than before.
         """
         self._done = finished
-        self.total = self.total if total is None else total
         now, pace = time.monotonic(), self.rate if rate is None else rate
         if self._bar is not None:
             self._bar.update(self._task, total=self.total, completed=finished, rate=f"{pace:.1f}/s", beside=beside)

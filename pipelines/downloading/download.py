@@ -83,6 +83,11 @@ def download(remote: Sequence[RemoteFile], folder: Path, mirror: str | None = No
     with Claim(folder, f"the downloads in {folder}", "another --download") as claim:
         downloads = Downloads(folder)
         missing = [file for file in remote if not downloads.has(file)]
+        if strict and (own := [f.name for f in remote if downloads.record.get(f.name, {}).get("published") is False]):
+            raise UserError(
+                f"{folder}: {', '.join(own)} came from a mirror and is not the published file: delete it, "
+                f"what was unpacked of it, and its entry in {RECORD}"
+            )
         for file in remote:
             if file not in missing:
                 say(f"{file.gives} is there already")
@@ -160,6 +165,8 @@ class _Work:
             self.alive()
             self.sizes[name] = (done, done + MEGA if total is None else total)
             all_done, all_total = map(sum, zip(*self.sizes.values(), strict=True))
-            self.show(all_done // MEGA, total=-(-all_total // MEGA), beside=", ".join(sorted(self.sizes)))
+            self.show.total = -(-all_total // MEGA)
+            going_on = sorted(name for name, (part, whole) in self.sizes.items() if part < whole)
+            self.show(all_done // MEGA, beside=", ".join(going_on))
 
         return heard

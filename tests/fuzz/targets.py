@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ from mail.data.coco import CocoInstances
 from mail.data.coco_text import TextConfig
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_table import MaskTable
+from mail.data.sets import DATA_SETS
 from mail.data.store import DataStore
 from mail.metrics.predictions import png_name, read_prediction_folder, read_predictions
 from tests import own_formats
 from tests.boxes import make_boxes
 from tests.fuzz import mutations
+from tests.mail.data.sets.test_phrasecut import PhraseCut
+from tests.mail.data.sets.test_refer_parquet import write_references
+from tests.mail.data.sets.test_referit import ReferIt
 from tests.mask_rows import ids, mask_rows
 from tests.own_formats import Item
 from tests.published import Published, jpeg
@@ -49,6 +54,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "coco-text": Target(mutations.json_files(published.instances), lambda data: _coco_text(published, data)),
         "refs": Target(mutations.pickles(published.refs), lambda data: _refs(published.root, data, "refs.p")),
         "grefs": Target(mutations.json_files(grefs), lambda data: _refs(published.root, data, "grefs.json")),
+        **_published_sets(folder / "sets"),
         "json lines": _custom(folder / "custom"),
         **_own(folder / "own"),
         "predictions": _predictions(folder / "predictions.jsonl"),
@@ -86,6 +92,31 @@ def _coco_text(published: Published, data: bytes) -> None:
 def _refs(root: Path, data: bytes, name: str) -> None:
     (root / name).write_bytes(data)
     refer.read_refs(root / name)
+
+
+def _published_sets(folder: Path) -> dict[str, Target]:
+    """PhraseCut's tasks, ReferIt's regions, and a mirror in Parquet form."""
+    phrasecut, referit = PhraseCut(folder / "phrasecut").write(), ReferIt(folder / "referit").write()
+    published = Published(folder / "refer", splits=("val",)).write()
+    write_references(folder / "mirror", published.refs, published.instances)
+    [mirror] = (folder / "mirror").iterdir()
+    tempfile.tempdir = str(folder)  # where a mirror is put back into the published form
+    DATA_SETS["refcoco"].open(mirror, "unc", published.images_folder)  # loads libraries, once
+
+    def target(inputs: st.SearchStrategy[bytes], path: Path, name: str, split_by: str, root: Path) -> Target:
+        def read(data: bytes) -> None:
+            path.write_bytes(data)
+            found = DATA_SETS[name].open(root, split_by, published.images_folder if root == mirror else None)
+            found.write_store(_fresh(folder / "out"), skip_bad=True)
+
+        return Target(inputs, read)
+
+    tasks, regions = phrasecut.root / "refer_miniv.json", referit.root / "refclef/instances.json"
+    return {
+        "phrasecut": target(mutations.json_files(phrasecut.tasks["miniv"]), tasks, "phrasecut", "", phrasecut.root),
+        "referit": target(mutations.json_files(referit.instances), regions, "referit", "berkeley", referit.root),
+        "mirror": target(mutations.damaged(mirror.read_bytes()), mirror, "refcoco", "unc", mirror),
+    }
 
 
 def _custom(folder: Path) -> Target:

@@ -7,7 +7,7 @@
 
 The files may also be in ROOT/VGPhraseCut_v0 or ROOT/phrasecut. A photo that is COCO's too has COCO's id here, `coco/9`,
 so that the leak firewall knows it: evaluation photos of RefCOCO may be among those that PhraseCut trains on. Visual
-Genome's file of it may be another than COCO's; two stores that hold different ones cannot be mixed.
+Genome's file of it may be another than COCO's; `prepare mix` keeps one of them.
 
 The target of a phrase is drawn as its authors' evaluation draws it: all polygons of all instances, by Pillow, on whole
 pixels, outline included. The published sizes of splits are those of their README; its `val` counts the 100 photos of

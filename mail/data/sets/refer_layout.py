@@ -13,6 +13,7 @@ from mail.data.refer import (
     ReferLayout,
     count_splits,
     files_of,
+    find_image_folder,
     find_layout,
     read_refs,
     shared_images,
@@ -79,11 +80,30 @@ def read(
         mirror: of the data set in Parquet form. The others are `refer.find_layout`'s.
     """
     name = f"{name or dataset}-{split_by}"
-    found = mirror.files(root, dataset, split_by) if mirror is not None else []
-    options = {"name": name, "namespace": namespace, "annotation_id": annotation_id}
-    if mirror is None or not found:
-        layout = find_layout(root, dataset, split_by, images, image_folders=image_folders, **options)
+    files = mirror.files(root, dataset, split_by) if mirror is not None else []
+    if mirror is None or not files:
+        layout = find_layout(
+            root,
+            dataset,
+            split_by,
+            images,
+            name=name,
+            namespace=namespace,
+            image_folders=image_folders,
+            annotation_id=annotation_id,
+        )
         return ReferAnnotations(layout, read_refs(layout.refs, annotation_id))
-    folder = root.parent if root.is_file() else root
-    layout, kept = mirror.restored(found, dataset, split_by, folder, images, image_folders, options)
+    photos = find_image_folder(root.parent if root.is_file() else root, images, image_folders)
+    kept = mirror.restored(files, split_by)
+    layout = ReferLayout(
+        name=name,
+        dataset=dataset,
+        split_by=split_by,
+        refs=Path(kept.name) / "refs.json",
+        instances=Path(kept.name) / "instances.json",
+        images=photos,
+        namespace=namespace,
+        annotation_id=annotation_id,
+        sources=tuple(files),
+    )
     return ReferAnnotations(layout, read_refs(layout.refs, annotation_id), mirror.remarks, kept)

@@ -18,10 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from mail.data.refer import ReferLayout, find_image_folder
+from mail.data import files
+from mail.data.parquet import ParquetReader
 from mail.data.typed import given, json_value, shown
 from mail.errors import UserError
 
@@ -60,30 +58,20 @@ class Mirror:
         if (root / dataset).is_dir():
             return []
         places = (root, root / "data", root / f"{dataset}-parquet")
-        found = next((files for place in places if (files := sorted(place.glob("*.parquet")))), [])
+        found = next((those for place in places if (those := sorted(place.glob("*.parquet")))), [])
         own = [file for file in found if file.name.startswith(f"{self.prefix}_{split_by}_")]
         return own or found
 
-    def restored(
-        self,
-        files: Sequence[Path],
-        dataset: str,
-        split_by: str,
-        folder: Path,
-        images: Path | None,
-        image_folders: Sequence[str],
-        options: Mapping[str, Any],
-    ) -> tuple[ReferLayout, tempfile.TemporaryDirectory]:
-        """The published form of some files, in a temporary folder that is to be kept as long as it is read.
+    def restored(self, parquet: Sequence[Path], split_by: str) -> tempfile.TemporaryDirectory:
+        """The published form of some files, refs.json and instances.json, in a folder that is to be kept meanwhile.
 
         Raises:
-            UserError: one is no such mirror; the folder of the photos is not there.
+            UserError: one is no such mirror.
         """
-        photos = find_image_folder(folder, images, image_folders)
         refs: list[Any] = []
         annotations: dict[Any, Any] = {}
         pictures: dict[Any, Any] = {}
-        for file in files:
+        for file in parquet:
             before = len(refs)
             try:
                 for ref, annotation, picture in self._rows(file, split_by):
@@ -100,20 +88,13 @@ class Mirror:
             "annotations": list(annotations.values()),
             "categories": [{"id": i, "name": name} for i, name in enumerate(_coco_names() if self.coco else [])],
         }
-        paths = {name: Path(kept.name) / f"{name}.json" for name in ("refs", "instances")}
-        paths["refs"].write_text(json.dumps(refs))
-        paths["instances"].write_text(json.dumps(instances))
-        layout = ReferLayout(
-            dataset=dataset, split_by=split_by, images=photos, sources=tuple(files), **paths, **options
-        )
-        return layout, kept
+        for name, content in (("refs", refs), ("instances", instances)):
+            (Path(kept.name) / f"{name}.json").write_text(json.dumps(content))
+        return kept
 
     def _rows(self, file: Path, split_by: str) -> Iterator[Row]:
-        try:
-            parquet = pq.ParquetFile(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{file} is no Parquet file that can be read: {error}") from None
-        names = parquet.schema_arrow.names
+        parquet = ParquetReader(*files.resolve(file))
+        names = parquet.schema.names
         columns = [PHOTOS] if PHOTOS in names else list(REFERENCES)
         if not set(columns) <= set(names):
             raise UserError(
@@ -123,7 +104,7 @@ class Mirror:
             )
         if PHOTOS not in names and split_by != self.split_by:
             raise UserError(f"{file} has the references of the split {self.split_by}, not of {split_by}")
-        for batch in parquet.iter_batches(64, columns=columns):
+        for batch in parquet.batches(columns, 64):
             for row in batch.to_pylist():
                 if PHOTOS in row:
                     yield from ((i["ref_info"], i["ann_info"], i["image_info"]) for i in row[PHOTOS])

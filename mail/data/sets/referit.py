@@ -50,5 +50,5 @@ REFERIT = DataSet(
         annotation_id=region_number,
     ),
     remote=(remote.refer_archive("refclef", "20220413011817"), remote.SAIAPR),
-    licence="SAIAPR TC-12 and its photos (IAPR TC-12) are given for research; cite Escalante et al. 2010",
+    licence="IAPR TC-12's photos are free of charge and without copyright restrictions (imageclef.org/photodata)",
 )

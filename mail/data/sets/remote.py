@@ -19,7 +19,7 @@ class RemoteFile:
         gives: what is in the folder of downloads when it is there: whoever has that needs no download.
         bytes, sha256: published; None where nobody published them.
         instead: files that do as well where no address answers.
-        by_hand: what a person has to do for what no program may fetch.
+        by_hand: what a person has to do where no program may fetch it, or where no address gives it.
     """
 
     name: str
@@ -90,15 +90,21 @@ SAIAPR = RemoteFile(
 
 GREFCOCO = tuple(
     RemoteFile(
-        name=name,
+        name=f"grefcoco/{name}",
+        addresses=(f"{_HUB}/FudanCVL/gRefCOCO/resolve/main/{name}",),
         gives=f"grefcoco/{name}",
-        by_hand="its licence is to be agreed to; https://github.com/henghuiding/gRefCOCO has it and the links: get it",
+        by_hand="Its authors have it on Google Drive too, for people: https://github.com/henghuiding/gRefCOCO",
     )
     for name in ("grefs(unc).json", "instances.json")
 )
 
 PHRASECUT = tuple(
-    RemoteFile(name=name, addresses=(_DRIVE + key,), gives=name)
+    RemoteFile(
+        name=name,
+        addresses=(_DRIVE + key,),
+        gives=name,
+        by_hand="Google may want a person: https://drive.google.com/drive/folders/1oxRFGV_JHZO6dZSpeBSXNf9J_VLCkgL0",
+    )
     for name, key in {
         "image_data_split.json": "1xB9eExJo35K3DQu8PnBWZ1q_OMoMl8-i",
         "refer_train.json": "1qx-0q6r9r0YUGpoyT0B8HJKmUFWQDSu7",

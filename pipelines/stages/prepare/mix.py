@@ -59,6 +59,8 @@ class PrepareMix(StoreStage):
             mixture = mix(stores, self.out, self.name, held_out, record(self), progress)
         for (store, where), (images, expressions) in mixture.left_out.items():
             say(f"left out: {expressions} training expressions of {store} on {images} images of {where}")
+        for (store, other), (images, expressions) in mixture.other_files.items():
+            say(f"left out: {expressions} expressions of {store} on {images} photos of which {other} has another file")
         trained = mixture.store.image_keys(["train"])["train"]
         for evaluated in [mixture.store, *held_out]:
             for remark in check_leakage(trained, evaluated, what=f"a model of {self.name}").remarks:

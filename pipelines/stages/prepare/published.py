@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from mail.addresses import is_web
+from mail.addresses import is_web, without_secrets
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.sets import DATA_SETS
 from mail.data.sets.definition import Annotations, DataSet
@@ -52,6 +52,8 @@ class PublishedFiles(PrepareStage, abc.ABC):
             raise UserError("give --root, the folder of the files, or --download, where they are fetched to")
         if self.mirror is not None and (self.download is None or not is_web(self.mirror)):
             raise UserError(f"--mirror {self.mirror}: it must be an http(s) address, and goes with --download")
+        if self.mirror is not None and without_secrets(self.mirror) != self.mirror:
+            raise UserError(f"--mirror {self.mirror} holds a secret, and addresses are recorded: name it without")
         return folder
 
 

@@ -126,3 +126,25 @@ def test_the_same_photo_under_another_id_is_left_out_too(tmp_path: Path, capsys:
     assert "1 images of second train are in second test" in said
     assert main(arguments) == 0
     assert "look alike, which is no leak: a/2 and b/2" in capsys.readouterr().err
+
+
+def test_of_two_files_of_a_photo_that_of_the_first_store_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = {n: saved(picture(n)) for n in range(3)}
+    smaller = saved(picture(1).resize((96, 72)), "JPEG", quality=90)
+    first = photos_store(tmp_path, "first", {f"coco/{n}": ("train", data) for n, data in photos.items()})
+    second = photos_store(tmp_path, "second", {"coco/1": ("train", smaller), "vg/1": ("train", saved(picture(7)))})
+    mixture = mix([first, second], str(tmp_path / "mix"), "mix")
+    assert mixture.other_files == {("second", "first"): (1, 1)}
+    assert images(mixture.store, "train") == {"coco/0", "coco/1", "coco/2", "vg/1"}
+    arguments = ["prepare", "mix", "--stores", second.uri, first.uri, "--out", str(tmp_path / "other")]
+    assert main(arguments) == 0
+    said = "left out: 1 expressions of first on 1 photos of which second has another file"
+    assert said in capsys.readouterr().err
+    evaluated = photos_store(tmp_path, "evaluated", {"coco/1": ("val", smaller)})
+    mixture = mix([first, evaluated], str(tmp_path / "third"), "mix")
+    assert (mixture.other_files, images(mixture.store, "train")) == ({}, {"coco/0", "coco/2"})
+    another = photos_store(tmp_path, "another", {"coco/1": ("train", saved(picture(5)))})
+    with pytest.raises(UserError, match=r"image coco/1 .* different content"):
+        mix([first, another], str(tmp_path / "fourth"), "mix")

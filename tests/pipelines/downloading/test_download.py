@@ -102,6 +102,10 @@ def test_strict_refuses_a_mirrors_own_files(server, tmp_path, capsys):
     assert main(arguments(server, tmp_path, "--strict")) == 2
     assert "train2014.zip is not the published file: sha256 ede4087e640b" in capsys.readouterr().err
     assert not (tmp_path / "store/store.json").exists()
+    assert main(arguments(server, tmp_path)) == 0
+    (tmp_path / "store/store.json").unlink()
+    assert main(arguments(server, tmp_path, "--strict")) == 2
+    assert "train2014.zip came from a mirror and is not the published file" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_would_be_fetched_from_where(server, tmp_path, capsys):
@@ -121,6 +125,7 @@ def test_a_dry_run_says_what_would_be_fetched_from_where(server, tmp_path, capsy
         (["--root", "R", "--download", "D"], "give --root, the folder of the files, or --download"),
         (["--root", ".", "--mirror", "http://localhost"], "it must be an http(s) address, and goes with --download"),
         (["--download", "D", "--mirror", "ftp://localhost"], "it must be an http(s) address"),
+        (["--download", "D", "--mirror", "http://me:secret@h/"], "--mirror http://***@h/ holds a secret"),
     ],
 )
 @pytest.mark.parametrize("name", ["refcoco", "refcoco-joint"])
@@ -234,3 +239,17 @@ def test_a_download_that_is_asked_to_end_says_what_is_kept(server, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"what was fetched into {tmp_path}/files is kept" in err.splitlines()[-1]
+
+
+def test_the_joint_set_is_fetched_once(server, tmp_path):
+    for dataset, split_by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        splits = SPLITS if split_by == "unc" else ("train", "train", "val", "test")
+        Published(tmp_path / "refer", dataset=dataset, split_by=split_by, splits=splits).write()
+        server.contents[f"{dataset}.zip"] = archive_of(tmp_path / "refer", dataset)
+    server.contents["train2014.zip"] = archive_of(tmp_path / "refer/images", "train2014")
+    command = arguments(server, tmp_path)
+    assert main(["prepare", "refcoco-joint", *command[2:]]) == 0
+    names = [path for path, _ in server.asked]
+    assert sorted(names) == ["refcoco+.zip", "refcoco.zip", "refcocog.zip", "train2014.zip"]
+    trained = DataStore(tmp_path / "store").expressions(["train"], ["image_id"])["image_id"].to_pylist()
+    assert set(trained) == {"coco/1"}

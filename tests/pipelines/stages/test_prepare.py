@@ -1,5 +1,6 @@
 """`prepare` as people start it: through the command line, in this process."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -7,12 +8,17 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import tyro
 
 from mail.data.custom import FORMATS
+from mail.data.sets import DATA_SETS
+from mail.data.sets.definition import Counts
 from mail.data.store import DataStore
 from pipelines.__main__ import main
 from pipelines.claiming.claim import Claim
+from pipelines.stages.prepare import PREPARE
 from pipelines.stages.prepare.custom import FormatName
+from pipelines.stages.prepare.published import stage_of
 from tests.published import Published
 
 MINI = Path(__file__).resolve().parents[4] / "shared/data/refcoco_mini"
@@ -43,6 +49,22 @@ def test_every_published_set_becomes_a_store(tmp_path, capsys, dataset, split_by
     out, _ = capsys.readouterr()
     assert out.count("\n") == 1
     assert f"{dataset}-{split_by}, {len(splits)} images" in out
+
+
+def test_a_description_alone_makes_a_data_set_a_stage(tmp_path, capsys):
+    described = dataclasses.replace(
+        DATA_SETS["refcoco"], name="mine", about="Mine.", published={"unc": {"val": Counts(1, 2, 1)}, "me": {}}
+    )
+    stage = stage_of(described)
+    with pytest.raises(SystemExit):
+        tyro.cli(stage, args=["--help"])
+    out = capsys.readouterr().out
+    assert "Mine." in out
+    assert "Whose split: unc (val) or me ()." in " ".join(out.replace("│", " ").split())
+    Published(tmp_path, splits=("val",)).write()
+    store = stage(root=tmp_path, out=str(tmp_path / "store"), strict=True).run()
+    assert store.splits == {"val": {"refs": 1, "expressions": 2, "images": 1}}
+    assert set(DATA_SETS) < set(PREPARE)
 
 
 def test_counts_are_printed_beside_the_published_ones(tmp_path, capsys):

@@ -36,8 +36,8 @@ def test_differences_from_what_was_published_are_phrased():
 
 
 def test_unknown_numbers_are_not_compared_but_splits_are():
-    found = {split: Counts(1, 2, 3)._asdict() for split in ("train", "val", "testA", "testAB")}
-    assert DATA_SETS["grefcoco"].differences("unc", found) == ["testB is absent"]
+    found = {split: Counts(1, 2, 2000)._asdict() for split in ("train", "val", "testA", "testAB")}
+    assert DATA_SETS["referit"].differences("unc", found) == ["testB is absent", "testC is absent"]
     found = {split: Counts(1, 2, 2000)._asdict() for split in ("train", "val", "testA", "testB", "testC", "testBC")}
     assert DATA_SETS["referit"].differences("unc", found) == []
 

@@ -146,7 +146,7 @@ def test_a_mirror_of_anothers_split_and_a_damaged_one_are_refused(tmp_path):
         DATA_SETS["refcoco"].open(tmp_path / "hub", "google", data.images_folder)
     [file] = (tmp_path / "hub").iterdir()
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match="is no Parquet file that can be read"):
+    with pytest.raises(UserError, match="is damaged"):
         DATA_SETS["refcoco"].open(tmp_path / "hub", "unc", data.images_folder)
     data.refs[0]["ann_id"] = "x"
     damaged = [data.refs[0] | {"raw_anns": "[}", "raw_image_info": "{}"}]
