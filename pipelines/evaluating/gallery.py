@@ -71,7 +71,8 @@ def write_evaluation_gallery(
     if compare is not None:
         figures.append([names[1], *row_of(measure(other_counts, report.protocol))])
     if report.selection is not None:
-        theirs = json.loads((compare / "metrics.json").read_text()).get("selection") if compare is not None else None
+        metrics = compare / "metrics.json" if compare is not None else None
+        theirs = json.loads(metrics.read_text()).get("selection") if metrics is not None and metrics.exists() else None
         cells = [[*SELECTION], selection_cells(report.selection.to_dict()), selection_cells(theirs)]
         figures = [[*row, *more] for row, more in zip(figures, cells, strict=False)]
     store = report.data_store
