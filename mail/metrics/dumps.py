@@ -33,7 +33,7 @@ from mail import addresses, rle
 from mail.data import files
 from mail.data.mask_png import read_mask_png
 from mail.data.segmentation import checked_mask
-from mail.data.typed import json_value, whole_number
+from mail.data.typed import json_value, number, whole_number
 from mail.errors import UserError, first_few
 from mail.metrics.predictions import Prediction
 
@@ -141,7 +141,7 @@ def _coco_results(path: str | os.PathLike) -> list[Entry]:
             rows = json_value(file.read())
             if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
                 raise ValueError("it is no array of results")
-            numbers = [_key(row, number) for number, row in enumerate(rows, 1)]
+            numbers = [_key(row, place) for place, row in enumerate(rows, 1)]
         except ValueError as error:
             raise UserError(f"{os.fspath(path)}: {error}") from None
     best: dict[str | int, int] = {}
@@ -151,16 +151,18 @@ def _coco_results(path: str | os.PathLike) -> list[Entry]:
     return [_entry(f"{os.fspath(path)}, result {place + 1}:", key, rows[place], 0.5) for key, place in best.items()]
 
 
-def _key(row: Mapping[str, Any], number: int) -> str | int:
+def _key(row: Mapping[str, Any], place: int) -> str | int:
     for name in ("expr_id", "sent_id", "image_id"):
         if (value := row.get(name)) is not None:
-            return value if isinstance(value, str) else whole_number(value, f'the "{name}" of result {number}')
-    raise ValueError(f"result {number} has no image_id, sent_id or expr_id")
+            return value if isinstance(value, str) else whole_number(value, f'the "{name}" of result {place}')
+    raise ValueError(f"result {place} has no image_id, sent_id or expr_id")
 
 
 def _score(row: Mapping[str, Any]) -> float:
-    score = row.get("score")
-    return float(score) if isinstance(score, int | float) and score == score else -np.inf
+    try:
+        return number(row.get("score"), "a score")
+    except ValueError:
+        return -np.inf
 
 
 def _entry(where: str, key: str | int | None, row: Mapping[str, Any], threshold: float) -> Entry:
@@ -246,7 +248,8 @@ def _torch(path: str | os.PathLike) -> Any:
 
 
 def _numpy(path: str | os.PathLike) -> Any:
-    with _opened(path) as file:
+    with _opened(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that Python 2 wrote
         try:
             found = np.load(file, allow_pickle=False)
             return {name: found[name] for name in found.files} if hasattr(found, "files") else found

@@ -12,9 +12,9 @@ says more than the nearest.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,7 +34,8 @@ USUAL = ("oIoU", "mIoU", "gIoU")
 NEAR = 0.001  # a tenth of a point
 
 
-class Conventions(NamedTuple):
+@dataclass(frozen=True)
+class Conventions:
     """One way of counting; where a figure does not depend on one of them, it is that of the protocol asked for."""
 
     size: tuple[int, int] | None
@@ -136,7 +137,7 @@ def explain(
     same_for_all |= {} if flagged else {"flags": asked.flags}
     for way, figure, value in _ways(expressions, predictions, asked, summed, split, allow_missing, progress):
         differs = tuple(w for w, own in zip(way.words(), asked.words(), strict=True) if w != own)
-        known = {p.name: Conventions.of(p)._replace(**same_for_all) for p in PROTOCOLS.values()}
+        known = {p.name: replace(Conventions.of(p), **same_for_all) for p in PROTOCOLS.values()}
         named = next((name for name, other in known.items() if _alike(way, other, figure)), None)
         new = Way(figure=figure, value=value, away=value - number, protocol=named, differs=differs)
         old = found.get((figure, value))
@@ -197,7 +198,7 @@ def _ways(
     ):
         if len(predictions) == 1:  # masks, whatever threshold made them
             threshold = asked.threshold
-        base = asked._replace(size=size, threshold=threshold, target=target, flags=flags)
+        base = replace(asked, size=size, threshold=threshold, target=target, flags=flags)
         progress(", ".join(base.words()[:3]))
         protocol = replace(PROTOCOLS["original"], resolution=size, flags=flags)
         scored = score_predictions(targets[target], given, split=split, protocol=protocol, allow_missing=allow_missing)
@@ -207,7 +208,7 @@ def _ways(
         if len(targeted) < len(counts):
             chosen[TARGETED] = targeted
         for sentences, ids in chosen.items():
-            yield from _figures(base._replace(sentences=sentences), counts, ids)
+            yield from _figures(replace(base, sentences=sentences), counts, ids)
 
 
 def _figures(
@@ -220,7 +221,7 @@ def _figures(
 
     found: list[tuple[Conventions, str, float | None]] = []
     for empty in (1.0, 0.0):
-        way = base._replace(empty_iou=empty)
+        way = replace(base, empty_iou=empty)
         found.append((way, "mIoU", measured(way).mIoU))
     figures = measured(base)
     found.append((base, "oIoU", figures.oIoU))
@@ -228,7 +229,7 @@ def _figures(
         found.append((base, "gIoU", figures.gIoU))
     # of empty answers CRIS' own comparison would count those that are worth 1
     for strict, of_all, empty in product((False, True), (False, True), (1.0, 0.0)):
-        way = base._replace(strict=strict, prec_of_all=of_all, empty_iou=empty)
+        way = replace(base, strict=strict, prec_of_all=of_all, empty_iou=empty)
         found += [(way, f"Prec@{x.removeprefix('0')}", value) for x, value in measured(way).prec.items()]
     yield from ((way, name, value) for way, name, value in found if value is not None)
 
@@ -242,7 +243,7 @@ def _replaced(expressions: pa.Table, targets: Mapping[str, rle.RLE]) -> pa.Table
 def _alike(one: Conventions, other: Conventions, figure: str) -> bool:
     """Whether two ways give the same figure whatever the predictions."""
     without = {"oIoU": 5, "gIoU": 5, "mIoU": 6}.get(figure, 8)
-    return one[:without] == other[:without]
+    return astuple(one)[:without] == astuple(other)[:without]
 
 
 def _cost(way: Way) -> tuple[int, int]:

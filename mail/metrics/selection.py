@@ -17,7 +17,7 @@ Proposals are measured at the image's resolution, the final mask as the protocol
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from mail import rle
@@ -121,6 +121,18 @@ class Selection:
             spoilt=share("right, spoilt"),
             outcomes={name: outcomes.count(name) for name in OUTCOMES},
         )
+
+    @classmethod
+    def together(cls, parts: Sequence[Mapping[str, Any]]) -> "Selection":
+        """Figures of several splits, each as `to_dict` gives them, every expression once."""
+        total = sum(part["expressions"] for part in parts)
+
+        def mean(name: str) -> float | None:
+            return math.fsum((p[name] or 0.0) * p["expressions"] for p in parts) / total if total else None
+
+        figures = {f.name: mean(f.name) for f in fields(cls) if f.name not in ("expressions", "outcomes")}
+        outcomes = {name: sum(p["outcomes"][name] for p in parts) for name in OUTCOMES}
+        return cls(expressions=total, outcomes=outcomes, **figures)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

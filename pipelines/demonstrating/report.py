@@ -10,14 +10,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mail import json_text
 from mail.data import files
 from mail.data.images import decode_image
 from mail.data.mask_table import MaskTable
 from mail.data.store import DataStore
 from mail.metrics import Accumulator, Measures, measure, read_per_expression, read_predictions
 from mail.metrics.measure import iou
+from mail.metrics.selection import Selection
 from mail.proposers.quality import proposal_quality
 from mail.report.demo_page import Curve, Example, write_demo_page
+from pipelines.evaluating.tables import points
 from pipelines.registry.client import connect
 
 SPLITS = ("testA", "testB")
@@ -48,6 +51,7 @@ def write_report(out: Path, facts: dict[str, Any], runs: dict[str, str], picture
         "expressions": len(counts["with-masks"]),
         "proposal_recall_50": quality.pop("proposal_recall_50"),
         "proposals": quality,
+        "selection": _selection(out / "evaluations" / "with-masks"),
         "with_masks": with_masks,
         "without_masks": without,
         "gain": {name: with_masks[name] - without[name] for name in with_masks},
@@ -69,10 +73,21 @@ def print_table(report: dict[str, Any]) -> None:
     screen = Console(highlight=False)
     screen.print(table)
     screen.print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in report["seconds"].items()))
+    chosen = {name: points(value) for name, value in report["selection"].items() if name != "outcomes"}
+    screen.print(
+        "selection: mIoU of the best proposal {ceiling}, of the chosen {chosen}; a good one chosen {chosen_good} %, "
+        "passed over {passed_over} %, not there {none_there} %, mended by the pixels {mended} %".format(**chosen)
+    )
     screen.print(
         f"proposals: recall {100 * report['proposal_recall_50']:.1f} at IoU .5; "
         f"champion: mail-ris version {report['model_version']}"
     )
+
+
+def _selection(folder: Path) -> dict[str, Any]:
+    """What the network with masks chose in both test splits."""
+    found = (json_text.parse_object((folder / split / "metrics.json").read_text()) for split in SPLITS)
+    return Selection.together([chosen for figures in found if (chosen := figures.get("selection"))]).to_dict()
 
 
 def _counts(folder: Path) -> Accumulator:

@@ -1,5 +1,6 @@
 """The gallery of an evaluation: answers, ground truth and masks brought together for `mail.report.gallery`."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def write_evaluation_gallery(
     if compare is not None:
         figures.append([names[1], *row_of(measure(other_counts, report.protocol))])
     if report.selection is not None:
-        cells = [[*SELECTION], selection_cells(report.selection), ["-"] * len(SELECTION)]
+        metrics = compare / "metrics.json" if compare is not None else None
+        theirs = json.loads(metrics.read_text()).get("selection") if metrics is not None and metrics.exists() else None
+        cells = [[*SELECTION], selection_cells(report.selection.to_dict()), selection_cells(theirs)]
         figures = [[*row, *more] for row, more in zip(figures, cells, strict=False)]
     store = report.data_store
     facts = [

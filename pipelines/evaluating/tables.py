@@ -8,7 +8,6 @@ from rich.table import Table
 
 from mail.metrics import Difference, Measures, MetricsReport
 from mail.metrics.explaining import Explanation
-from mail.metrics.selection import Selection
 from pipelines.registry.comparison import Comparison
 
 COLUMNS = ("expressions", "oIoU", "mIoU", "P@.5", "P@.6", "P@.7", "P@.8", "P@.9")
@@ -31,7 +30,7 @@ def print_report(report: MetricsReport) -> None:
     table.add_row(*row_of(m), *extra)
     console.print(table)
     if report.selection is not None:
-        console.print(_selection_table(report.selection, of_what(report)))
+        console.print(_selection_table({"": report.selection.to_dict()}, of_what(report)))
     if report.slices:
         console.print(_slice_table(report))
 
@@ -49,12 +48,15 @@ SELECTION = {  # column -> figure of `Selection`
 }
 
 
-def selection_cells(selection: Selection) -> tuple[str, ...]:
-    """Cells of the columns of `SELECTION`, in points."""
-    return (str(selection.expressions), *(points(getattr(selection, n)) for n in list(SELECTION.values())[1:]))
+def selection_cells(selection: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Cells of the columns of `SELECTION`, in points; of a network without proposals dashes."""
+    if selection is None:
+        return ("-",) * len(SELECTION)
+    return (str(selection["expressions"]), *(points(selection[name]) for name in list(SELECTION.values())[1:]))
 
 
-def _selection_table(selection: Selection, what: str) -> Table:
+def _selection_table(rows: Mapping[str, Mapping[str, Any] | None], what: str) -> Table:
+    """Of `selection` of metrics files, by what the rows are called."""
     table = Table(
         title=f"selection of {what}",
         title_justify="left",
@@ -63,9 +65,11 @@ def _selection_table(selection: Selection, what: str) -> Table:
         "the pixels mended either, or spoilt a good one",
         caption_justify="left",
     )
-    for name in SELECTION:
+    named = any(rows)
+    for name in (*(["version"] if named else []), *SELECTION):
         table.add_column(name, justify="right")
-    table.add_row(*selection_cells(selection))
+    for name, selection in rows.items():
+        table.add_row(*([name] if named else []), *selection_cells(selection))
     return table
 
 
@@ -161,6 +165,9 @@ def print_comparison(comparison: Comparison, candidate: str, champion: str | Non
             figures = (points(v) for v in (m["oIoU"], m["mIoU"], *m["prec"].values()))
             table.add_row(str(number), str(m["expressions"]), *figures)
     console.print(table)
+    selections = {str(n): m.get("selection") for n, m in ((candidate, ours), (champion, theirs)) if m}
+    if any(selections.values()):
+        console.print(_selection_table(selections, what))
     if comparison.differences:
         print_differences(comparison.differences, "its parent" if champion == "parent" else f"version {champion}", what)
 

@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import torch
 from hypothesis import strategies as st
 from PIL import Image
 
 from mail import rle
-from mail.data import coco_text, custom, refer
+from mail.data import coco_text, custom, refer, schema
 from mail.data.coco import CocoInstances
 from mail.data.coco_text import TextConfig
 from mail.data.images import ImageError, decode_image
 from mail.data.mask_table import MaskTable
 from mail.data.sets import DATA_SETS
 from mail.data.store import DataStore
-from mail.metrics.predictions import png_name, read_prediction_folder, read_predictions
+from mail.metrics.joining import read_any_predictions
+from mail.metrics.predictions import png_name, read_predictions
 from tests import own_formats
 from tests.boxes import make_boxes
 from tests.fuzz import mutations
@@ -58,6 +61,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "json lines": _custom(folder / "custom"),
         **_own(folder / "own"),
         "predictions": _predictions(folder / "predictions.jsonl"),
+        **_dumps(folder / "dumps"),
         "mask png": _mask_pngs(folder / "pngs"),
         "photo": Target(st.one_of(*map(mutations.damaged, _photos())), _photo),
         "store": _store(folder / "store"),
@@ -184,6 +188,44 @@ def _predictions(path: Path) -> Target:
     return Target(mutations.json_lines(lines), read)
 
 
+def _expressions() -> pa.Table:
+    target = {"size": [30, 40], "counts": rle.empty(30, 40)["counts"]}
+    rows = [
+        {"expr_id": f"d/{n}", "ref_id": "d/7", "image_id": "i/1", "text": f"cup {n}", "target": target} for n in (1, 2)
+    ]
+    return pa.Table.from_pylist(rows, schema.EXPRESSIONS)
+
+
+def _dumps(folder: Path) -> dict[str, Target]:
+    """What published systems write, but for folders of PNGs."""
+    folder.mkdir()
+    mask = np.zeros((30, 40), bool)
+    mask[3:9, 4:20] = True
+    results = [
+        {"image_id": 1, "segmentation": rle.to_json(rle.encode(mask)), "score": 0.5},
+        {"image_id": 4, "sent_id": 2, "segmentation": {"size": [30, 40], "counts": [10, 5, 1185]}, "score": 0.25},
+    ]
+    said = [{"sent_info": {"sent_id": n}, "sent": f"cup {n}", "pred_mask": mask, "pred_nt": n == 2} for n in (1, 2)]
+    dumps = {name: io.BytesIO() for name in ("p.pth", "p.npz", "p.npy")}
+    torch.save(said, dumps["p.pth"])
+    np.savez_compressed(dumps["p.npz"], **{"1": mask, "d__2": mask.astype(np.float32)})
+    np.save(dumps["p.npy"], np.stack([mask, ~mask]))
+
+    def target(name: str, inputs: st.SearchStrategy[bytes]) -> Target:
+        def read(data: bytes) -> None:
+            (folder / name).write_bytes(data)
+            read_any_predictions(folder / name, _expressions())
+
+        return Target(inputs, read)
+
+    sound = {name: mutations.damaged(data.getvalue()) for name, data in dumps.items()}
+    sound["p.pth"] |= mutations.pickles([{"sent": "cup 1", "sent_info": {"sent_id": 1}, "pred_nt": False}])
+    return {
+        "coco results": target("r.json", mutations.json_files(results)),
+        **{n: target(n, s) for n, s in sound.items()},
+    }
+
+
 def _pngs() -> list[bytes]:
     mask = np.zeros((16, 12), np.uint8)
     mask[4:9, 3:7] = 255
@@ -201,7 +243,7 @@ def _mask_pngs(folder: Path) -> Target:
 
     def read(data: bytes) -> None:
         (folder / png_name("d/1")).write_bytes(data)
-        read_prediction_folder(folder, ["d/1"])
+        read_any_predictions(folder, _expressions())
 
     return Target(st.one_of(*map(mutations.damaged, _pngs())), read)
 

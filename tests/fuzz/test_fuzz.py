@@ -14,7 +14,7 @@ def test_no_reader_fails_on_a_spoilt_file(repository: Path, seconds: int) -> Non
     result = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-6000:]
     found = json.loads(result.stdout.splitlines()[-1])["fuzz"]
-    assert len(found) == 19
+    assert len(found) == 23
     assert all(counts["read"] + counts["refused"] > 0 for counts in found.values())
 
 

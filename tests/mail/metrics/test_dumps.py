@@ -210,9 +210,8 @@ def rela(**changes: Callable[[int, str], Any]) -> list[dict[str, Any]]:
     return [row | {k: f(n, IDS[n]) for k, f in changes.items()} for n, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_relas_predictions_are_read_with_their_flags(tmp_path: Path, legacy: bool):
-    torch.save(rela(), tmp_path / "ref_seg_predictions.pth", _use_new_zipfile_serialization=not legacy)
+def test_relas_predictions_are_read_with_their_flags(tmp_path: Path):
+    torch.save(rela(), tmp_path / "ref_seg_predictions.pth")
     assert_read(tmp_path / "ref_seg_predictions.pth", "sentence id")
     flags = {
         e: p.no_target for e, p in read_any_predictions(tmp_path / "ref_seg_predictions.pth", split()).masks.items()

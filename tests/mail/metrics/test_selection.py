@@ -54,3 +54,15 @@ def test_the_shares_of_chosen_passed_over_and_absent_proposals_are_all():
     assert found.outcomes == dict(zip(OUTCOMES, (2, 1, 2, 1, 2, 1), strict=True))
     assert found.ceiling == pytest.approx((5 * 0.8 + 2 / 6 + 0.5) / 9)
     assert found.final == pytest.approx(sum(kind[2] for kind in KINDS) / 9)
+
+
+def test_parts_together_are_the_whole():
+    choices = {str(n): choose(TARGET, *kind[:3]) for n, kind in enumerate(KINDS)}
+    parts = [{k: v for k, v in choices.items() if (int(k) < 4) == first} for first in (True, False)]
+    together, whole = (
+        Selection.together([Selection.of(p).to_dict() for p in parts]).to_dict(),
+        Selection.of(choices).to_dict(),
+    )
+    assert together.pop("outcomes") == whole.pop("outcomes")
+    assert together == pytest.approx(whole)
+    assert Selection.together([Selection.of({}).to_dict()]) == Selection.of({})
