@@ -240,6 +240,7 @@ OTHER_TEXT = {
     "against_split",
     "because",
     "exclude_eval_of",
+    "explain",
     "metric",
     "name",
     "namespace",
@@ -248,7 +249,7 @@ OTHER_TEXT = {
     "proposer_id",
 }
 OTHER_TEXT |= {"allow_leaky", "device", "protocol", "space", "split", "split_by", "splits", "status", "text", "workers"}
-OTHER_TEXT |= {"explain", "text_field", "validation_split", "host", "allow_hosts", "allow_origins", "label_studio"}
+OTHER_TEXT |= {"text_field", "validation_split", "host", "allow_hosts", "allow_origins", "label_studio"}
 
 
 def test_every_option_that_names_a_place_is_marked_as_one() -> None:
