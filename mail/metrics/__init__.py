@@ -1,7 +1,8 @@
-"""Metrics of referring image segmentation: numpy and run lengths only, no torch and no cluster.
+"""Metrics of referring image segmentation: numpy and run lengths only, no torch (but to read its files), no cluster.
 
 `Accumulator` counts pixels per expression, `measure` turns counts into oIoU, mIoU, Prec@X and gRefCOCO's figures,
-`slice_expressions` says where a model is weak, and `paired_bootstrap` whether two models differ.
+`slice_expressions` says where a model is weak, `selection` whether by what was proposed or by what was chosen of it,
+`paired_bootstrap` whether two models differ, and `explaining` how a stated number was counted.
 """
 
 from mail.metrics.accumulator import Accumulator, Counts, count

@@ -244,6 +244,7 @@ OTHER_TEXT = {
     "against_split",
     "because",
     "exclude_eval_of",
+    "explain",
     "metric",
     "name",
     "namespace",
