@@ -104,10 +104,12 @@ def cells(line: Mapping[str, Any]) -> tuple[str, ...]:
     masks = "yes" if line["masks"] else "no"
     if line["ours"] is None:
         return (line["row"], paper, NOT_RUN, "-", line["protocol"], masks, "0", "-", "-", "-", "-", "-")
-    apart = "-" if line["paper"] is None else f"{line['ours'] - line['paper']:+.2f}"
+    same = line["paper"] is not None and line["published_data"]  # or there is nothing to compare with
+    apart = f"{line['ours'] - line['paper']:+.2f}" if same else "-"
+    label = line["label"] if line["published_data"] else f"{line['label']}, other data"
     half = "-" if line["interval"] is None else f"{line['interval']:.2f}"
     ours, miou, hours = f"{line['ours']:.2f}", f"{line['mIoU']:.2f}", f"{line['hours']:.2f}"
-    numbers = (f"{line['seeds']}", half, miou, f"{line['expressions']}", hours, line["label"])
+    numbers = (f"{line['seeds']}", half, miou, f"{line['expressions']}", hours, label)
     return (line["row"], paper, ours, apart, line["protocol"], masks, *numbers)
 
 
@@ -136,8 +138,12 @@ def _gallery(out: str, line: Mapping[str, Any]) -> str:
     return f"{Place(out, part, WITH, 0).evaluation(split).removeprefix(out).strip('/')}/gallery.html"
 
 
-def notes_on(rows: Sequence[Row]) -> dict[str, str]:
-    """What has to be said of some rows."""
+def notes_on(rows: Sequence[Row], other_data: Sequence[str]) -> dict[str, str]:
+    """What has to be said of some rows, and of the data stores that are not what was published."""
+    notes = {}
     if any(row.part == SHARED_PHOTOS for row in rows):
-        return {"G-Ref Google val": "leaky as published: its split divides objects, and photos of val are trained on"}
-    return {}
+        notes["G-Ref Google val"] = "leaky as published: its split divides objects, and photos of val are trained on"
+    if other_data:
+        names = ", ".join(other_data)
+        notes["other data"] = f"{names}: not of the published size, so nothing that the paper's figures compare with"
+    return notes

@@ -263,8 +263,21 @@ class Reproduce(ReproduceConfig, Stage):
             p.name: sum(record.seconds[f"{do} {p.name}"] for do in ("train", "evaluate")) for p in self._trainings()
         }
         asked = {row.key for row in self._rows}
-        lines = collect(self.out, ROWS, self.seeds, self._networks, seconds)
-        return [line if line["key"] in asked else line | {"ours": None} for line in lines]
+        lines, other = collect(self.out, ROWS, self.seeds, self._networks, seconds), self._other_data()
+        part = {row.key: row.part for row in ROWS}
+        return [
+            (line if line["key"] in asked else line | {"ours": None})
+            | {"published_data": part[line["key"]] not in other}
+            for line in lines
+        ]
+
+    def _other_data(self) -> list[str]:
+        """The data stores that do not have the published sizes."""
+        return [
+            part
+            for part, row in parts(self._rows).items()
+            if DATA_SETS[row.data_set].differences(row.split_by, DataStore(self._store(part)).splits)
+        ]
 
     def _facts(self, record: Record) -> dict[str, Any]:
         stores = {part: DataStore(self._store(part)) for part in parts(self._rows)}
@@ -278,5 +291,5 @@ class Reproduce(ReproduceConfig, Stage):
             "data": ", ".join(f"{store.name} {store.digest[:12]}" for store in stores.values()),
             "code": lineage.code_version(),
             "interval": "half the width of the 95 % interval over seeds (Student's t)",
-            **notes_on(self._rows),
+            **notes_on(self._rows, self._other_data()),
         }

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "../shared/schemas/kuberay"
 KUBERAY = ROOT / "cluster/kuberay"
 EXAMPLE = KUBERAY / "settings.example.env"
-JOBS = {"prepare", "train-proposer", "precompute", "train", "tune", "evaluate"}
+JOBS = {"prepare", "train-proposer", "precompute", "train", "tune", "evaluate", "reproduce"}
 SETTINGS = {
     "REGISTRY": "registry.example.com:5000/team/sub",
     "TAG": "abc123",
