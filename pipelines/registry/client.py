@@ -19,6 +19,8 @@ from mail.errors import UserError
 from pipelines.registry import sqlite
 from pipelines.registry.waiting import await_answer
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # stages say themselves what they do
+
 EXPERIMENT = "mail-ris"
 ATTEMPTS = 6
 PASSED_ON = (

@@ -124,7 +124,6 @@ def _run(client: Any, run_id: str | None, name: str, origin: Mapping[str, Any]) 
 def _quiet(logger: str) -> Iterator[None]:
     level = logging.getLogger(logger).level
     logging.getLogger(logger).setLevel(logging.ERROR)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         # advice about type hints and examples: the signature is given. Recorded, for MLflow sets filters of its own
         with warnings.catch_warnings(record=True):
