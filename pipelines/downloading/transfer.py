@@ -9,7 +9,6 @@ have the file, or has another than was published, is left for the next one.
 """
 
 import asyncio
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -115,7 +114,7 @@ async def _fetch_from(
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             continue
-        digest = await asyncio.to_thread(_sha256, part)
+        digest = await asyncio.to_thread(files.sha256_file, part)
         wanted = published.sha256 if published is not None else None
         if wanted in (None, digest):
             return digest
@@ -196,11 +195,6 @@ def _read_state(part: Path) -> dict:
         return dict(json.loads(_state(part).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _explained(error: BaseException) -> str:

@@ -5,7 +5,6 @@ The published list has a row "RefCOCOg val" without a figure beside the three of
 
 from dataclasses import dataclass
 
-from mail.data.schema import is_evaluation_split
 from mail.data.sets import DATA_SETS
 from mail.errors import UserError
 
@@ -49,6 +48,7 @@ ROWS = (
     Row("RefCOCOg val (UMD)", "refcocog", "umd", "val"),
 )
 DATA = tuple(dict.fromkeys(row.data_set for row in ROWS))
+PART_OF = {row.key: row.part for row in ROWS}
 SHARED_PHOTOS = "refcocog-google"
 """Google's split divides objects, not photos: a photo of val may be one of train, so its figure is labelled leaky."""
 
@@ -69,8 +69,3 @@ def parts(rows: tuple[Row, ...]) -> dict[str, Row]:
 def images_of(row: Row) -> int:
     """Photos of a row's data store, as published; those that are in two splits count twice."""
     return sum(counts.images or 0 for counts in DATA_SETS[row.data_set].published[row.split_by].values())
-
-
-def evaluated(row: Row) -> tuple[str, ...]:
-    """All splits of a row's data store that are evaluated somewhere."""
-    return tuple(s for s in DATA_SETS[row.data_set].published[row.split_by] if is_evaluation_split(s))

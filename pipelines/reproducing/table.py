@@ -10,7 +10,7 @@ from mail import addresses
 from mail.data import files
 from mail.metrics.over_seeds import interval
 from mail.report.paper_page import write_paper_page
-from pipelines.reproducing.paper import SHARED_PHOTOS, Row
+from pipelines.reproducing.paper import PART_OF, SHARED_PHOTOS, Row
 
 PROTOCOLS = ("original", "lavt")
 WITH, WITHOUT = "with masks", "without masks"
@@ -133,9 +133,8 @@ def write_table(out: str, lines: Sequence[Mapping[str, Any]], facts: Mapping[str
 
 def _gallery(out: str, line: Mapping[str, Any]) -> str:
     """Address of the pictures of a row's first seed, from the report on."""
-    data, _, split = line["key"].rpartition("/")
-    part = {"refcocog": "refcocog-umd"}.get(data, data)
-    return f"{Place(out, part, WITH, 0).evaluation(split).removeprefix(out).strip('/')}/gallery.html"
+    split = line["key"].rpartition("/")[2]
+    return f"{Place(out, PART_OF[line['key']], WITH, 0).evaluation(split).removeprefix(out).strip('/')}/gallery.html"
 
 
 def notes_on(rows: Sequence[Row], other_data: Sequence[str]) -> dict[str, str]:

@@ -38,13 +38,14 @@ from pipelines.precomputing.config import PrecomputeConfig
 from pipelines.reproducing.config import ReproduceConfig
 from pipelines.reproducing.estimate import needs
 from pipelines.reproducing.evaluations import evaluate_all
-from pipelines.reproducing.paper import DATA, ROWS, SHARED_PHOTOS, Row, chosen, parts
+from pipelines.reproducing.paper import DATA, PART_OF, ROWS, SHARED_PHOTOS, Row, chosen, parts
 from pipelines.reproducing.table import WITH, WITHOUT, Place, collect, notes_on, write_table
 from pipelines.stage import Stage
 from pipelines.stages.prepare.published import PUBLISHED
 from pipelines.terminal import done, say
 from pipelines.training.config import TrainConfig
 from pipelines.training.proposer_config import ProposerTrainingConfig
+from pipelines.training.shares import worker_range
 
 STATE = "reproduce.json"
 NOT_THE_RESULT = ("out", "dry_run", "workers", "evaluation_workers", "gpu_speed", "gpu_price", "download", "mirror")
@@ -123,8 +124,9 @@ class Reproduce(ReproduceConfig, Stage):
 
             record.run_all(self._steps(record), before)
             claim.check()
-            lines = self._lines(record)
-            text = write_table(self.out, lines, self._facts(record))
+            other = self._other_data()
+            lines = self._lines(record, other)
+            text = write_table(self.out, lines, self._facts(record, other))
             log = RunLog(record.results["record"]["run_id"], say)
             figures = {f"{line['key']}/{line['protocol']}": line["ours"] for line in lines if line["masks"]}
             log.metrics([{"step": 0} | {k: v for k, v in figures.items() if v is not None}], "oIoU/")
@@ -205,7 +207,7 @@ class Reproduce(ReproduceConfig, Stage):
                 weights_images=self.proposer_weights_images,
                 exclude_eval_of=",".join(DATA),
                 refs_root=self._data,
-                workers=1 if self.workers == 0 else int(str(self.workers).partition("..")[0]),
+                workers=max(1, worker_range(self.workers)[0]),
             )
         )
 
@@ -258,16 +260,15 @@ class Reproduce(ReproduceConfig, Stage):
         }
         evaluate_all(place, tuple(splits), self._at("runs", place.name, "model"), config)
 
-    def _lines(self, record: Record) -> list[dict[str, Any]]:
+    def _lines(self, record: Record, other: list[str]) -> list[dict[str, Any]]:
         seconds = {
             p.name: sum(record.seconds[f"{do} {p.name}"] for do in ("train", "evaluate")) for p in self._trainings()
         }
         asked = {row.key for row in self._rows}
-        lines, other = collect(self.out, ROWS, self.seeds, self._networks, seconds), self._other_data()
-        part = {row.key: row.part for row in ROWS}
+        lines = collect(self.out, ROWS, self.seeds, self._networks, seconds)
         return [
             (line if line["key"] in asked else line | {"ours": None})
-            | {"published_data": part[line["key"]] not in other}
+            | {"published_data": PART_OF[line["key"]] not in other}
             for line in lines
         ]
 
@@ -279,7 +280,7 @@ class Reproduce(ReproduceConfig, Stage):
             if DATA_SETS[row.data_set].differences(row.split_by, DataStore(self._store(part)).splits)
         ]
 
-    def _facts(self, record: Record) -> dict[str, Any]:
+    def _facts(self, record: Record, other: list[str]) -> dict[str, Any]:
         stores = {part: DataStore(self._store(part)) for part in parts(self._rows)}
         steps = sorted({record.results[f"train {place.name}"]["steps"] for place in self._trainings()})
         from mail.model import find_preset
@@ -291,5 +292,5 @@ class Reproduce(ReproduceConfig, Stage):
             "data": ", ".join(f"{store.name} {store.digest[:12]}" for store in stores.values()),
             "code": lineage.code_version(),
             "interval": "half the width of the 95 % interval over seeds (Student's t)",
-            **notes_on(self._rows, self._other_data()),
+            **notes_on(self._rows, other),
         }

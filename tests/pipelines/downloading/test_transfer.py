@@ -85,7 +85,7 @@ def test_what_an_earlier_process_left_is_gone_on_with(server, tmp_path, monkeypa
 
 def test_a_part_that_is_whole_is_only_checked(server, tmp_path, monkeypatch):
     wanted = remote(server)
-    monkeypatch.setattr(transfer, "_sha256", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "died")))
+    monkeypatch.setattr(transfer.files, "sha256_file", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "died")))
     with pytest.raises(OSError, match="died"):
         fetched(wanted, tmp_path)
     monkeypatch.undo()
