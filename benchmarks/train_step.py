@@ -3,11 +3,11 @@
     python -m benchmarks.train_step --compile                  on a GPU: vilt-b32 at 480 and 640, vilt-b16 at 480, bf16
     python -m benchmarks.train_step --networks vilt-b32@480    on a CPU: fp32, a small batch, the same table
 
-A step is what training does (`mail.training.step.train_step`): batch to the device, network, losses, backward,
-clipping, AdamW. Its arithmetic is counted by the formula that is printed; its share of the rate of a large matrix
-product, measured in the same run, is the model FLOPs utilisation. Claim: at least 0.45 on a GPU, where the time of its
-kernels is listed by kind as well. With --follow N the first N steps are taken in fp32 and in bf16, as it is written and
-compiled, on the same batches: how far the losses of each are from those of fp32. The last line is JSON.
+A step is what training does (`mail.training.step.train_step`): network, losses, backward, clipping, AdamW, while the
+next batch is sent to the device. Its arithmetic is counted by the formula that is printed; its share of the rate of a
+large matrix product, measured in the same run, is the model FLOPs utilisation. Claim: at least 0.45 on a GPU, where the
+time of its kernels is listed as well. With --follow N the first N steps are taken in fp32 and in bf16, as it is written
+and compiled, on the same batches: how far the losses of each are from those of fp32. The last line is JSON.
 """
 
 import argparse
@@ -15,8 +15,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mail.data.epoch_plan import Batch
 from mail.model import MailConfig, MailForReferringSegmentation, find_preset
-from mail.training.compiling import compile_parts, padded
+from mail.training.compiling import Compiling, padded
 from mail.training.optimizer import make_optimizer
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, train_step
+from pipelines.training.input import staged
 
 FORMULA = (
     "FLOPs of a step = 3 x (2 x the multiply-adds of all matrix products and convolutions of the forward pass, counted "
@@ -37,8 +40,10 @@ FORMULA = (
     "4 T^2 d) for N expressions, T tokens, width d, feed-forward width f"
 )
 WORDS, PADDED_WORDS, EXPRESSIONS_PER_IMAGE = 20, 24, 3
+SHOWN_MS = 0.05  # of a step: kernels that take longer are listed
 KINDS = {  # of kernels, by what is in their names; the first that fits
-    "attention": ("sdpa", "fmha", "flash"),
+    "sent meanwhile": ("HtoD",),
+    "attention": ("sdpa", "fmha", "flash", "dot_do_o", "convert_dq"),
     "matrix products": ("nvjet", "gemm", "cutlass", "splitK", "cublas"),
     "convolutions": ("conv", "cudnn", "xmma", "wgrad", "dgrad"),
     "AdamW and clipping": ("multi_tensor", "lpnorm", "FusedAdam"),
@@ -130,46 +135,47 @@ def measure(name: str, expressions: int, runs: int, compiled: bool, device: torc
     with FlopCounterMode(display=False) as counter, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         model(**make_batch(config, expressions, WORDS).to(device).tensors)
     flops = 3 * counter.get_total_flops()
-    if compiled:
-        compile_parts(model)
+    with (
+        Compiling(model if compiled else None, print, required=True, bf16=bf16) as compiling,
+        closing(staged(repeat(batch), 2, device)) as stream,
+    ):
+        take = partial(train_step, model, optimizer, settings=settings, device=device, bf16=bf16)
 
-    def whole() -> None:
-        train_step(model, optimizer, [batch], settings, device=device, bf16=bf16)
+        def whole() -> torch.Tensor:
+            return compiling.take([next(stream)], take)
 
-    first = seconds(whole, device, 1)
-    for _ in range(3):
-        whole()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    # one after another, as in training: the next step is prepared while the GPU is busy with this one
-    step = seconds(lambda: [whole() for _ in range(runs)], device, 3) / runs
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-    there = batch.to(device).tensors
+        first = seconds(whole, device, 1)
+        for _ in range(3):
+            whole()
+        # one after another, as in training: the next step is prepared while the GPU is busy with this one
+        step = seconds(lambda: [whole() for _ in range(runs)], device, 3) / runs
+        there = batch.to(device).tensors
 
-    def forward() -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return model(**there).loss
+        def forward() -> torch.Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                return model(**there).loss
 
-    to_device = seconds(lambda: batch.to(device), device, runs)
-    forward_seconds = seconds(forward, device, runs)
-    both = seconds(lambda: forward().backward(), device, runs)
-    update = seconds(optimizer.step, device, runs)
-    return {
-        "network": name,
-        "expressions": expressions,
-        "expressions_per_second": round(expressions / step, 2),
-        "step_ms": round(1000 * step, 2),
-        "first_step_s": round(first, 1),
-        "to_device_ms": round(1000 * to_device, 2),
-        "forward_ms": round(1000 * forward_seconds, 2),
-        "backward_ms": round(1000 * (both - forward_seconds), 2),
-        "optimizer_ms": round(1000 * update, 2),
-        "peak_GiB": None if peak is None else round(peak, 2),
-        "tera_flops": round(flops / 1e12, 4),
-        "encoder_share_of_flops": round(encoder_flops(config, expressions) / flops, 3),
-        "flops_per_second": flops / step,
-        "kernels_ms": kernels(whole) if device.type == "cuda" else None,
-    }
+        def both() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            forward().backward()
+
+        forward_seconds, both_seconds = seconds(forward, device, runs), seconds(both, device, runs)
+        return {
+            "network": name,
+            "expressions": expressions,
+            "expressions_per_second": round(expressions / step, 2),
+            "step_ms": round(1000 * step, 2),
+            "first_step_s": round(first, 1),
+            "to_device_ms": round(1000 * seconds(lambda: batch.to(device), device, runs), 2),
+            "forward_ms": round(1000 * forward_seconds, 2),
+            "backward_ms": round(1000 * (both_seconds - forward_seconds), 2),
+            "optimizer_ms": round(1000 * seconds(optimizer.step, device, runs), 2),
+            "peak_GiB": round(torch.cuda.max_memory_reserved() / 2**30, 2) if device.type == "cuda" else None,
+            "tera_flops": round(flops / 1e12, 4),
+            "encoder_share_of_flops": round(encoder_flops(config, expressions) / flops, 3),
+            "flops_per_second": flops / step,
+            "kernels_ms": kernels(whole) if device.type == "cuda" else None,
+        }
 
 
 def kernels(step: Callable[[], Any], runs: int = 3) -> dict[str, float]:
@@ -179,11 +185,12 @@ def kernels(step: Callable[[], Any], runs: int = 3) -> dict[str, float]:
             step()
         torch.cuda.synchronize()
     found = dict.fromkeys(["all", *KINDS, "others"], 0.0)
-    for event in profiled.key_averages():
-        spent = event.self_device_time_total / 1000 / runs
+    for event in sorted(profiled.key_averages(), key=lambda event: -event.self_device_time_total):
+        if (spent := event.self_device_time_total / 1000 / runs) > SHOWN_MS:
+            print(f"  {spent:7.3f} ms in {event.count // runs:4d} of {event.key[:150]}")
         kind = next((kind for kind, marks in KINDS.items() if any(mark in event.key for mark in marks)), "others")
         found[kind] += spent
-        found["all"] += spent
+        found["all"] += spent if kind != "sent meanwhile" else 0
     return {kind: round(spent, 2) for kind, spent in found.items()}
 
 
@@ -195,13 +202,13 @@ def follow(name: str, expressions: int, steps: int, device: torch.device) -> dic
     def losses(bf16: bool, compiled: bool) -> np.ndarray:
         torch.manual_seed(0)
         model = MailForReferringSegmentation(config).to(device).train()  # type: ignore[arg-type]
-        if compiled:
-            compile_parts(model)
         optimizer, found = make_optimizer(model, settings), []
-        for step, batch in enumerate(islice(batches * steps, steps)):
-            batch.plan = replace(batch.plan, step=step)
-            found.append(train_step(model, optimizer, [batch], settings, device=device, bf16=bf16)[0])
-        return torch.stack(found).cpu().numpy()
+        take = partial(train_step, model, optimizer, settings=settings, device=device, bf16=bf16)
+        with Compiling(model if compiled else None, print, required=True, bf16=bf16) as compiling:
+            for step, batch in enumerate(islice(batches * steps, steps)):
+                batch.plan = replace(batch.plan, step=step)
+                found.append(compiling.take([batch], take)[0])
+            return torch.stack(found).cpu().numpy()
 
     exact = losses(bf16=False, compiled=False)
     apart = {way: losses(True, way == "compiled") / exact - 1 for way in ("eager", "compiled")}

@@ -143,7 +143,8 @@ class MailForReferringSegmentation(PreTrainedModel):
         assert instance_scores is not None
         assert instance_labels is not None
         masks = instance_masks.to(dtype) / 255
-        extent = pixel_size / torch.tensor(pixel_values.shape[-2:], device=pixel_size.device)
+        height, width = pixel_values.shape[-2:]
+        extent = torch.stack([pixel_size[:, 0] / height, pixel_size[:, 1] / width], 1)
         instances = self.instance(masks, instance_boxes, instance_scores, instance_labels, tokens.stem, pixels, extent)
         instances = instances + self.geometry(instance_boxes) + self.token_type.weight[2]
         coverage = F.adaptive_avg_pool2d(masks, grid).flatten(2)
@@ -158,7 +159,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         columns = torch.arange(grid[1], device=pixel_size.device) * side
         y0, x0 = torch.meshgrid(rows, columns, indexing="ij")
         boxes = torch.stack([x0, y0, x0 + side, y0 + side], -1).flatten(0, 1).float()  # (P, 4)
-        return boxes[None] / pixel_size[:, [1, 0, 1, 0]][:, None].float()
+        return boxes[None] / pixel_size.flip(1).repeat(1, 2)[:, None].float()
 
     def forward(
         self,

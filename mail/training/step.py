@@ -78,6 +78,9 @@ def train_step(
                 output = model(**part.tensors)
             share = len(part.plan.rows) / part.plan.total
             (output.loss * (share * world)).backward()
+        if number == 0 and not last:  # what a recorded pass has left would be overwritten by the next one
+            for parameter in model.parameters():
+                parameter.grad = None if parameter.grad is None else parameter.grad.clone()
         zero = output.loss.new_zeros(())
         terms = [output.losses.get(name, zero) for name in LOSS_TERMS]
         shares += share * torch.stack([output.loss.detach(), *(t.detach() for t in terms)]).float()

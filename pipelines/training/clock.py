@@ -60,7 +60,7 @@ class Clock:
         if peak := peak_flops(device, self._bf16):
             found["mfu"] = self._step_flops * self._expressions / seconds / peak
         if device.type == "cuda":
-            found["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+            found["gpu_memory_gb"] = torch.cuda.max_memory_reserved(device) / 2**30
         self._start, self._waited, self._images, self._expressions = time.perf_counter(), 0.0, 0, 0
         return found
 

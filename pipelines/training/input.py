@@ -22,7 +22,7 @@ import torch
 
 from mail.data.epoch_plan import Batch, EpochPlan
 from mail.data.rehearsal import RehearsedPlan
-from mail.pinned import copy_for
+from mail.pinned import ALLOCATING, copy_for
 from mail.training.input import TrainingInput
 from mail.training.step import TrainingBatch
 
@@ -161,9 +161,10 @@ def staged(batches: Iterator[TrainingBatch], count: int, device: torch.device) -
     def sent() -> Iterator[tuple[TrainingBatch, torch.cuda.Event]]:
         for batch in batches:
             held = {k: v if v.is_pinned() else copy_for(v.numpy(), device) for k, v in batch.tensors.items()}
-            with torch.cuda.stream(side):
+            with ALLOCATING, torch.cuda.stream(side):
                 there = {k: v.to(device, non_blocking=True) for k, v in held.items()}
-            yield TrainingBatch(batch.plan, there), side.record_event()
+                arrived = side.record_event()
+            yield TrainingBatch(batch.plan, there), arrived
 
     def received() -> Generator[TrainingBatch, None, None]:
         with contextlib.closing(ahead(sent(), count)) as arriving:

@@ -126,7 +126,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     note = partial(place.tell, "note") if rank == 0 else (lambda line: None)
     with (
         contextlib.closing(place.batches(start)) as stream,
-        Compiling(compiled, note, required=job.options.compile == "required") as compiling,
+        Compiling(compiled, note, required=job.options.compile == "required", world=world, bf16=bf16) as compiling,
     ):
         for parts in clock.waits(by_step(stream)):
             if rank == 0:
