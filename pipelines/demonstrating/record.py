@@ -2,13 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+from pyarrow import fs
 
 from mail import json_text
 from mail.data import files
 from mail.errors import UserError
+from pipelines.claiming.marks import FOLDER
 from pipelines.terminal import console, say
 
 
@@ -27,16 +30,18 @@ class Record:
         cls,
         path: str | Path,
         settings: dict[str, Any],
-        what: str = "a demo",
+        chain: str = "demo",
         mend: str = "start anew with --fresh, or choose another --out",
+        made: Collection[str] | None = None,
     ) -> "Record":
         """The record in the file, a new one if there is none.
 
         Args:
-            path: address of the file. what: the chain. mend: what a person can do about another one.
+            path: address of the file. chain: its name. mend: what a person can do about one with other settings.
+            made: names of what the chain makes beside the file; None: whatever is there may be somebody's.
 
         Raises:
-            UserError: the file is of a chain with other settings.
+            UserError: the file is of a chain with other settings; or there is none beside what may be somebody's.
         """
         record = cls(path, settings)
         filesystem, place = files.resolve(path)
@@ -45,8 +50,14 @@ class Record:
             before = values["settings"]
             if changed := sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)):
                 names = ", ".join(f"--{k.rstrip('_').replace('_', '-')}" for k in changed)
-                raise UserError(f"{str(path).rpartition('/')[0]} holds {what} with other {names}: {mend}")
+                raise UserError(f"{str(path).rpartition('/')[0]} holds a {chain} with other {names}: {mend}")
             record.__dict__ |= values
+            return record
+        there = filesystem.get_file_info(fs.FileSelector(place.rpartition("/")[0], allow_not_found=True))
+        names_there = sorted(found.base_name for found in there if found.base_name != FOLDER)
+        if foreign := [name for name in names_there if made is None or name in made]:
+            folder = str(path).rpartition("/")[0]
+            raise UserError(f"{folder} holds {foreign[0]}, which no {chain} made: choose another --out")
         return record
 
     def is_done(self, name: str) -> bool:

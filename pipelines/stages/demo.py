@@ -145,11 +145,12 @@ class Demo(Stage):
         if self.images < FEWEST_IMAGES:
             raise UserError(f"--images {self.images}: the demo needs at least {FEWEST_IMAGES} for its four splits")
         files.check_writable(self.out)
-        moving = (self.out / MOVING).exists()
-        if not (self.out / STATE).exists() and not moving and (foreign := [n for n in MADE if (self.out / n).exists()]):
-            raise UserError(f"{self.out} holds {foreign[0]}, which no demo made: choose another --out")
         settings = {k: v for k, v in asdict(self).items() if k not in ("out", "fresh", "dry_run", "pictures")}
-        return Record(self.out / STATE, settings) if self.fresh else Record.open(self.out / STATE, settings)
+        if self.fresh and (self.out / STATE).exists():
+            return Record(self.out / STATE, settings)
+        # what was being moved away is a demo's
+        made = () if (self.out / MOVING).exists() else MADE
+        return Record.open(self.out / STATE, settings, made=made)
 
     def set_aside(self) -> None:
         """Moves what a demo made, and nothing else that may lie in the folder; goes on where it was killed in that.

@@ -19,7 +19,6 @@ from mail.data.schema import VALIDATION_SPLIT, is_evaluation_split
 from mail.data.store import DataStore
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim, Ticket
-from pipelines.claiming.marks import FOLDER
 from pipelines.demonstrating.record import Record
 from pipelines.ending import EndRequested
 from pipelines.evaluating.config import EvaluationConfig
@@ -93,11 +92,8 @@ class FineTune(FineTuneConfig, Stage):
     def _record(self) -> Record:
         if (self.data is None) == (self.expressions is None):
             raise UserError("give photos and sentences (--expressions FILE --images DIR), or a data store (--data)")
-        there = self.folder.iterdir() if self.folder.is_dir() and not (self.folder / STATE).exists() else ()
-        if foreign := sorted(path.name for path in there if path.name != FOLDER):
-            raise UserError(f"{self.folder} holds {foreign[0]}, which no fine-tuning made: choose another --out")
         given = {k: str(v) for k, v in asdict(self).items() if k not in NOT_THE_RESULT}
-        return Record.open(self.folder / STATE, given, "a fine-tuning", "choose another --out")
+        return Record.open(self.folder / STATE, given, "fine-tuning", "choose another --out")
 
     def _steps(self, record: Record) -> list[tuple[str, Callable[[], Any]]]:
         steps: list[tuple[str, Callable[[], Any]]] = [("check", self._check)]

@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyarrow.fs import FileSelector
-
 from mail import addresses, lineage
 from mail.data import files
 from mail.data.refer import find_image_folder
@@ -30,7 +28,6 @@ from mail.data.sets.remote import PHOTOS, RemoteFile
 from mail.data.store import DataStore
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim, Ticket
-from pipelines.claiming.marks import FOLDER
 from pipelines.cluster_session.session import connect, environment
 from pipelines.demonstrating.record import Record
 from pipelines.ending import EndRequested
@@ -99,12 +96,8 @@ class Reproduce(ReproduceConfig, Stage):
             raise UserError("--seeds must be at least 1")
         _ = self._data, self._rows
         files.check_writable(self.out)
-        filesystem, path = files.resolve(self.out)
-        there = () if self._has(STATE) else filesystem.get_file_info(FileSelector(path, allow_not_found=True))
-        if foreign := sorted(found.base_name for found in there if found.base_name != FOLDER):
-            raise UserError(f"{self.out} holds {foreign[0]}, which no reproduction made: choose another --out")
         given = {k: str(v) for k, v in asdict(self).items() if k not in NOT_THE_RESULT} | {"root": str(self._data)}
-        return Record.open(self._at(STATE), given, "a reproduction", "choose another --out")
+        return Record.open(self._at(STATE), given, "reproduction", "choose another --out")
 
     def _run(self, claim: Ticket) -> dict[str, Any]:
         from pipelines.registry.run_log import RunLog
