@@ -54,8 +54,9 @@ BARE = {
     "direct": False,
     "pixel_share": 0.0,
     "loss_selection": 1.0,
-    "proposal_dropout": 0.1,  # of the training, not of the network
+    "proposal_dropout": 0.1,
 }
+OF_THE_TRAINING = ("proposal_dropout", "optimizer", "learning_rate")  # not of the network
 SELECTS = BARE | {"selection": True, "direct": True}
 HALF = {"pixel_share": 0.5, "loss_selection": 1.0}  # and no proposal is withheld any more
 DESIGNS: dict[str, dict[str, Any]] = {
@@ -76,6 +77,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "and a decoder at the full resolution of masks": {"decoder_stride": 2},
     "and a decoder at a quarter of it": {"decoder_stride": 8},
     "and a decoder half as wide": {"decoder_dim": 12},
+    "and Muon": {"optimizer": "muon"},
     "no masks, boxes without Fourier features": {"mask_modality": "none"},  # as `--model.mask-modality none` gives
 }
 Find = Callable[[str, tuple[int, int]], Proposals]
@@ -121,7 +123,7 @@ def train(folder: Path, design: str, seed: int, steps: int, batch: int, device: 
         global_batch_size=batch,
         seed=seed,
         validation_expressions=0,
-        proposal_dropout=changes.pop("proposal_dropout", None),
+        **{name: changes.pop(name) for name in OF_THE_TRAINING if name in changes},
     )
     options.model = Changes(changes)  # type: ignore[assignment]
     run = RunPlan.make(options)

@@ -20,7 +20,7 @@ class Preset:
         pretrained: ViLT weights to start from (folder or hub name), None to start from nothing.
         tokenizer: vocabulary to use (file, folder or hub name), None to make one from the training expressions.
         global_batch_size: expressions an optimizer step, over all workers.
-        learning_rate, weight_decay, warmup_fraction, gradient_clip: AdamW.
+        optimizer, learning_rate, weight_decay, warmup_fraction, gradient_clip: see `mail.training.settings`.
         steps: optimizer steps.
         expressions_per_image: expressions of one image that share a decode and stay together in a batch.
         proposal_dropout: share of training images whose proposals are withheld; for networks with joint attention,
@@ -31,6 +31,7 @@ class Preset:
     pretrained: str | None = None
     tokenizer: str | None = None
     global_batch_size: int = 32
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1

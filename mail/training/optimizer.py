@@ -1,17 +1,102 @@
-"""AdamW as the field uses it: matrices decay, everything else (norms, biases, embeddings, gains) does not."""
+"""How the weights are moved: AdamW as the field uses it, and Muon for the matrices of a network.
 
+Matrices decay, everything else (norms, biases, embeddings, gains) does not.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from mail.errors import UserError
 from mail.training.settings import TrainingSettings
+
+Kind = Literal["adamw", "muon"]
+MATRIX_RATE = 3.0  # learning rate of Muon's matrices over that of the rest
+LIKE_ADAMW = (
+    0.2  # size of an orthogonal update that is about that of one of AdamW's (Liu et al. 2025, arXiv 2502.16982)
+)
+MOMENTUM = 0.95
+ITERATION = ((3.4445, -4.7750, 2.0315),) * 5  # Newton-Schulz: coefficients of X, X X' X and (X X')^2 X
+
+
+class Muon(AdamW):
+    """Momentum made orthogonal for the groups that say `orthogonal` (Jordan et al. 2024), AdamW for the others.
+
+    PyTorch has Muon as well, always in bf16, which a CPU computes many times more slowly than float32, and one matrix
+    at a time; here matrices of one shape are one batch.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["orthogonal"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["orthogonal"]:
+                self._move(group)
+        return loss
+
+    @torch.no_grad()
+    def _move(self, group: dict[str, Any]) -> None:
+        alike: dict[tuple[torch.Size, torch.device], list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                alike[parameter.shape, parameter.device].append(parameter)
+        for (shape, _), parameters in alike.items():
+            updates = []
+            for parameter in parameters:
+                assert parameter.grad is not None
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+                updates.append(parameter.grad.lerp(state["momentum"], MOMENTUM))
+            size = group["lr"] * LIKE_ADAMW * max(shape) ** 0.5
+            for parameter, update in zip(parameters, orthogonal(torch.stack(updates)), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.to(parameter.dtype), alpha=size)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About U V' of the singular value decomposition U S V' of each matrix (B, rows, columns)."""
+    found = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    tall = found.shape[1] > found.shape[2]
+    found = found.mT if tall else found
+    found = found / found.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for first, third, fifth in ITERATION:
+        product = found @ found.mT
+        found = first * found + torch.baddbmm(product, product, product, beta=third, alpha=fifth) @ found
+    return found.mT if tall else found
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
-    """AdamW with two groups; fused: one pass over the weights, on CPUs as well as GPUs."""
+    """The optimizer of the settings; fused: one pass over the weights, on CPUs as well as GPUs.
+
+    A group's learning rate is its `rate` times that of the settings.
+
+    Raises:
+        UserError: there is no such optimizer.
+    """
     decay, rest = split_parameters(model)
-    groups = [{"params": list(decay.values()), "weight_decay": settings.weight_decay}]
-    groups.append({"params": list(rest.values()), "weight_decay": 0.0})
-    return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    muon = settings.optimizer == "muon"
+    if settings.optimizer not in get_args(Kind):
+        raise UserError(f"no optimizer {settings.optimizer!r}: choose one of {', '.join(get_args(Kind))}")
+    groups: list[dict[str, Any]] = [{"params": list(rest.values()), "weight_decay": 0.0}]
+
+    def add(chosen: Callable[[Tensor], bool], **options: Any) -> None:
+        if parameters := [p for p in decay.values() if chosen(p)]:
+            groups.append({"params": parameters, "weight_decay": settings.weight_decay, **options})
+
+    add(lambda p: not muon or p.ndim != 2)
+    add(lambda p: muon and p.ndim == 2, orthogonal=True, rate=MATRIX_RATE)
+    groups = [{"orthogonal": False, "rate": 1.0, **group} for group in groups]
+    kind = Muon if muon else AdamW
+    return kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
 def split_parameters(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -71,6 +71,7 @@ class RunPlan:
             learning_rate=_or(options.learning_rate, preset.learning_rate),
             warmup_fraction=preset.warmup_fraction,
             decay=options.decay,
+            optimizer=_or(options.optimizer, preset.optimizer),
             weight_decay=preset.weight_decay,
             gradient_clip=preset.gradient_clip,
             rule=options.rule,

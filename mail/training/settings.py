@@ -18,7 +18,8 @@ class TrainingSettings:
         global_batch_size: expressions in a step, over all workers.
         learning_rate: at the end of the warm-up. warmup_fraction: share of `steps` for the warm-up.
         decay: `cosine` or `poly` (power .9) down to `final_fraction` of the learning rate, or `constant`.
-        weight_decay: AdamW's, on matrices only. betas: its momenta. gradient_clip: largest norm of the gradient.
+        optimizer: `adamw`, or `muon` for the matrices and AdamW for the rest.
+        weight_decay: on matrices only. betas: AdamW's momenta. gradient_clip: largest norm of the gradient.
         rule: which expressions an epoch has. expressions_per_image: of one image that stay together.
         window_groups: image row groups that are shuffled together.
         proposal_dropout: share of images whose proposals are withheld, drawn anew for every step.
@@ -31,6 +32,7 @@ class TrainingSettings:
     warmup_fraction: float = 0.1
     decay: Literal["cosine", "poly", "constant"] = "cosine"
     final_fraction: float = 0.01
+    optimizer: str = "adamw"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     gradient_clip: float = 1.0

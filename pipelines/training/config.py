@@ -140,6 +140,9 @@ class TrainConfig(Options):
     learning_rate: float | None = None
     """Peak learning rate (default: the preset's; with --from, half of what the model was first trained with)."""
 
+    optimizer: Literal["adamw", "muon"] | None = None
+    """AdamW; or Muon for the matrices and AdamW for the rest (default: the preset's)."""
+
     because: str | None = None
     """Why --resume goes on with another --learning-rate; recorded in the model's lineage."""
 

@@ -168,8 +168,11 @@ class RunState:
         weights = (self.config or {}).get("pretrained")
         if config.get("pretrained") and addresses.absolute(config["pretrained"]) == weights:
             config["pretrained"] = weights  # a folder that is gone since, and that only the first start needs
-        changed = changes.apply(self.config or config, config, because, step)
-        if changed := changed or differences(self.config or config, config):
+        before = self.config or config
+        for each in (before, config):
+            each.get("recipe", {}).setdefault("optimizer", "adamw")  # of a run from when there was no other
+        changed = changes.apply(before, config, because, step)
+        if changed := changed or differences(before, config):
             raise UserError(
                 f"run {self.name} cannot go on with another config: {'; '.join(changed[:4])}. Give it as before, or "
                 "another --name"
