@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from mail.model.configuration import MailConfig
 from mail.model.modeling import MailForReferringSegmentation, MailOutput
+from mail.model.post_processing import Segmentation
 from mail.model.presets import describe, find_preset
-from mail.model.processing import MailProcessor, Segmentation
+from mail.model.processing import MailProcessor
 from mail.model.text_coverage import TextCoverage
 from mail.model.tokenization import check_text, load_tokenizer, tokenizer_from_texts
 

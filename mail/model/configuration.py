@@ -90,7 +90,9 @@ class MailConfig(PretrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """All its own fields, not only those that differ: a saved network stays as it is when a default changes."""
-        return super().to_diff_dict() | {name: getattr(self, name) for name in MailConfig.__annotations__}
+        found = super().to_diff_dict() | {name: getattr(self, name) for name in MailConfig.__annotations__}
+        found.pop("auto_map", None)  # of the folder that it was read from: see `mail.model.card`
+        return found
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -8,19 +8,18 @@ top-left on the square canvas. Both axes map edge to edge, so nothing shifts on 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from torch.nn import functional as F
 from transformers import BatchFeature, ProcessorMixin
 
 from mail import rle
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
 from mail.model.coverage import coverage
+from mail.model.post_processing import PostProcessing
 from mail.model.text_coverage import TextCoverage
 from mail.model.tokenization import check_text
 from mail.proposals import Proposals
@@ -31,24 +30,7 @@ WORD_LENGTHS = (8, 16, 24)  # word pieces that a batch is padded to, the process
 SLOT_STEP = 16  # instance slots of a batch are a multiple
 
 
-@dataclass
-class Segmentation:
-    """Answer to one expression.
-
-    Attributes:
-        mask: bool (H, W) at the image's original resolution.
-        score: confidence in [0, 1]: mean foreground probability inside the mask, 0 for an empty mask.
-        no_target_probability: probability that the expression names nothing in the image.
-        selection: float32 (K,) share of each proposal, in the order in which they were given; empty without them.
-    """
-
-    mask: np.ndarray
-    score: float
-    no_target_probability: float
-    selection: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-
-
-class MailProcessor(ProcessorMixin):
+class MailProcessor(PostProcessing, ProcessorMixin):
     """Turns images, expressions and proposals into the network's batch, and its output into masks.
 
     Args:
@@ -239,53 +221,6 @@ class MailProcessor(ProcessorMixin):
             sentences = [sentences] if isinstance(sentences, str) else list(sentences)
             items.append(self.encode(picture, found, sentences))  # type: ignore[arg-type]
         return BatchFeature(self.collate(items))
-
-    # answers -------------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def post_process(
-        self,
-        outputs: Any,
-        image_sizes: Sequence[tuple[int, int]],
-        proposals: Sequence[Proposals | None] | None = None,
-        threshold: float = 0.5,
-        no_target_threshold: float = 0.5,
-    ) -> list[Segmentation]:
-        """Masks at the original resolution.
-
-        Args:
-            outputs: of the network, for N expressions.
-            image_sizes: (H, W) of the image of each of the N expressions.
-            proposals: of the image of each expression, as they were given; only to put `selection` in their order.
-            threshold: foreground probability from which a pixel belongs to the mask.
-            no_target_threshold: probability of "names nothing" above which the mask is left empty.
-        """
-        answers = []
-        absent = outputs.no_target_logits.float().sigmoid().cpu().numpy()
-        shares = None
-        if outputs.selection_logits is not None:
-            shares = outputs.selection_logits.float().softmax(-1)[:, 1:].cpu().numpy()
-        for n, (height, width) in enumerate(image_sizes):
-            probability = self.to_image(outputs.mask_logits[n], (height, width)).sigmoid()
-            inside = probability >= threshold
-            mask = inside.cpu().numpy()
-            score = float(probability[inside].mean()) if mask.any() else 0.0
-            if absent[n] > no_target_threshold:
-                mask = np.zeros_like(mask)
-            selection = np.zeros(0, np.float32)
-            found = proposals[n] if proposals is not None else None
-            if shares is not None and found is not None:
-                order = np.argsort(-found.scores, kind="stable")[: self.max_instances]
-                selection = np.zeros(len(found), np.float32)
-                selection[order] = shares[n, : len(order)]
-            answers.append(Segmentation(mask, score, float(absent[n]), selection))
-        return answers
-
-    def to_image(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Mask logits (R, R) of the canvas -> (H, W) of the image, edge to edge."""
-        height, width = (side // self.mask_stride for side in self.canvas_size(*size))
-        cells = logits[:height, :width].float()
-        return F.interpolate(cells[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _pad(array: np.ndarray, length: int, axis: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Checkpoints: a MODEL folder that also holds the optimizer. Nothing in it is pickled.
 
     config.json, model.safetensors, processor and tokenizer files     loadable as MODEL
+    README.md, mail_ris.py                                            card, and code for transformers' users
     optimizer.safetensors                                             AdamW's moments by parameter name
     run.json                                                          the resolved config of the run
     lineage.json                                                      where the model comes from
@@ -30,6 +31,7 @@ from mail.data import files
 from mail.data.filling import begun
 from mail.errors import UserError
 from mail.inventory import fault, flush_all, sealed, transfer
+from mail.model.card import describe_folder
 from mail.training.curves import Curves
 
 FORMAT_VERSION = 1
@@ -65,7 +67,7 @@ def save_checkpoint(
         curves: what was measured so far. scores: of the validation at this step, if there was one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model, processor, lineage)
+    save_model(folder, model, processor, lineage, scores)
     save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
     (folder / "run.json").write_text(json.dumps(config, indent=2))
     (curves or Curves()).save(folder)
@@ -94,10 +96,13 @@ def put_checkpoint(folder: Path, filesystem: fs.FileSystem, path: str, may: Call
         files.write_bytes(filesystem, f"{path}/{MANIFEST}", json.dumps(manifest, indent=2).encode())
 
 
-def save_model(folder: Path, model: Any, processor: Any, lineage: dict[str, Any]) -> None:
-    """Writes a MODEL folder."""
+def save_model(
+    folder: Path, model: Any, processor: Any, lineage: dict[str, Any], scores: dict[str, float] | None = None
+) -> None:
+    """Writes a MODEL folder. `scores`: of the validation at its step."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    describe_folder(folder, lineage, scores)
     (folder / "lineage.json").write_text(json.dumps(lineage, indent=2))
 
 
