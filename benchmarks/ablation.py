@@ -56,7 +56,7 @@ BARE = {
     "loss_selection": 1.0,
     "proposal_dropout": 0.1,
 }
-OF_THE_TRAINING = ("proposal_dropout", "optimizer", "learning_rate")  # not of the network
+OF_THE_TRAINING = ("proposal_dropout", "optimizer")  # not of the network
 SELECTS = BARE | {"selection": True, "direct": True}
 HALF = {"pixel_share": 0.5, "loss_selection": 1.0}  # and no proposal is withheld any more
 DESIGNS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "the same, one-way attention": SELECTS | {"attention": "one_way"},
     "the same, one-way attention, pixels trained alone": HALF | {"geometry_frequencies": 6},
     "and boxes without Fourier features": HALF,
-    "and a lighter selection loss": {},  # as in the presets
+    "and a lighter selection loss": {},  # the network of the presets
     "and a decoder at the full resolution of masks": {"decoder_stride": 2},
     "and a decoder at a quarter of it": {"decoder_stride": 8},
     "and a decoder half as wide": {"decoder_dim": 12},
@@ -113,7 +113,7 @@ def prepare(folder: Path, images: int) -> None:
 
 
 def train(folder: Path, design: str, seed: int, steps: int, batch: int, device: torch.device) -> Predictor:
-    changes = dict(DESIGNS[design])
+    changes = {"optimizer": "adamw"} | DESIGNS[design]
     options = Train(
         preset="tiny",
         data=str(folder / "store"),

@@ -74,7 +74,9 @@ _VILT = Preset(
 )
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(config=tiny, learning_rate=1e-3, warmup_fraction=0.05, steps=1400, expressions_per_image=3),
+    "tiny": Preset(
+        config=tiny, optimizer="muon", learning_rate=1e-3, warmup_fraction=0.05, steps=900, expressions_per_image=3
+    ),
     # ViLT-B/32 at 480 pixels: 15 x 15 patches
     "vilt-b32": _VILT,
     # patches of 16 pixels, 30 x 30 of them: projection and positions resampled from B/32

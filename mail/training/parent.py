@@ -61,7 +61,9 @@ class Parent:
         recipe = self._trained_with(self.lineage)
         *_, first = generations(self.lineage or {"": None})
         rate = self._trained_with(first).get("learning_rate", Preset.learning_rate)
-        kept = [f.name for f in fields(Preset) if f.name in recipe and f.name not in ("steps", "learning_rate")]
+        # AdamW, whatever the parent was trained with: what a fine-tuning gains was measured with it
+        own = ("steps", "learning_rate", "optimizer")
+        kept = [f.name for f in fields(Preset) if f.name in recipe and f.name not in own]
         return Preset(
             config=lambda: self.network,
             **{name: recipe[name] for name in kept},

@@ -54,7 +54,7 @@ class Recorder:
 
     def close(self) -> None:
         """The network is as it was, and the memory is free."""
-        self._model.forward = self._written
+        del self._model.forward
         self._graphs.clear()
 
     def __call__(self, **tensors: Tensor) -> MailOutput:
