@@ -4,7 +4,6 @@ Matrices decay, everything else (norms, biases, embeddings, gains) does not.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -82,21 +81,21 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
     Raises:
         UserError: there is no such optimizer.
     """
-    decay, rest = split_parameters(model)
-    muon = settings.optimizer == "muon"
     if settings.optimizer not in get_args(Kind):
         raise UserError(f"no optimizer {settings.optimizer!r}: choose one of {', '.join(get_args(Kind))}")
-    groups: list[dict[str, Any]] = [{"params": list(rest.values()), "weight_decay": 0.0}]
-
-    def add(chosen: Callable[[Tensor], bool], **options: Any) -> None:
-        if parameters := [p for p in decay.values() if chosen(p)]:
-            groups.append({"params": parameters, "weight_decay": settings.weight_decay, **options})
-
-    add(lambda p: not muon or p.ndim != 2)
-    add(lambda p: muon and p.ndim == 2, orthogonal=True, rate=MATRIX_RATE)
-    groups = [{"orthogonal": False, "rate": 1.0, **group} for group in groups]
+    muon = settings.optimizer == "muon"
+    decay, rest = split_parameters(model)
+    matrices = [p for p in decay.values() if muon and p.ndim == 2]
+    others = [p for p in decay.values() if not (muon and p.ndim == 2)]
+    shared = {"weight_decay": settings.weight_decay, "orthogonal": False, "rate": 1.0}
+    groups: list[dict[str, Any]] = [
+        shared | {"params": list(rest.values()), "weight_decay": 0.0},
+        shared | {"params": others},
+        shared | {"params": matrices, "orthogonal": True, "rate": MATRIX_RATE},
+    ]
     kind = Muon if muon else AdamW
-    return kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    filled = [group for group in groups if group["params"]]
+    return kind(filled, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
 def split_parameters(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

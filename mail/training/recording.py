@@ -38,9 +38,9 @@ class Recorder:
 
         Where the memory is too small for that, passes of this shape are launched as before.
         """
-        shape, one = _shape(part.tensors), _Pass(self._model, self._written, tuple(part.tensors), self._bf16)
-        if shape in self._graphs:
+        if (shape := _shape(part.tensors)) in self._graphs:
             return
+        one = _Pass(self._model, self._written, tuple(part.tensors), self._bf16)
         device = next(self._model.parameters()).device
         places = tuple(t.to(device, copy=True) for t in part.tensors.values())
         try:

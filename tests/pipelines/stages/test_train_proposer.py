@@ -192,10 +192,10 @@ def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(root: Path, 
     out = tmp_path / "p"
     command = ["train-proposer", "--instances", str(root / "synthetic/instances.json"), "--out", str(out)]
     command += ["--images", str(root / "images/train2014"), "--namespace", "synthetic/0", "--workers", "2"]
-    command += ["--steps", "120", "--batch-size", "4", "--checkpoint-every", "10", "--holdout-fraction", "0.2"]
+    command += ["--steps", "60", "--batch-size", "4", "--checkpoint-every", "10", "--holdout-fraction", "0.2"]
 
     def steps(run: Run) -> list[int]:
-        return [int(m[1]) for line in run.said if (m := re.match(r"step (\d+)/120", line))]
+        return [int(m[1]) for line in run.said if (m := re.match(r"step (\d+)/60", line))]
 
     first = Run(*command)
     try:
