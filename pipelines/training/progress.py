@@ -125,6 +125,9 @@ class Follower:
                 return
             self._stop.wait(0.5)
 
+    def _on_note(self, line: str) -> None:
+        say(line)
+
 
 class Progress(Follower):
     """Takes events from the mailbox, says them every few seconds and logs all of them.
@@ -163,9 +166,6 @@ class Progress(Follower):
                 self.last = figures(records[-1], "time")
         self._fresh = True
         say(f"{world} worker(s) train from step {step} on", event="begun", step=step, workers=world)
-
-    def _on_note(self, line: str) -> None:
-        say(line)
 
     def _on_saved(self, step: int) -> None:
         try:

@@ -7,6 +7,7 @@ worker as after a lost driver.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def on_ray(start: Start) -> None:
 
     report = _reporter(start, start.mailbox.put.remote, keep) if rank == 0 else keep
     asked = remote_ending(start.mailbox, rank, world, device)
-    newest = broadcast_from_rank_zero(find_whole(start.training, say) if rank == 0 else None)
+    note = partial(start.mailbox.put.remote, "note")  # what a worker says itself is heard with Ray's own lines only
+    newest = broadcast_from_rank_zero(find_whole(start.training, note) if rank == 0 else None)
     of_rank = {"rank": rank, "world_size": world, "wrap": prepare_model, "ending": asked}
     _train(start, newest, device=device, report=report, **of_rank)
 

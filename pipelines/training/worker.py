@@ -215,6 +215,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     source, _ = ray.get(shared)
     micro, device = job.options.micro_batch_size, get_device()
+    tell = remote_put(mailbox, job.options.name)
 
     def input_from(start: int) -> Batches:
         return ray_batches(shared, start, job.settings.steps, rank, world, micro, transport, device)
@@ -238,7 +239,8 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
     def resume(load: Callable[[Path], Beginning]) -> Beginning | None:
         # What is whole in the run's folder counts, not what Ray remembers: the same after a lost worker as after a lost
         # driver. One rank looks, so that all go on from the same step; each compares what it loads.
-        newest, loaded = (load_newest(job.checkpoints, load, say) if rank == 0 else None) or (None, None)
+        note = partial(tell, "note")
+        newest, loaded = (load_newest(job.checkpoints, load, note) if rank == 0 else None) or (None, None)
         address = broadcast_from_rank_zero(newest.address if newest is not None else None)
         return load_checkpoint(address, load) if address is not None and rank else loaded
 
@@ -253,7 +255,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
         report=report,
         leaving=lambda: ray.train.get_preemption_info() is not None,
         ending=remote_ending(mailbox, rank, world, device),
-        tell=remote_put(mailbox, job.options.name),
+        tell=tell,
     )
     train(job, source, place)
 
