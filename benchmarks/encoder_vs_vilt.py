@@ -10,16 +10,15 @@ difference of the outputs at words, the medians of paired times, and one JSON li
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from transformers import ViltConfig, ViltModel
 
+from benchmarks.encoder_passes import in_turns, on
 from mail.model import MailConfig, MailForReferringSegmentation
-from mail.model.vilt_weights import fill_from_vilt
+from mail.model.pretrained import fill
+from mail.model.vilt_weights import convert
 
 WORDS, SIDE = 40, 384
 
@@ -56,18 +55,13 @@ def main() -> None:
     torch.manual_seed(0)
     vilt = ViltModel(ViltConfig(), add_pooling_layer=False)
     mail = MailForReferringSegmentation(MailConfig(image_size=SIDE, mask_modality="none"))
-    fill_from_vilt(mail, vilt.state_dict())
+    fill(mail, convert(vilt.state_dict()))
     vilt, mail = vilt.to(device).train(), mail.to(device).train()
     result = {"benchmark": "encoder_vs_vilt"}
     for padded in (True, False):
         measured = compare(vilt, mail, Input.random(args.batch, padded=padded, device=device), args.runs, args.compile)
         result |= {key + ("" if padded else "_without_padding"): value for key, value in measured.items()}
-    result |= {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        "precision": "bf16" if device.type == "cuda" else "fp32",
-        "batch": args.batch,
-        "compile": args.compile,
-    }
+    result |= on(device, args.batch, args.compile)
     print(json.dumps(result))
 
 
@@ -86,29 +80,7 @@ def compare(vilt: ViltModel, mail: MailForReferringSegmentation, data: Input, ru
     with torch.no_grad():  # ViLT shuffles the patches: the words can be compared as they are
         apart = (theirs()[:, :WORDS] - ours()[:, :WORDS]).abs() * data.attention[..., None]
     their, our = (torch.compile(theirs), torch.compile(ours)) if compiled else (theirs, ours)
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-    def seconds(forward: Callable[[], torch.Tensor]) -> float:
-        vilt.zero_grad(), mail.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        with bf16:
-            loss = forward().float().square().mean()
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - begun
-
-    for forward in (their, our, their, our):  # warm-up
-        seconds(forward)
-    pairs = [(seconds(their), seconds(our)) for _ in range(runs)]
-    return {
-        "ratio": round(statistics.median(t / o for t, o in pairs), 3),
-        "vilt_seconds": round(statistics.median(t for t, _ in pairs), 4),
-        "mail_seconds": round(statistics.median(o for _, o in pairs), 4),
-        "difference_fp32": float(apart.max()),
-    }
+    return {**in_turns(their, our, (vilt, mail), runs, device), "difference_fp32": float(apart.max())}
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ PARTS = (  # the most important first: there may be no time for the last
         "--brief --random tiny --batch-size 4 --images 16 --rounds 1 --seconds 1",
         ("images_per_second",),
     ),
-    Part("encoder", "encoder_vs_vilt", 40, "--batch 32", "--batch 1 --runs 1", ("vilt_seconds", "mail_seconds")),
+    Part("encoder", "encoder_vs_vilt", 40, "--batch 32", "--batch 1 --runs 1", ("their_seconds", "mail_seconds")),
     Part("step at 640", "train_step", 110, "--compile --networks vilt-b32@640 --runs 10", "", STEP),
     Part("step of b16", "train_step", 110, "--compile --networks vilt-b16 --runs 10", "", STEP),
     Part("step as written", "train_step", 40, "--networks vilt-b32@480 --runs 10", "", STEP),

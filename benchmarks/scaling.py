@@ -23,6 +23,7 @@ from mail.training.cost import PEAKS, estimate
 REFCOCO_EXPRESSIONS = DATA_SETS["refcoco"].published["unc"]["train"].expressions or 0
 EPOCHS = 20
 GPUS = (8, 64)
+LARGE = ("vilt-b32", "vilt-b16", "beit3-base", "beit3-base-480", "beit3-large")
 
 
 def train(folder: Path, store: str, masks: str, workers: int, steps: int) -> tuple[list[float], float]:
@@ -92,6 +93,21 @@ def cost_rows(gpu_speed: float | None) -> list[str]:
     return rows
 
 
+def network_rows() -> str:
+    """Rows of the table of the presets at the real size, counted."""
+    rows = []
+    for name in LARGE:
+        config = find_preset(name).config()
+        network, one = describe(config), estimate(config, 1, bf16=True)
+        operations, state = 3 * network["forward_flops_per_expression"], one.state / 2**30
+        kept = one.activations / 2**30
+        rows.append(
+            f"| `{name}` | {network['parameters'] / 1e6:.0f} M | {network['tokens']:,} | {operations:.2e} | "
+            f"{state:.2f} GiB | {kept:.2f} GiB |"
+        )
+    return "\n".join(rows)
+
+
 def page(result: dict[str, Any], gpu_speed: float | None, core_speed: float | None, where: str) -> str:
     config = find_preset("vilt-b32").config()
     network, one = describe(config), estimate(config, 1, bf16=True)
@@ -126,6 +142,14 @@ the efficiency is higher, and what a network between machines costs is not in it
 | activations kept for one expression, bf16 | {one.activations / 2**30:.3f} GiB |
 | gradients sent by each worker in a step (ring all-reduce, fp32) | {2 * 4 * parameters / 2**30:.2f} GiB at most |
 | a checkpoint | {12 * parameters / 2**30:.2f} GiB |
+
+## Counted: the other networks
+Of one expression on an image of its own, all words and instance slots filled, as above. A frozen tower costs the same:
+gradients go through it to what embeds the instances.
+
+| preset | parameters | tokens | operations, forward and backward | weights and moments | activations, bf16 |
+|---|---|---|---|---|---|
+{network_rows()}
 
 ## A model of the cost
 {EPOCHS} epochs of all sentences with `vilt-b32`. The hours at the peak are what no GPU can be faster than: operations

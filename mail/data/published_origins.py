@@ -30,6 +30,11 @@ _DATA_SETS = {
 # ViLT (Kim et al. 2021, arXiv 2102.03334), section 4.1: MSCOCO, Visual Genome, SBU, GCC, with their captions
 _VILT = ("coco/train2014", "visual-genome", "sbu-captions", "conceptual-captions")
 
+# BEiT-3 (Wang et al. 2022, arXiv 2208.10442), as its README lists what each published file saw
+_BEIT3 = re.compile(r"beit3_(?:base|large)(|_itc|_indomain)_patch16_224\.pth$")
+_WEB = ("imagenet-21k", "laion-400m", "laion-2b", "coyo-700m", "conceptual-captions")
+_BEIT3_SAW = {"": _WEB, "_itc": _WEB, "_indomain": (*_WEB, "coco/train2014", "visual-genome")}
+
 
 def origin_of_file(sha256: str) -> tuple[str, Origin] | None:
     """Name and origin of a file that torchvision published; None for any other."""
@@ -54,6 +59,9 @@ def origin_of_checkpoint(path: str) -> tuple[str, Origin] | None:
 
 
 def origin_of_encoder(name: str) -> Origin:
-    """Of a ViLT, by its hub name or that of its folder. Whatever one saw, it saw without masks: it has no place for
-    them, so that the name decides what is shown, and nothing else."""
-    return Origin.of(without_masks=_VILT if "vilt-b32-mlm" in name else (UNLISTED,))
+    """Of a ViLT or a BEiT-3, by its hub name or that of its folder or file. Whatever one saw, it saw without masks: it
+    has no place for them, so that the name decides what is shown, and nothing else."""
+    if "vilt-b32-mlm" in name:
+        return Origin.of(without_masks=_VILT)
+    found = _BEIT3.search(name)
+    return Origin.of(without_masks=_BEIT3_SAW[found[1] or ""] if found else (UNLISTED,))

@@ -9,8 +9,9 @@ class MailConfig(PretrainedConfig):
     """Configuration of `MailForReferringSegmentation`; the encoder's names and defaults are ViLT's.
 
     Encoder (ViLT-B/32):
-        vocab_size, type_vocab_size, max_text_length: BERT word pieces, BERT segments, positions of the text.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, layer_norm_eps: pre-norm ViT blocks.
+        tower: which pre-trained encoder it is built as: `vilt` or `beit3`, see `mail.model.towers`.
+        vocab_size, max_text_length: word pieces, positions of the text. type_vocab_size: BERT's segments (ViLT).
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, layer_norm_eps: the tower's blocks.
         patch_size: side of a patch in pixels.
         position_grid: side of the learned position grid (ViLT: 384 / 32 = 12); it is interpolated to the input's grid.
 
@@ -47,6 +48,7 @@ class MailConfig(PretrainedConfig):
 
     model_type = "mail"
 
+    tower: str = "vilt"
     vocab_size: int = 30522
     type_vocab_size: int = 2
     max_text_length: int = 40
@@ -96,6 +98,8 @@ class MailConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.tower not in ("vilt", "beit3"):
+            raise ValueError(f"tower {self.tower!r}: it is vilt or beit3")
         if self.mask_modality not in ("none", "channels", "tokens"):
             raise ValueError(f"mask_modality {self.mask_modality!r}: it is none, channels or tokens")
         if self.attention not in ("joint", "one_way"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 from mail.errors import UserError
 from mail.model.configuration import MailConfig
@@ -32,7 +32,8 @@ def extend_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """A tokenizer that also has the words of `texts` that this one does not know, or spells letter by letter.
 
-    What it had keeps its number; new pieces follow: words by falling count, then letters that it could not read.
+    What it had keeps its number; new pieces follow: words by falling count, then letters that it could not read. A
+    sentencepiece vocabulary (of BEiT-3) stays as it is: its pieces spell nearly everything.
 
     Returns:
         The tokenizer (the same, if nothing is new), and the new words.
@@ -40,10 +41,12 @@ def extend_tokenizer(
     Raises:
         UserError: a text is no valid Unicode.
     """
+    spoken = Counter(part for text in texts for part in check_text(text).split(" "))
+    if isinstance(tokenizer, XLMRobertaTokenizer):
+        return tokenizer, []
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()  # which the last call left on, and the folder keeps
     backend.no_truncation()
-    spoken = Counter(part for text in texts for part in check_text(text).split(" "))
     words: Counter[str] = Counter()
     for part, count in spoken.items():
         plain = backend.normalizer.normalize_str(part)

@@ -5,6 +5,7 @@ d the hidden size.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -66,13 +67,22 @@ class GeometryEmbedding(nn.Module):
         return self.projection(torch.cat([*parts, size], -1).to(self.projection.weight.dtype))
 
 
-class PatchEmbeddings(nn.Module):
-    """ViLT's patch projection, class token and interpolated positions; parameter names are ViLT's."""
+Interpolation = Callable[[int, Tensor, int], Tensor]
+"""(count, used, side) -> (I, count, side): the weights of a row of `side` positions in each of `count` cells, of which
+the first `used` (I,) hold image; zero where there is none."""
 
-    def __init__(self, config: MailConfig):
+
+class PatchEmbeddings(nn.Module):
+    """Patch projection, class token and interpolated positions; parameter names are ViLT's.
+
+    Args:
+        interpolation: of the positions, as the tower's own code has it.
+    """
+
+    def __init__(self, config: MailConfig, interpolation: Interpolation):
         super().__init__()
         d = config.hidden_size
-        self.config = config
+        self.config, self.interpolation = config, interpolation
         self.projection = nn.Conv2d(3, d, config.patch_size, config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
         self.position_embeddings = nn.Parameter(torch.zeros(1, config.position_grid**2 + 1, d))
@@ -93,25 +103,41 @@ class PatchEmbeddings(nn.Module):
             valid: (I, 2) rows and columns of patches that hold part of the image.
 
         Returns:
-            (I, P, d), zero where there is no image. The same interpolation as ViLT's (bilinear, corners aligned),
-            done for all images of a batch in one gather instead of one call an image.
+            (I, P, d), zero where there is no image. One product for all images of a batch instead of a call an image.
         """
-        rows, columns = grid
         side = self.config.position_grid
         table = self.position_embeddings[0, 1:].reshape(side, side, -1)
-
-        def weights(count: int, used: Tensor) -> Tensor:  # (I, count, side): row i interpolates position i
-            index = torch.arange(count, device=used.device, dtype=torch.float32)
-            scale = (side - 1) / (used - 1).clamp_min(1).float()  # one cell alone takes the first corner
-            at = (index[None] * scale[:, None]).clamp(max=side - 1)
-            corners = torch.arange(side, device=used.device, dtype=torch.float32)
-            hat = (1 - (at[..., None] - corners).abs()).clamp_min(0)
-            return hat * (index[None] < used[:, None])[..., None]
-
-        by_row, by_column = weights(rows, valid[:, 0]), weights(columns, valid[:, 1])
-        dtype = table.dtype
-        spread = torch.einsum("irs,ict,std->ircd", by_row.to(dtype), by_column.to(dtype), table)
+        by_row, by_column = (
+            self.interpolation(count, used, side).to(table.dtype) for count, used in zip(grid, valid.T, strict=True)
+        )
+        spread = torch.einsum("irs,ict,std->ircd", by_row, by_column, table)
         return spread.flatten(1, 2)
+
+
+def corners_aligned(count: int, used: Tensor, side: int) -> Tensor:
+    """ViLT's interpolation of positions: bilinear, the first and the last one at the image's edges."""
+    index = torch.arange(count, device=used.device, dtype=torch.float32)
+    scale = (side - 1) / (used - 1).clamp_min(1).float()  # one cell alone takes the first corner
+    at = (index[None] * scale[:, None]).clamp(max=side - 1)
+    corners = torch.arange(side, device=used.device, dtype=torch.float32)
+    hat = (1 - (at[..., None] - corners).abs()).clamp_min(0)
+    return hat * (index[None] < used[:, None])[..., None]
+
+
+def cubic(count: int, used: Tensor, side: int) -> Tensor:
+    """BEiT-3's: bicubic, as PyTorch's (Keys 1981 with a = -.75, edges repeated); of as many cells the positions."""
+    index = torch.arange(count, device=used.device, dtype=torch.float32)
+    at = (index[None] + 0.5) * (side / used[:, None].float()) - 0.5  # (I, count)
+    first = at.floor() - 1
+    weights = at.new_zeros(*at.shape, side)
+    for tap in range(4):
+        place = first + tap
+        far, a = (at - place).abs(), -0.75
+        near = ((a + 2) * far - (a + 3)) * far * far + 1
+        beyond = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+        corner = place.clamp(0, side - 1)[..., None] == torch.arange(side, device=used.device)
+        weights = weights + torch.where(far <= 1, near, beyond)[..., None] * corner
+    return weights * (index[None] < used[:, None])[..., None]
 
 
 class ImageNorm(nn.GroupNorm):

@@ -15,7 +15,7 @@ INSTANCES = ("masks", "instances", "coverage", "valid")
 class ImageTokens:
     """Everything of I images that does not depend on the words, computed once for all of their expressions."""
 
-    patches: Tensor  # (I, 1 + P, d), ViLT's class token first
+    patches: Tensor  # (I, 1 + P, d), the class token first
     patches_valid: Tensor  # (I, 1 + P)
     stem: Tensor  # (I, stem_dim, D, D)
     masks: Tensor | None  # (I, K, R, R) in [0, 1]

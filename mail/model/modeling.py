@@ -19,9 +19,10 @@ from transformers.utils import ModelOutput
 from mail.model import losses
 from mail.model.configuration import MailConfig
 from mail.model.decoder import Decoder, SelectionHead
-from mail.model.embeddings import GeometryEmbedding, InstanceEmbeddings, PatchEmbeddings, PixelStem, TextEmbeddings
+from mail.model.embeddings import GeometryEmbedding, InstanceEmbeddings, PatchEmbeddings, PixelStem
 from mail.model.encoder import Encoder
 from mail.model.image_tokens import ImageTokens
+from mail.model.towers import TOWERS
 
 
 @dataclass
@@ -49,6 +50,7 @@ class MailForReferringSegmentation(PreTrainedModel):
     """One transformer over words, image patches and instance masks; segments what an expression names."""
 
     config_class = MailConfig
+    config: MailConfig
     base_model_prefix = "mail"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]  # noqa: RUF012 - the base class's type
@@ -58,8 +60,9 @@ class MailForReferringSegmentation(PreTrainedModel):
     def __init__(self, config: MailConfig):
         super().__init__(config)
         d = config.hidden_size
-        self.text = TextEmbeddings(config)
-        self.patch = PatchEmbeddings(config)
+        tower = TOWERS[config.tower]
+        self.text = tower.text(config)
+        self.patch = PatchEmbeddings(config, tower.interpolation)
         self.token_type = nn.Embedding(3, d)  # words, patches, instances
         self.geometry = GeometryEmbedding(config)
         self.stem = PixelStem(config)
@@ -68,7 +71,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         if config.mask_modality == "channels":
             cells = config.patch_size // config.mask_stride
             self.mask_channels = nn.Conv2d(config.max_instances, d, cells, cells)
-        self.encoder = Encoder(config)
+        self.encoder = tower.encoder(config)
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
@@ -214,7 +217,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def encode(self, images: ImageTokens, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The transformer's output (N, T + 1 + P + K, d): words, ViLT's image class token, patches, instances."""
+        """The transformer's output (N, T + 1 + P + K, d): words, the image's class token, patches, instances."""
         words = self.text(input_ids) + self.token_type.weight[0]
         sequence, valid = [words, images.patches], [attention_mask.bool(), images.patches_valid]
         if images.instances is not None and images.valid is not None:

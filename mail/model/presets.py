@@ -1,4 +1,4 @@
-"""Named networks: `tiny` for a CPU in minutes, `vilt-b32` and `vilt-b16` at the real size."""
+"""Named networks: `tiny` for a CPU in minutes, those of a ViLT and of a BEiT-3 at the real size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,10 +17,12 @@ class Preset:
 
     Attributes:
         config: makes the network's configuration.
-        pretrained: ViLT weights to start from (folder or hub name), None to start from nothing.
+        pretrained: weights of the tower to start from (hub name), None to start from nothing.
+        published: name of the file of weights to start from, which everyone fetches by hand.
         tokenizer: vocabulary to use (file, folder or hub name), None to make one from the training expressions.
         global_batch_size: expressions an optimizer step, over all workers.
         optimizer, learning_rate, weight_decay, warmup_fraction, gradient_clip: see `mail.training.settings`.
+        frozen_fraction, tower_rate, layer_decay: likewise.
         steps: optimizer steps.
         expressions_per_image: expressions of one image that share a decode and stay together in a batch.
         proposal_dropout: share of training images whose proposals are withheld; for networks with joint attention,
@@ -29,6 +31,7 @@ class Preset:
 
     config: Callable[[], MailConfig]
     pretrained: str | None = None
+    published: str | None = None
     tokenizer: str | None = None
     global_batch_size: int = 32
     optimizer: str = "adamw"
@@ -36,6 +39,9 @@ class Preset:
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1
     gradient_clip: float = 1.0
+    frozen_fraction: float = 0.0
+    tower_rate: float = 1.0
+    layer_decay: float = 1.0
     steps: int = 1000
     expressions_per_image: int = 2
     proposal_dropout: float = 0.0
@@ -73,6 +79,29 @@ _VILT = Preset(
     expressions_per_image=3,
 )
 
+
+def beit3(**sizes: Any) -> MailConfig:
+    """BEiT-3's base network on 384 pixels, 24 x 24 patches, or what `sizes` make of it."""
+    side = sizes.setdefault("image_size", 384)
+    found: dict[str, Any] = {"tower": "beit3", "vocab_size": 64010, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+    return MailConfig(**{**found, "patch_size": 16, "position_grid": side // 16, **sizes})
+
+
+# as OneRef trains the same tower (Xiao et al. 2024, arXiv 2410.08021): a third of the time frozen, then at an eighth of
+# the rate of what is new; layer by layer less, as BEiT-3 is fine-tuned. Not measured here: that needs its weights
+_BEIT3 = Preset(
+    config=beit3,
+    published="beit3_base_patch16_224.pth",
+    learning_rate=2.5e-4,
+    frozen_fraction=1 / 3,
+    tower_rate=0.12,
+    layer_decay=0.9,
+    steps=40_000,
+    global_batch_size=64,
+    expressions_per_image=3,
+)
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         config=tiny, optimizer="muon", learning_rate=1e-3, warmup_fraction=0.05, steps=900, expressions_per_image=3
@@ -81,6 +110,10 @@ PRESETS: dict[str, Preset] = {
     "vilt-b32": _VILT,
     # patches of 16 pixels, 30 x 30 of them: projection and positions resampled from B/32
     "vilt-b16": replace(_VILT, config=partial(MailConfig, patch_size=16)),
+    "beit3-base": _BEIT3,
+    # 30 x 30 patches
+    "beit3-base-480": replace(_BEIT3, config=partial(beit3, image_size=480)),
+    "beit3-large": replace(_BEIT3, config=partial(beit3, **_LARGE), published="beit3_large_patch16_224.pth"),
 }
 
 

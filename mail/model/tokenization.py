@@ -1,50 +1,84 @@
-"""Word pieces. BERT's own vocabulary where it is at hand, else one made from the training expressions.
+"""Word pieces. The vocabulary of the pre-trained weights, else one made from the training expressions.
 
 A vocabulary file or hub name is needed only with pre-trained weights; a network trained from nothing is better off with
 the words of its own data, and needs no download. A made vocabulary is of any script: the tokenizer itself
 normalises and splits the training texts, and each of their characters is a piece, so that it reads all of them.
 """
 
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    XLMRobertaTokenizer,
+)
 
 from mail import addresses
 from mail.errors import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPECIAL_PIECES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+PIECES = ".spm"
 ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 LONGEST_WORD = 10_000  # characters; scripts without spaces write a whole sentence as one
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """BERT uncased tokenizer of a vocabulary file, a folder or a hub name.
+    """BERT's uncased tokenizer (of ViLT), or the one of a sentencepiece model (of BEiT-3).
+
+    Args:
+        source: vocab.txt or *.spm, a folder that holds one of them or what transformers saves, or a hub name.
 
     Raises:
-        UserError: nothing there that can be read, or no vocabulary of BERT's kind.
+        UserError: nothing there that can be read, or no vocabulary of these kinds.
     """
     source = addresses.absolute_or_name(source)
     path = Path(source)
-    file = path if path.is_file() else path / "vocab.txt"
     try:
-        if file.is_file() and not (path / "tokenizer.json").is_file():
+        if (file := _vocabulary(path)) is None:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+            known = list(tokenizer.get_vocab())
+        elif file.suffix == PIECES:
+            tokenizer = sentencepiece_tokenizer(file)
+            known = list(tokenizer.get_vocab())
+        else:
             known = file.read_text(encoding="utf-8").splitlines()
             tokenizer = bert_tokenizer(known)  # would add what it lacks
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            known = list(tokenizer.get_vocab())
     except Exception as error:  # the reader of a damaged file raises whatever it likes
         raise UserError(
             f"no tokenizer at {source!r} ({(str(error).splitlines() or [type(error).__name__])[0]}): give a vocab.txt, "
-            "a folder with tokenizer files, or a hub name that can be reached"
+            "a beit3.spm, a folder with tokenizer files, or a hub name that can be reached"
         ) from None
-    if missing := [token for token in SPECIAL if token not in known]:
-        raise UserError(f"the vocabulary at {source!r} is not BERT's: it has no {', '.join(missing)}")
+    special = SPECIAL_PIECES if isinstance(tokenizer, XLMRobertaTokenizer) else SPECIAL
+    if missing := [token for token in special if token not in known]:
+        kind = "BEiT-3" if special is SPECIAL_PIECES else "BERT"
+        raise UserError(f"the vocabulary at {source!r} is not {kind}'s: it has no {', '.join(missing)}")
     return tokenizer
+
+
+def _vocabulary(path: Path) -> Path | None:
+    """The file of a vocabulary at a path; None where transformers knows better what there is."""
+    if path.is_file():
+        return path
+    if (path / "tokenizer.json").is_file():
+        return None
+    pieces = sorted(path.glob(f"*{PIECES}")) if path.is_dir() else []
+    return next((file for file in (path / "vocab.txt", *pieces) if file.is_file()), None)
+
+
+def sentencepiece_tokenizer(file: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that BEiT-3's authors use: XLM-RoBERTa's with their pieces, `<s>` and `</s>` around a sentence."""
+    with tempfile.TemporaryDirectory(prefix="mail-pieces-") as folder:  # transformers knows the file by its name
+        shutil.copyfile(file, Path(folder) / XLMRobertaTokenizer.vocab_files_names["vocab_file"])
+        return XLMRobertaTokenizer.from_pretrained(folder)
 
 
 def tokenizer_from_texts(texts: Iterable[str], max_words: int = 8000) -> PreTrainedTokenizerBase:

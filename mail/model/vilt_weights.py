@@ -1,44 +1,25 @@
-"""Start the network from a ViLT checkpoint (`dandelin/vilt-b32-mlm`), by name, with a report of what is new.
+"""A ViLT checkpoint (`dandelin/vilt-b32-mlm`) under our names.
 
-What ViLT has, ours has too, under other names and with query, key and value in one matrix. What ViLT lacks is the third
-modality and everything after the encoder. The token-type row of instances starts as a copy of the image row, as ViLT's
-own NLVR2 model starts its second image.
+What ViLT has, ours has too, with query, key and value in one matrix. The token-type row of instances starts as a copy
+of the image row, as ViLT's own NLVR2 model starts its second image.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mail import addresses
 from mail.errors import UserError
-from mail.model.configuration import MailConfig
 from mail.model.folder import quiet_transformers
-from mail.model.modeling import MailForReferringSegmentation
 
 
-def load_vilt(model: MailForReferringSegmentation, source: str) -> list[str]:
-    """Fills the encoder from a local folder or a hub name.
-
-    Returns:
-        Our parameters that no ViLT has (mask modality, decoder, heads), left as initialised.
+def read(source: str) -> dict[str, Tensor]:
+    """The tensors of a ViLT, from a local folder or a hub name, under our names.
 
     Raises:
-        UserError: nothing can be read there, or it does not fit; the message names the tensors.
+        UserError: nothing can be read there, or it is no ViLT.
     """
-    return fill_from_vilt(model, _read(source))
-
-
-def check_vilt(config: MailConfig, source: str) -> None:
-    """Raises `load_vilt`'s UserError where it would, for a network that is not built yet. Fetches a hub's files."""
-    with torch.device("meta"):
-        model = MailForReferringSegmentation(config)
-    fill_from_vilt(model, _read(source))
-
-
-def _read(source: str) -> dict[str, Tensor]:
-    """A `ViltModel`'s state dict."""
     from transformers import ViltModel
 
     source = addresses.absolute_or_name(source)
@@ -55,30 +36,7 @@ def _read(source: str) -> dict[str, Tensor]:
         raise UserError(
             f"{source} is no ViLT checkpoint: {len(missing)} tensors are not there, first {', '.join(missing[:3])}"
         )
-    return vilt.state_dict()
-
-
-def fill_from_vilt(model: MailForReferringSegmentation, state: dict[str, Tensor]) -> list[str]:
-    """Copies a `ViltModel`'s state dict into the network; see `load_vilt`."""
-    ours = dict(model.named_parameters())
-    converted = convert(state)
-    wrong = []
-    with torch.no_grad():
-        for name, value in converted.items():
-            if name not in ours:
-                wrong.append(f"{name} (no such layer here)")
-                continue
-            fitted = _fit(name, value, ours[name].shape)
-            if fitted.shape != ours[name].shape:
-                wrong.append(f"{name} {tuple(value.shape)} for {tuple(ours[name].shape)}")
-                continue
-            ours[name].copy_(fitted)
-    new = [name for name in ours if name not in converted]
-    shared = ("text.", "patch.", "encoder.blocks.", "encoder.norm.")
-    wrong += [f"{name} (not in the checkpoint)" for name in new if name.startswith(shared)]
-    if wrong:
-        raise UserError(f"the ViLT checkpoint does not fit, {len(wrong)} tensors: {'; '.join(wrong[:5])}")
-    return new
+    return convert(vilt.state_dict())
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,36 +69,3 @@ _LAYER_NAMES = {
     "intermediate.dense": "mlp_in",
     "output.dense": "mlp_out",
 }
-
-
-def _fit(name: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """Resamples patch projection and positions to another patch size or grid; anything else stays as it is."""
-    if value.shape == shape:
-        return value
-    if name == "patch.projection.weight" and value.shape[:2] == shape[:2]:
-        return resample_patch_projection(value, shape[-1])
-    if name == "patch.position_embeddings" and value.shape[-1] == shape[-1]:
-        return _resample_positions(value, round((shape[1] - 1) ** 0.5))
-    return value
-
-
-def resample_patch_projection(weight: Tensor, side: int) -> Tensor:
-    """Projection (d, 3, p, p) for patches of another side, by the pseudo-inverse of the resizing of patches.
-
-    The new projection of a resized patch comes as close as possible to the old one of the patch (Beyer et al. 2023,
-    FlexiViT, arXiv 2212.08013, section 3.4).
-    """
-    old = weight.shape[-1]
-    basis = torch.eye(old * old).view(old * old, 1, old, old)
-    resize = F.interpolate(basis, size=(side, side), mode="bilinear", antialias=side < old).view(old * old, -1)
-    inverse = torch.linalg.pinv(resize)  # (side * side, old * old)
-    flat = weight.flatten(2).float() @ inverse.T
-    return flat.view(*weight.shape[:2], side, side).to(weight.dtype)
-
-
-def _resample_positions(positions: Tensor, side: int) -> Tensor:
-    """Positions (1, 1 + g * g, d) of another grid, as the forward pass would interpolate them."""
-    grid = round((positions.shape[1] - 1) ** 0.5)
-    table = positions[:, 1:].transpose(1, 2).reshape(1, -1, grid, grid)
-    table = F.interpolate(table, size=(side, side), mode="bilinear", align_corners=True)
-    return torch.cat([positions[:, :1], table.flatten(2).transpose(1, 2)], 1)

@@ -1,15 +1,17 @@
 """What a training begins with: the recipe, the network, its vocabulary, and whose weights."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mail import addresses
 from mail.errors import UserError, first_few
 from mail.model import MailConfig, MailProcessor, find_preset, load_tokenizer, tokenizer_from_texts
 from mail.model.continuing import continued_config, extend_tokenizer
-from mail.model.presets import Preset
-from mail.model.vilt_weights import check_vilt
+from mail.model.presets import PRESETS, Preset
+from mail.model.pretrained import check_pretrained
 from mail.training.parent import Parent
 
 # a made vocabulary holds, besides words, special tokens and single characters
@@ -24,7 +26,7 @@ class Beginning:
 
     Attributes:
         network: the network's configuration. processor: that goes with it.
-        pretrained: ViLT weights (a folder from any working directory, or a hub name), None for none.
+        pretrained: weights of the tower (a file or folder from any working directory, or a hub name), or None.
         fetched: what comes from the Hugging Face hub, by its names there. remarks: lines that a person should see.
     """
 
@@ -72,10 +74,17 @@ class Beginning:
             remarks.append(f"instance slots: {network.max_instances} instead of {parent.network.max_instances}")
         return cls(network, MailProcessor.for_config(tokenizer, network), remarks=tuple(remarks))
 
-    def check_pretrained(self) -> None:
-        """Raises UserError where the network cannot begin with the pre-trained weights."""
-        if self.pretrained is not None:
-            check_vilt(self.network, self.pretrained)
+    def check_pretrained(self) -> str | None:
+        """What begins with the pre-trained weights and what does not, in a line; None where there are none.
+
+        Raises:
+            UserError: the network cannot begin with them.
+        """
+        if self.pretrained is None:
+            return None
+        new = Counter(name.partition(".")[0] for name in check_pretrained(self.network, self.pretrained))
+        parts = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(new.items()))
+        return f"words, patches and blocks begin with the weights of {self.pretrained}; new are {parts}"
 
 
 def recipe(options: Any, parent: Parent | None) -> Preset:
@@ -87,15 +96,24 @@ def recipe(options: Any, parent: Parent | None) -> Preset:
     if parent is not None:
         return parent.recipe()
     if options.preset is None:
-        raise UserError("--preset is missing: name a network (tiny, vilt-b32, vilt-b16), or a model with --from MODEL")
-    return find_preset(options.preset)
+        raise UserError(f"--preset is missing: name a network ({', '.join(PRESETS)}), or a model with --from MODEL")
+    preset = find_preset(options.preset)
+    if options.pretrained == "none":  # a tower that is new as well learns as all else does
+        return replace(preset, frozen_fraction=0.0, tower_rate=1.0, layer_decay=1.0)
+    return preset
 
 
 def _named(options: Any, preset: Preset) -> tuple[str | None, str | None]:
     """Folders or hub names of the weights and of the vocabulary to begin with; None for none."""
     pretrained = preset.pretrained if options.pretrained is None else options.pretrained
+    if pretrained is None and preset.published is not None:
+        raise UserError(
+            f"--preset {options.preset} begins with published weights that no program fetches: give --pretrained "
+            f"{preset.published} with beit3.spm beside it (see docs/model.md for where they are), or --pretrained none"
+        )
     pretrained = None if pretrained in (None, "none") else addresses.absolute_or_name(pretrained)
     own = pretrained if options.pretrained else preset.tokenizer
+    own = os.path.dirname(own) if own and own.endswith(".pth") else own
     vocabulary = own if options.tokenizer is None else options.tokenizer
     return pretrained, None if vocabulary in (None, "none") else addresses.absolute_or_name(str(vocabulary))
 
@@ -109,11 +127,13 @@ def _network(
         values["mask_modality"] = "none"
     if vocabulary is None:
         if pretrained is not None:
-            raise UserError("--tokenizer none does not go with pre-trained weights: they know BERT's vocabulary")
+            raise UserError("--tokenizer none does not go with pre-trained weights, which know their own words")
         tokenizer = tokenizer_from_texts(spoken, max(1, config.vocab_size - CHARACTERS))
     else:
         tokenizer = load_tokenizer(vocabulary)
-    values["vocab_size"] = len(tokenizer)
+    if pretrained is not None and tokenizer.pad_token_id != config.pad_token_id:
+        raise UserError(f"--tokenizer {vocabulary} is not the vocabulary of weights of a {config.tower}: leave it out")
+    values |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     try:
         network = MailConfig(**{**config.to_dict(), **values})
     except (ValueError, TypeError) as error:

@@ -8,7 +8,7 @@ import torch
 from mail.data import files
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.continuing import continue_from
-from mail.model.vilt_weights import load_vilt
+from mail.model.pretrained import load_pretrained
 from mail.training.checkpoint import load_optimizer
 from mail.training.curves import Curves
 from mail.training.optimizer import make_optimizer
@@ -29,7 +29,7 @@ def begin(
     """What a training begins with.
 
     Args:
-        network: fields of its configuration. pretrained: ViLT weights. parent: address of a MODEL to go on from.
+        network: fields of its configuration. pretrained: of its tower. parent: address of a MODEL to go on from.
         checkpoint: folder to go on from; then nothing else counts.
     """
     if checkpoint is not None:
@@ -38,7 +38,7 @@ def begin(
         torch.manual_seed(settings.seed)
         model = MailForReferringSegmentation(MailConfig(**network))
         if pretrained is not None:
-            load_vilt(model, pretrained)
+            load_pretrained(model, pretrained)
         if parent is not None:
             with files.local_folder(parent) as folder:
                 continue_from(model, folder)

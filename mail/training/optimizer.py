@@ -76,7 +76,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
     """The optimizer of the settings; fused: one pass over the weights, on CPUs as well as GPUs.
 
-    A group's learning rate is its `rate` times that of the settings.
+    A group's learning rate is its `rate` times that of the settings; `tower` says that it is a part of the pre-trained
+    encoder, which begins frozen.
 
     Raises:
         UserError: there is no such optimizer.
@@ -85,17 +86,36 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
         raise UserError(f"no optimizer {settings.optimizer!r}: choose one of {', '.join(get_args(Kind))}")
     muon = settings.optimizer == "muon"
     decay, rest = split_parameters(model)
-    matrices = [p for p in decay.values() if muon and p.ndim == 2]
-    others = [p for p in decay.values() if not (muon and p.ndim == 2)]
-    shared = {"weight_decay": settings.weight_decay, "orthogonal": False, "rate": 1.0}
-    groups: list[dict[str, Any]] = [
-        shared | {"params": list(rest.values()), "weight_decay": 0.0},
-        shared | {"params": others},
-        shared | {"params": matrices, "orthogonal": True, "rate": MATRIX_RATE},
-    ]
+    depths = tower_depths(model)
+    last = max(depths.values(), default=0)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, parameter in (rest | decay).items():
+        orthogonal = muon and name in decay and parameter.ndim == 2
+        tower = name in depths
+        rate = settings.tower_rate * settings.layer_decay ** (last - depths[name]) if tower else 1.0
+        values = {
+            "weight_decay": settings.weight_decay if name in decay else 0.0,
+            "orthogonal": orthogonal,
+            "rate": rate * (MATRIX_RATE if orthogonal else 1.0),
+            "tower": tower and settings.frozen_fraction > 0,
+        }
+        groups.setdefault(tuple(values.values()), {**values, "params": []})["params"].append(parameter)
     kind = Muon if muon else AdamW
-    filled = [group for group in groups if group["params"]]
-    return kind(filled, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    return kind([groups[key] for key in sorted(groups)], lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+def tower_depths(model: nn.Module) -> dict[str, int]:
+    """Of each parameter of the pre-trained encoder, by name: 0 for what embeds words and patches, then the blocks'
+    numbers from 1, then the final norm."""
+    found = {}
+    for name, _ in model.named_parameters():
+        if name.startswith(("text.", "patch.")):
+            found[name] = 0
+        elif name.startswith("encoder.blocks."):
+            found[name] = int(name.split(".")[2]) + 1
+        elif name.startswith("encoder.norm"):
+            found[name] = len(model.encoder.blocks)  # type: ignore[union-attr,arg-type]  # as the last block
+    return found
 
 
 def split_parameters(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -61,8 +61,9 @@ class Parent:
         recipe = self._trained_with(self.lineage)
         *_, first = generations(self.lineage or {"": None})
         rate = self._trained_with(first).get("learning_rate", Preset.learning_rate)
-        # AdamW, whatever the parent was trained with: what a fine-tuning gains was measured with it
-        own = ("steps", "learning_rate", "optimizer")
+        # AdamW, whatever the parent was trained with: what a fine-tuning gains was measured with it. Nothing is frozen:
+        # there is nothing new that the tower would have to wait for
+        own = ("steps", "learning_rate", "optimizer", "frozen_fraction")
         kept = [f.name for f in fields(Preset) if f.name in recipe and f.name not in own]
         return Preset(
             config=lambda: self.network,

@@ -19,6 +19,8 @@ class TrainingSettings:
         learning_rate: at the end of the warm-up. warmup_fraction: share of `steps` for the warm-up.
         decay: `cosine` or `poly` (power .9) down to `final_fraction` of the learning rate, or `constant`.
         optimizer: `adamw`, or `muon` for the matrices and AdamW for the rest.
+        frozen_fraction: share of `steps`, the first ones, in which the pre-trained tower stays as it is.
+        tower_rate: learning rate of its last block over that of what is new; layer_decay: of each block over the next.
         weight_decay: on matrices only. betas: AdamW's momenta. gradient_clip: largest norm of the gradient.
         rule: which expressions an epoch has. expressions_per_image: of one image that stay together.
         window_groups: image row groups that are shuffled together.
@@ -33,6 +35,9 @@ class TrainingSettings:
     decay: Literal["cosine", "poly", "constant"] = "cosine"
     final_fraction: float = 0.01
     optimizer: str = "adamw"
+    frozen_fraction: float = 0.0
+    tower_rate: float = 1.0
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     gradient_clip: float = 1.0
@@ -45,12 +50,12 @@ class TrainingSettings:
         for name in ("steps", "global_batch_size", "expressions_per_image", "window_groups"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("learning_rate", "gradient_clip", "tower_rate", "layer_decay"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}: it must not be negative")
-        for name in ("warmup_fraction", "final_fraction", "proposal_dropout"):
+        for name in ("warmup_fraction", "final_fraction", "proposal_dropout", "frozen_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be between 0 and 1")
 
@@ -67,6 +72,10 @@ class TrainingSettings:
         else:
             share = (1 - progress) ** 0.9
         return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * share)
+
+    def is_frozen(self, step: int) -> bool:
+        """Whether the tower stays as it is in step `step`, from 0."""
+        return step < round(self.frozen_fraction * self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"betas": list(self.betas)}

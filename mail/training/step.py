@@ -66,7 +66,8 @@ def train_step(
     # randomness is a function of the step, so there is no state of a generator to save and restore
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, step, rank]).generate_state(1)[0]))
     for group in optimizer.param_groups:
-        group["lr"] = group["rate"] * settings.learning_rate_at(step)
+        frozen = group["tower"] and settings.is_frozen(step)
+        group["lr"] = 0.0 if frozen else group["rate"] * settings.learning_rate_at(step)
     optimizer.zero_grad(set_to_none=True)
     shares = torch.zeros(1 + len(LOSS_TERMS), device=device)
     for number, part in enumerate(parts):

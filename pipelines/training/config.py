@@ -15,6 +15,8 @@ from pipelines.training.shares import Workers
 class ModelOverrides:
     """Changes to the preset's network (see `mail.model.MailConfig`); what is not given stays the preset's."""
 
+    tower: Literal["vilt", "beit3"] | None = None
+    """Which encoder it is built as: ViLT's blocks, or BEiT-3's with an expert for each modality."""
     image_size: int | None = None
     """Side of the square canvas in pixels."""
     patch_size: int | None = None
@@ -69,8 +71,9 @@ class TrainConfig(Options):
     """What to train on what, how long and where."""
 
     preset: str | None = None
-    """Network and recipe: tiny (CPU, minutes), vilt-b32 (the real size), vilt-b16 (finer patches). The last two begin
-    with dandelin/vilt-b32-mlm, fetched from the Hugging Face hub; --pretrained FOLDER or none does without it."""
+    """Network and recipe: tiny (CPU, minutes); vilt-b32 (the real size) and vilt-b16 (finer patches), which begin with
+    dandelin/vilt-b32-mlm, fetched from the Hugging Face hub; beit3-base, beit3-base-480 and beit3-large, which begin
+    with the file of their authors that --pretrained names. --pretrained FOLDER or none does without fetching."""
 
     from_: Annotated[ModelAddress | None, tyro.conf.arg(name="from")] = None
     """Instead of a preset: MODEL to go on from (folder, runs:/ID, models:/NAME@ALIAS), with its network, vocabulary and
@@ -159,12 +162,13 @@ class TrainConfig(Options):
     """Seed of weights, data order and everything else that is random."""
 
     pretrained: HubName | None = None
-    """ViLT weights to start from: local folder, which every worker must see, or a name on the Hugging Face hub, which
-    every worker fetches; `none` for none (default: the preset's). A folder's vocabulary is taken with it."""
+    """Weights of the tower to start from: local folder (ViLT) or file (BEiT-3: beit3_base_patch16_224.pth), which every
+    worker must see, or a name on the Hugging Face hub, which every worker fetches; `none` for none (default: the
+    preset's). The vocabulary beside them is taken as well."""
 
     tokenizer: HubName | None = None
-    """Vocabulary: vocab.txt, folder or a name on the Hugging Face hub; `none` makes one from the training texts
-    (default: the preset's)."""
+    """Vocabulary: vocab.txt, beit3.spm, folder or a name on the Hugging Face hub; `none` makes one from the training
+    texts (default: the preset's)."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs that have it, fp32 elsewhere."""

@@ -139,8 +139,8 @@ def prepare(config: TrainConfig) -> tuple[RunPlan, RunState, Saved | None]:
     state.is_over(config.steps, start)
     run = RunPlan.make(config, find_parent(config, state))
     state.check_config(run.config, config.because, start.step if start else 0)
-    if start is None:
-        run.beginning.check_pretrained()
+    if start is None and (begun := run.beginning.check_pretrained()):
+        say(begun)
     # generously: weights are written with AdamW's two moments; there are the best checkpoint and
     # the one that comes beside the newest
     checkpoints = config.keep_checkpoints + 2 if start is None else 1

@@ -14,9 +14,11 @@ from mail.data import files
 from mail.data.filling import naming
 from mail.errors import UserError
 from mail.inventory import FILE, check_inventory, write_inventory
+from mail.model.configuration import MailConfig
 from mail.training.checkpoint import MANIFEST, Saved, find_best, find_latest, prune
 from mail.training.curves import FILE as CURVES
 from mail.training.going_on import find_complete, find_whole, take_model
+from mail.training.settings import TrainingSettings
 from pipelines.terminal import say
 from pipelines.training import changes
 from pipelines.training.finished import has_model, is_longer
@@ -169,8 +171,9 @@ class RunState:
         if config.get("pretrained") and addresses.absolute(config["pretrained"]) == weights:
             config["pretrained"] = weights  # a folder that is gone since, and that only the first start needs
         before = self.config or config
-        for each in (before, config):
-            each.get("recipe", {}).setdefault("optimizer", "adamw")  # of a run from when there was no other
+        for each in (before, config):  # of a run from when there was no choice yet
+            each["recipe"] = TrainingSettings().to_dict() | each.get("recipe", {})
+            each.setdefault("network", {}).setdefault("tower", MailConfig.tower)
         changed = changes.apply(before, config, because, step)
         if changed := changed or differences(before, config):
             raise UserError(

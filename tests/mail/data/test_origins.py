@@ -103,6 +103,11 @@ def test_published_weights_carry_theirs() -> None:
     vilt = origin_of_encoder("dandelin/vilt-b32-mlm")
     assert str(vilt) == ("without masks: coco/train2014, visual-genome, sbu-captions, conceptual-captions")
     assert (among(vilt), vilt.unknown) == ([], False)
+    web, indomain = (origin_of_encoder(f"/data/beit3_base{kind}_patch16_224.pth") for kind in ("", "_indomain"))
+    assert "laion-400m" in str(web)
+    assert "coco/train2014" not in str(web)
+    assert "coco/train2014, visual-genome" in str(indomain)
+    assert "laion" not in str(origin_of_encoder("beit3_base_patch16_384_coco_retrieval.pth"))
 
 
 def test_what_a_person_names(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from transformers import ViltConfig, ViltModel
 
 from mail.errors import UserError
 from mail.model import MailConfig, MailForReferringSegmentation
-from mail.model.vilt_weights import fill_from_vilt, load_vilt, resample_patch_projection
+from mail.model.pretrained import fill, load_pretrained, resample_patch_projection
+from mail.model.vilt_weights import convert
 
 SMALL = {
     "vocab_size": 99,
@@ -28,7 +29,7 @@ def vilt(**sizes) -> ViltModel:
 def ours(reference: ViltModel, **sizes) -> MailForReferringSegmentation:
     config = MailConfig(image_size=128, patch_size=16, position_grid=6, decoder_dim=8, stem_dim=8, **sizes)
     model = MailForReferringSegmentation(config).eval()
-    fill_from_vilt(model, reference.state_dict())
+    fill(model, convert(reference.state_dict()))
     return model
 
 
@@ -76,7 +77,7 @@ def test_encoder_equals_vilt_at_the_real_size():
     torch.manual_seed(0)
     reference = ViltModel(ViltConfig(), add_pooling_layer=False).eval()
     model = MailForReferringSegmentation(MailConfig(image_size=384)).eval()
-    fill_from_vilt(model, reference.state_dict())
+    fill(model, convert(reference.state_dict()))
     pixels = torch.randint(0, 256, (1, 3, 384, 384), dtype=torch.uint8)
     ids = torch.randint(1000, 2000, (1, 9))
     with torch.no_grad():
@@ -94,7 +95,7 @@ def test_report_says_what_is_new(tmp_path):
             image_size=128, patch_size=16, position_grid=6, decoder_dim=8, stem_dim=8, coverage_bias=True, **SMALL
         )
     )
-    new = load_vilt(model, str(tmp_path))
+    new = load_pretrained(model, str(tmp_path))
     assert {name.split(".")[0] for name in new} == {"geometry", "stem", "instance", "encoder", "decoder"}
     assert "encoder.coverage_gain" in new
     assert "encoder.blocks.0.attention.qkv.weight" not in new
@@ -106,14 +107,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor():
         MailConfig(image_size=128, patch_size=16, position_grid=6, decoder_dim=8, stem_dim=8, **SMALL)
     )
     with pytest.raises(UserError, match=r"text\.word_embeddings\.weight \(50, 64\) for \(99, 64\)"):
-        fill_from_vilt(model, vilt(**{**SMALL, "vocab_size": 50}).state_dict())
+        fill(model, convert(vilt(**{**SMALL, "vocab_size": 50}).state_dict()))
     with pytest.raises(UserError, match=r"blocks\.2"):
-        fill_from_vilt(model, vilt(**{**SMALL, "num_hidden_layers": 2}).state_dict())
+        fill(model, convert(vilt(**{**SMALL, "num_hidden_layers": 2}).state_dict()))
 
 
 def test_a_folder_without_vilt_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="no ViLT weights at"):
-        load_vilt(MailForReferringSegmentation(MailConfig(image_size=128, patch_size=16, **SMALL)), str(tmp_path))
+        load_pretrained(MailForReferringSegmentation(MailConfig(image_size=128, patch_size=16, **SMALL)), str(tmp_path))
 
 
 def test_resampled_projection_sees_the_same_in_an_enlarged_patch():
@@ -131,6 +132,6 @@ def test_patch_16_network_starts_from_patch_32_weights():
     model = MailForReferringSegmentation(
         MailConfig(image_size=128, patch_size=8, position_grid=6, decoder_dim=8, stem_dim=8, **SMALL)
     )
-    fill_from_vilt(model, reference.state_dict())
+    fill(model, convert(reference.state_dict()))
     resampled = resample_patch_projection(reference.state_dict()["embeddings.patch_embeddings.projection.weight"], 8)
     assert torch.equal(model.patch.projection.weight, resampled)

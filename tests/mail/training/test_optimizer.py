@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from mail.errors import UserError
-from mail.training.optimizer import LIKE_ADAMW, MATRIX_RATE, Muon, make_optimizer, orthogonal
+from mail.training.input import batches
+from mail.training.optimizer import LIKE_ADAMW, MATRIX_RATE, Muon, make_optimizer, orthogonal, tower_depths
 from mail.training.settings import TrainingSettings
+from mail.training.step import by_step, train_step
 from tests.mail.training.test_step import new_model
 
 
@@ -56,6 +58,33 @@ def test_an_update_has_the_size_of_one_of_adamws():
     weight.grad = torch.randn(64, 128)
     optimizer.step()
     assert weight.detach().square().mean().sqrt() == pytest.approx(0.1 * LIKE_ADAMW, rel=0.2)
+
+
+def test_a_tower_learns_block_by_block_less():
+    model = new_model()
+    settings = TrainingSettings(tower_rate=0.5, layer_decay=0.8)
+    rates = {id(p): g["rate"] for g in make_optimizer(model, settings).param_groups for p in g["params"]}
+    rate = {name: rates[id(p)] for name, p in model.named_parameters()}
+    last = len(model.encoder.blocks)
+    assert rate["decoder.pixels.query.weight"] == rate["geometry.projection.weight"] == rate["token_type.weight"] == 1
+    assert rate["encoder.norm.weight"] == rate[f"encoder.blocks.{last - 1}.mlp_in.weight"] == 0.5
+    assert rate["encoder.blocks.0.mlp_in.bias"] == pytest.approx(0.5 * 0.8 ** (last - 1))
+    for name in ("text.word_embeddings.weight", "patch.projection.weight", "patch.cls_token"):
+        assert rate[name] == pytest.approx(0.5 * 0.8**last)
+
+
+def test_a_frozen_tower_stays_as_it_is_until_it_learns(plan, source):
+    settings = TrainingSettings(seed=3, steps=4, global_batch_size=8, frozen_fraction=0.5, weight_decay=0.5)
+    model = new_model()
+    optimizer = make_optimizer(model, settings)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    depths = tower_depths(model)
+    for step, parts in enumerate(by_step(batches(source, plan, 0, 3))):
+        train_step(model, optimizer, parts, settings)
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert "decoder.pixels.query.weight" in moved
+        assert "instance.shape.0.weight" in moved
+        assert bool(moved & depths.keys()) == (step >= 2)
 
 
 def test_an_unknown_optimizer_is_refused():
