@@ -198,6 +198,23 @@ def test_left_out_padding_changes_nothing(monkeypatch, attention, coverage_bias)
     assert order.shape[1] < whole
 
 
+@pytest.mark.parametrize("attention", ["joint", "one_way"])
+@pytest.mark.parametrize("tower", ["vilt", "beit3"])
+def test_a_step_without_any_proposal_has_a_gradient_of_every_weight(attention, tower):
+    """Else several workers' DistributedDataParallel waits for what never comes."""
+    model, processor = network(attention=attention, tower=tower)
+    nothing = proposals(0)
+    target = rle.encode(np.ones((48, 64), bool))
+    items = [{**processor.encode(IMAGE, nothing, TEXTS), "targets": processor.encode_targets([target] * 3, nothing)}]
+    output = model.train()(**processor.collate(items))
+    output.loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    with torch.no_grad():
+        model.eval()
+        plain = model(**processor(IMAGE, TEXTS, nothing)).mask_logits
+        assert torch.allclose(model(**processor.collate(items)).mask_logits, plain, atol=1e-5)
+
+
 def test_a_saved_network_does_not_change_when_a_default_does(tmp_path):
     MailConfig().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
