@@ -192,7 +192,9 @@ class MailProcessor(PostProcessing, ProcessorMixin):
 
     def _slots(self, items: Sequence[dict[str, Arrays]]) -> int:
         fullest = max(len(item["proposals"]["instance_scores"]) for item in items)
-        if "targets" in items[0]:  # workers of a training need a gradient of every weight, whatever was proposed
+        if "targets" in items[0]:
+            # empty slots where no image has a proposal: the selection loss asks for "none of them" there too, a step is
+            # the same however its images are spread over workers, and every parameter has a gradient, as DDP wants it
             fullest = max(fullest, 1)
         return min(-(-fullest // SLOT_STEP) * SLOT_STEP, self.max_instances)
 

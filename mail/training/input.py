@@ -92,10 +92,7 @@ class TrainingInput:
             targets = [s["target"] for s in sentences[own]]
             texts = {name: each[own] for name, each in words.items()}
             items.append(self._item(batch.step, int(row), image, targets, proposals) | {"texts": texts})
-        tensors = self.processor.collate(items)
-        if self.processor.max_instances and not tensors["instance_valid"].shape[1]:
-            tensors = _with_an_empty_slot(tensors)
-        return tensors
+        return self.processor.collate(items)
 
     def _item(self, step: int, row: int, image: dict, targets: list, proposals: dict[str, Proposals]) -> dict:
         picture = self._decode(image)
@@ -114,19 +111,6 @@ class TrainingInput:
             return False
         draw = np.random.PCG64(np.random.SeedSequence([self.seed, step, row])).random_raw()
         return draw < self.proposal_dropout * 2**64
-
-
-def _with_an_empty_slot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """One instance slot that holds nothing, where no image has a proposal.
-
-    So the selection loss asks for "none of them" there too, and a step is the same however its images are spread over
-    workers; and every parameter takes part in every step, as DDP wants it.
-    """
-    padded = dict(tensors)
-    for key, value in tensors.items():
-        if key.startswith("instance_"):
-            padded[key] = value.new_zeros((value.shape[0], 1, *value.shape[2:]))
-    return padded
 
 
 def batches(

@@ -61,11 +61,11 @@ def test_proposals_are_withheld_from_the_same_images_whoever_has_them(plan, sour
         assert len(alone) < 6
 
 
-def test_a_batch_without_any_proposal_keeps_an_empty_slot(boxes, plan, source):
+def test_a_batch_without_any_proposal_keeps_empty_slots(boxes, plan, source):
     bare = pickle.loads(pickle.dumps(source))
     bare.snapshot = None
     tensors = next(batches(bare, plan, 0, 1)).tensors
-    assert tensors["instance_valid"].shape[1] == 1
+    assert tensors["instance_valid"].shape[1] == 4
     assert not tensors["instance_valid"].any()
 
 
