@@ -251,10 +251,12 @@ def load_image(image: AnyImage) -> np.ndarray:
 def chosen_proposals(segmentation: Segmentation, share: float = CHOSEN_SHARE) -> list[int]:
     """Indices of the proposals that the answer is made of, best first.
 
-    The likeliest one, which is what the decoder adds, and the others with at least `share` of the selection; none where
-    it is likelier that no proposal fits.
+    Each for itself: those that are likelier than not. Of one choice: the likeliest one, which is what the decoder adds,
+    and the others with at least `share` of the selection; none where it is likelier that no proposal fits.
     """
     shares = segmentation.selection
+    if segmentation.choice == "many":
+        return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] > 0.5]
     likeliest = shares.max(initial=0.0)
     if likeliest <= 1 - shares.sum():
         return []

@@ -112,6 +112,14 @@ def bbox(rle: RLE) -> list[float]:
     return [float(v) for v in coco_mask.toBbox(rle)]
 
 
+def inside_matrix(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
+    """Share of every mask of `b` that lies inside every mask of `a`: float64 (len(a), len(b)); of an empty mask 0."""
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    # what COCO calls a crowd: divided by the area of the other mask alone
+    return np.nan_to_num(np.asarray(coco_mask.iou(list(b), list(a), [1] * len(a))).T)
+
+
 def iou_matrix(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
     """IoU of every mask of `a` with every mask of `b`: float64 (len(a), len(b)); two empty masks count 0."""
     if not a or not b:

@@ -33,6 +33,8 @@ class MailConfig(PretrainedConfig):
         coverage_bias: attention bias between an instance and the patches that it covers (per head, learned).
         paste: add the instances' output tokens to the pixels that they cover, before the decoder.
         selection: head and loss that say which proposal the expression means.
+        choice: `one`, the proposals and "none of them" share a probability of 1; or `many`, each proposal has its own of
+            belonging to what is meant, and what is chosen is the union of those that do.
         direct: the selected masks feed the mask logits directly.
         pixel_share: share of the mask losses that goes to the pixel decoder without the direct path. With one-way
             attention that is the answer without proposals, trained on every expression.
@@ -77,6 +79,7 @@ class MailConfig(PretrainedConfig):
     coverage_bias: bool = False
     paste: bool = False
     selection: bool = True
+    choice: str = "one"
     direct: bool = True
     pixel_share: float = 0.75
 
@@ -104,6 +107,8 @@ class MailConfig(PretrainedConfig):
             raise ValueError(f"mask_modality {self.mask_modality!r}: it is none, channels or tokens")
         if self.attention not in ("joint", "one_way"):
             raise ValueError(f"attention {self.attention!r}: it is joint or one_way")
+        if self.choice not in ("one", "many"):
+            raise ValueError(f"choice {self.choice!r}: it is one or many")
         if not 0 <= self.pixel_share < 1:
             raise ValueError(f"pixel_share {self.pixel_share}: it is at least 0 and less than 1")
         if self.geometry_init not in ("normal", "zero"):

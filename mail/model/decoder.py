@@ -76,7 +76,9 @@ def enlarge(cells: Tensor, side: int) -> Tensor:
 
 
 class SelectionHead(nn.Module):
-    """Which proposal the expression means: one logit per instance, and a null slot for "none of them".
+    """Which proposals the expression means: one logit per instance, and one for "none of them".
+
+    Where one proposal is chosen, that is one more choice; where each stands for itself, it is their threshold.
 
     Attributes:
         log_temperature: log of the learned factor of the match, 8 at the start: with 1 the first steps hardly move it.
@@ -96,6 +98,11 @@ class SelectionHead(nn.Module):
         scores = match * (self.log_temperature.exp() * instances.shape[-1] ** -0.5)
         scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
         return torch.cat([self.null(sentence), scores], 1)
+
+
+def selection_shares(logits: Tensor, choice: str) -> Tensor:
+    """Selection logits (N, 1 + K) -> probabilities of the proposals (N, K): of one choice, or of each for itself."""
+    return logits.softmax(-1)[:, 1:] if choice == "one" else (logits[:, 1:] - logits[:, :1]).sigmoid()
 
 
 class Decoder(nn.Module):
@@ -146,16 +153,18 @@ class Decoder(nn.Module):
         return Decoded(mask, pixels, selection, self.no_target(sentence).float().squeeze(-1))
 
     def direct_path(self, selection: Tensor, masks: Tensor) -> Tensor:
-        """Logits (N, R, R) of the selected mask; silent when the null slot is selected.
+        """Logits (N, R, R) of what is selected; silent when nothing is.
 
-        In training the mixture of masks that the selection expects, which has a gradient; afterwards the likeliest one
-        alone: between two candidates half of each would be right for neither.
+        In training the masks that the selection expects, which have a gradient; afterwards what is likelier than not,
+        and of one choice the likeliest alone: between two candidates half of each would be right for neither.
         """
         assert self.direct_gain is not None
-        share = selection.softmax(-1)
+        one, shares = self.config.choice == "one", selection_shares(selection, self.config.choice)
         if not self.training:
-            share = F.one_hot(share.argmax(-1), share.shape[-1]).to(share.dtype)
-        share = share[:, 1:]  # (N, K)
-        inside = torch.einsum("nk,nkhw->nhw", share, masks.float())
-        some = share.sum(-1)[:, None, None]
-        return self.direct_gain * (2 * inside - some)
+            likeliest = F.one_hot(selection.argmax(-1), selection.shape[-1])[:, 1:]
+            shares = (likeliest if one else shares > 0.5).to(shares.dtype)
+        inside = torch.einsum("nk,nkhw->nhw", shares, masks.float())
+        some = shares.sum(-1) if one else 1 - (1 - shares).prod(-1)
+        if not one:  # where chosen masks overlap
+            inside = inside.clamp(max=1)
+        return self.direct_gain * (2 * inside - some[:, None, None])

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+BELONGS = 0.5  # share of its pixels from which a proposal belongs to a target
+
 
 def mask_bce(logits: Tensor, target: Tensor, inside: Tensor) -> Tensor:
     """Binary cross-entropy per expression: mean over the cells that hold image.
@@ -49,6 +51,21 @@ def selection(logits: Tensor, ious: Tensor, min_iou: float) -> Tensor:
     wanted = torch.cat([1 - found, want.to(logits.dtype) * found], 1)
     # an empty slot has the lowest logit there is and wants nothing: 0 * -large stays finite, 0 * -inf would not
     return -(wanted * logits.log_softmax(1).clamp_min(-1e4)).sum(1)
+
+
+def membership(logits: Tensor, inside: Tensor, valid: Tensor) -> Tensor:
+    """Binary cross-entropy per expression (N,), summed over proposals, of "it belongs to what is meant".
+
+    A proposal belongs if most of its pixels do: of a group each member, of a thing also a part.
+
+    Args:
+        logits: (N, 1 + K), the first one the threshold of the others; inside: (N, K) share of each proposal's pixels
+            that the target has; valid: (N, K), False in empty slots.
+    """
+    apart = (logits[:, 1:] - logits[:, :1]).masked_fill(~valid, 0)
+    truth = (inside > BELONGS).to(apart.dtype)
+    loss = F.binary_cross_entropy_with_logits(apart, truth, reduction="none")
+    return (loss * valid).sum(1)
 
 
 def no_target(logits: Tensor, truth: Tensor) -> Tensor:

@@ -178,6 +178,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         instance_valid: Tensor | None = None,
         target_masks: Tensor | None = None,
         instance_ious: Tensor | None = None,
+        instance_inside: Tensor | None = None,
         no_target: Tensor | None = None,
         return_dict: bool = True,
         **_: Any,
@@ -192,7 +193,7 @@ class MailForReferringSegmentation(PreTrainedModel):
             instance_masks: uint8 (I, K, R, R) coverage 0..255; instance_boxes: (I, K, 4) fractions of the image;
                 instance_scores, instance_labels, instance_valid: (I, K). None: no proposals at all.
             target_masks: uint8 (N, R, R) coverage 0..255; instance_ious: (N, K) IoU of each proposal with the target;
-                no_target: bool (N,). Given in training only.
+                instance_inside: (N, K) share of each proposal that lies inside it; no_target: bool (N,). In training.
         """
         images = self.encode_images(
             pixel_values,
@@ -209,7 +210,11 @@ class MailForReferringSegmentation(PreTrainedModel):
         if target_masks is not None:
             size = target_masks.shape[-2:]
             inside = _inside(-(-pixel_size // self.config.mask_stride), size, pixel_size.device)[image_index]
-            terms = self.loss_terms(output, target_masks, inside, instance_ious, no_target)
+            fits = instance_ious
+            if self.config.choice == "many":
+                fits = instance_inside
+            gathered = None if instance_valid is None else instance_valid[image_index]
+            terms = self.loss_terms(output, target_masks, inside, fits, gathered, no_target)
             output.losses = {name: term.mean() for name, term in terms.items()}
             output.loss = torch.stack(
                 [getattr(self.config, f"loss_{name}") * term for name, term in output.losses.items()]
@@ -247,9 +252,19 @@ class MailForReferringSegmentation(PreTrainedModel):
         )
 
     def loss_terms(
-        self, output: MailOutput, target_masks: Tensor, inside: Tensor, ious: Tensor | None, no_target: Tensor | None
+        self,
+        output: MailOutput,
+        target_masks: Tensor,
+        inside: Tensor,
+        fits: Tensor | None,
+        valid: Tensor | None,
+        no_target: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Every loss term per expression (N,), unweighted."""
+        """Every loss term per expression (N,), unweighted.
+
+        Args:
+            inside: (N, R, R) True where there is image. fits: (N, K) of each proposal; valid: (N, K) where there is one.
+        """
         assert output.mask_logits is not None
         target, share = target_masks.float() / 255, self.config.pixel_share
         terms = {}
@@ -258,8 +273,12 @@ class MailForReferringSegmentation(PreTrainedModel):
             if share and output.pixel_logits is not None and output.pixel_logits is not output.mask_logits:
                 of_pixels = loss(output.pixel_logits, target, inside.float())
                 terms[name] = (1 - share) * terms[name] + share * of_pixels
-        if self.config.selection and output.selection_logits is not None and ious is not None:
-            terms["selection"] = losses.selection(output.selection_logits, ious.float(), self.config.selection_min_iou)
+        logits = output.selection_logits
+        if self.config.selection and logits is not None and fits is not None and valid is not None:
+            if self.config.choice == "many":
+                terms["selection"] = losses.membership(logits, fits.float(), valid)
+            else:
+                terms["selection"] = losses.selection(logits, fits.float(), self.config.selection_min_iou)
         if no_target is not None and output.no_target_logits is not None:
             terms["no_target"] = losses.no_target(output.no_target_logits, no_target)
         return terms

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
+from mail.model.decoder import selection_shares
 from mail.proposals import Proposals
 
 
@@ -20,13 +21,15 @@ class Segmentation:
         mask: bool (H, W) at the image's original resolution.
         score: confidence in [0, 1]: mean foreground probability inside the mask, 0 for an empty mask.
         no_target_probability: probability that the expression names nothing in the image.
-        selection: float32 (K,) share of each proposal, in the order in which they were given; empty without them.
+        selection: float32 (K,) probability of each proposal, in the order in which they were given; empty without them.
+        choice: whether they are shares of one choice, or each is for itself: as of `MailConfig`.
     """
 
     mask: np.ndarray
     score: float
     no_target_probability: float
     selection: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    choice: str = "one"
 
 
 class PostProcessing:
@@ -34,6 +37,7 @@ class PostProcessing:
 
     mask_stride: int
     max_instances: int
+    choice: str
 
     def canvas_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of an image on the canvas."""
@@ -61,7 +65,7 @@ class PostProcessing:
         absent = outputs.no_target_logits.float().sigmoid().cpu().numpy()
         shares = None
         if outputs.selection_logits is not None:
-            shares = outputs.selection_logits.float().softmax(-1)[:, 1:].cpu().numpy()
+            shares = selection_shares(outputs.selection_logits.float(), self.choice).cpu().numpy()
         for n, (height, width) in enumerate(image_sizes):
             probability = self.to_image(outputs.mask_logits[n], (height, width)).sigmoid()
             inside = probability >= threshold
@@ -75,7 +79,7 @@ class PostProcessing:
                 order = np.argsort(-found.scores, kind="stable")[: self.max_instances]
                 selection = np.zeros(len(found), np.float32)
                 selection[order] = shares[n, : len(order)]
-            answers.append(Segmentation(mask, score, float(absent[n]), selection))
+            answers.append(Segmentation(mask, score, float(absent[n]), selection, self.choice))
         return answers
 
     def post_process_instance_segmentation(

@@ -37,6 +37,7 @@ class MailProcessor(PostProcessing, ProcessorMixin):
         tokenizer: BERT word pieces.
         image_size: canvas side S in pixels; mask_stride: pixels per mask cell (R = S / mask_stride).
         max_instances: proposals kept per image (K at most); max_text_length: word pieces kept (T at most).
+        choice: what the network's selection means, see `MailConfig`.
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 - transformers reads this class attribute
@@ -49,6 +50,7 @@ class MailProcessor(PostProcessing, ProcessorMixin):
         mask_stride: int = 4,
         max_instances: int = 32,
         max_text_length: int = 40,
+        choice: str = "one",
         **kwargs: Any,
     ):
         super().__init__(tokenizer)
@@ -56,12 +58,13 @@ class MailProcessor(PostProcessing, ProcessorMixin):
         self.mask_stride = mask_stride
         self.max_instances = max_instances
         self.max_text_length = max_text_length
+        self.choice = choice
 
     @classmethod
     def for_config(cls, tokenizer: Any, config: MailConfig) -> "MailProcessor":
         """The processor that fits a network."""
         instances = config.max_instances if config.uses_instances else 0
-        return cls(tokenizer, config.image_size, config.mask_stride, instances, config.max_text_length)
+        return cls(tokenizer, config.image_size, config.mask_stride, instances, config.max_text_length, config.choice)
 
     @property
     def mask_size(self) -> int:
@@ -119,12 +122,14 @@ class MailProcessor(PostProcessing, ProcessorMixin):
         }
 
     def encode_targets(self, targets: Sequence[rle.RLE], proposals: Proposals) -> Arrays:
-        """Of an image's n expressions: `target_masks` uint8 (n, R, R), `instance_ious` (n, K), `no_target` (n,)."""
+        """Of an image's n expressions: `target_masks` uint8 (n, R, R), `instance_ious` (n, K), `instance_inside` (n, K)
+        and `no_target` (n,)."""
         order = np.argsort(-proposals.scores, kind="stable")[: self.max_instances]
         kept = [proposals.rles[i] for i in order]
         return {
             "target_masks": self.rasterise(targets, proposals.size),
             "instance_ious": rle.iou_matrix(targets, kept).astype(np.float32).reshape(len(targets), len(kept)),
+            "instance_inside": rle.inside_matrix(targets, kept).astype(np.float32).reshape(len(targets), len(kept)),
             "no_target": np.array([rle.area(t) == 0 for t in targets], bool),
         }
 
@@ -168,7 +173,8 @@ class MailProcessor(PostProcessing, ProcessorMixin):
             targets: dict[str, np.ndarray] = {}
             for key in ("target_masks", "no_target"):
                 targets[key] = np.concatenate([item["targets"][key] for item in items])
-            targets["instance_ious"] = np.concatenate([_pad(i["targets"]["instance_ious"], slots, 1) for i in items])
+            for key in ("instance_ious", "instance_inside"):
+                targets[key] = np.concatenate([_pad(item["targets"][key], slots, 1) for item in items])
             batch |= {key: torch.from_numpy(value) for key, value in targets.items()}
         return batch
 

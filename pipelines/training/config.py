@@ -45,6 +45,8 @@ class ModelOverrides:
     """Add instances to the pixels that they cover, before the decoder."""
     selection: bool | None = None
     """Head and loss that say which proposal the expression means."""
+    choice: Literal["one", "many"] | None = None
+    """Whether one proposal is chosen, or each that belongs to what is meant."""
     direct: bool | None = None
     """Selected masks feed the mask logits directly."""
     pixel_share: float | None = None
