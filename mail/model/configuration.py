@@ -33,7 +33,7 @@ class MailConfig(PretrainedConfig):
         coverage_bias: attention bias between an instance and the patches that it covers (per head, learned).
         paste: add the instances' output tokens to the pixels that they cover, before the decoder.
         selection: head and loss that say which proposal the expression means.
-        choice: `one`, the proposals and "none of them" share a probability of 1; or `many`, each proposal has its own of
+        choice: `one`, the proposals and "none of them" share a probability of 1; or `many`, each has its own one of
             belonging to what is meant, and what is chosen is the union of those that do.
         direct: the selected masks feed the mask logits directly.
         pixel_share: share of the mask losses that goes to the pixel decoder without the direct path. With one-way

@@ -263,7 +263,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         """Every loss term per expression (N,), unweighted.
 
         Args:
-            inside: (N, R, R) True where there is image. fits: (N, K) of each proposal; valid: (N, K) where there is one.
+            inside: (N, R, R) True where there is image. fits: (N, K) of each proposal; valid: (N, K) where one is.
         """
         assert output.mask_logits is not None
         target, share = target_masks.float() / 255, self.config.pixel_share
