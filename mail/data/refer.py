@@ -76,8 +76,9 @@ def find_layout(
     namespace: str = "coco",
     image_folders: Sequence[str] = IMAGE_FOLDERS,
     annotation_id: Callable[[Any, str], int] = whole_number,
+    refs_name: str = "",
 ) -> ReferLayout:
-    """Finds the files of a data set under `root`; `images` overrides where its photos are looked for, `name` its name.
+    """Finds the files of a data set under `root`; `images` overrides where photos are looked for, names what is usual.
 
     Raises:
         UserError: says which file or folder is not there, and what is there instead.
@@ -89,7 +90,7 @@ def find_layout(
     if not folder.is_dir():
         found = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
         raise UserError(f"there is no folder {folder}: {root} has {found}")
-    refs = folder / (f"grefs({split_by}).json" if dataset.startswith("gref") else f"refs({split_by}).p")
+    refs = folder / (refs_name or (f"grefs({split_by}).json" if dataset.startswith("gref") else f"refs({split_by}).p"))
     if not refs.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*refs(*"))) or "no refs at all"
         raise UserError(f"there is no file {refs}: {folder} has {found}; choose another --split-by or download it")

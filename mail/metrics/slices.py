@@ -7,6 +7,7 @@
 | `target size` | `small` < 32x32 <= `medium` < 96x96 <= `large`, `none` | the target's pixels, COCO's area classes |
 | `same category` | `0`, `1`, `2`, `3+` | **other referents** of its category in the image, over all splits |
 | `kind of words` | `place`, `attribute`, `both`, `neither` | the word lists below |
+| `targets` | `none`, `1`, `2`, `3+` | number of annotations; left out where every expression has one |
 
 The store knows the instances that somebody referred to, not all that are in the picture; so `same category` is a lower
 bound of the distractors.
@@ -41,7 +42,7 @@ ATTRIBUTE_WORDS = _words(
     empty full open closed whole half sliced wearing shirt jacket hat cap dress glasses"""
 )
 
-DIMENSIONS = ("category", "words", "target size", "same category", "kind of words")
+DIMENSIONS = ("category", "words", "target size", "same category", "kind of words", "targets")
 
 
 def slice_expressions(expressions: pa.Table, store_expressions: pa.Table | None = None) -> dict[str, dict[str, str]]:
@@ -64,6 +65,9 @@ def slice_expressions(expressions: pa.Table, store_expressions: pa.Table | None 
         slices["target size"][expr_id] = size_class(int(area))
         slices["same category"][expr_id] = str(len(others)) if len(others) < 3 else "3+"
         slices["kind of words"][expr_id] = kind_of_words(words)
+        slices["targets"][expr_id] = number_of_targets(len(ann_ids or ()), int(area))
+    if set(slices["targets"].values()) <= {"1"}:
+        del slices["targets"]
     return slices
 
 
@@ -95,6 +99,13 @@ def size_class(area: int) -> str:
     if area == 0:
         return "none"
     return "small" if area < 32**2 else "medium" if area < 96**2 else "large"
+
+
+def number_of_targets(annotations: int, area: int) -> str:
+    """How many annotations are meant; a target without any, of a data set that does not number them, counts as one."""
+    if area == 0:
+        return "none"
+    return "3+" if annotations > 2 else str(max(1, annotations))
 
 
 def kind_of_words(words: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 
 from mail.data.scenes.meaning import (
@@ -16,19 +16,29 @@ from mail.data.scenes.meaning import (
 )
 
 # how often each category is tried first; places that few objects have (ordinals) need a larger share to be seen at all
-_SHARES = {"attribute": 0.18, "absolute": 0.24, "relative": 0.25, "ordinal": 0.19, "superlative": 0.14}
+SHARES = {"attribute": 0.18, "absolute": 0.24, "relative": 0.25, "ordinal": 0.19, "superlative": 0.14}
 _REDUNDANT_PLACE = 0.06  # people do add a place that nobody needs ("red star on the left" of a single red star)
 _REDUNDANT_ATTRIBUTE = 0.35  # ... and even more often a colour
 _ANY_KIND = 0.06  # "the leftmost thing"
 _TRIES = 10  # meanings of one category that are tried for one object
-_ANCHOR_VISIBLE = 0.5  # people relate things to what they see well
+ANCHOR_VISIBLE = 0.5  # people relate things to what they see well
 
 Attributes = tuple[str | None, str | None, str | None]  # kind, colour, size; None where it is not said
 
 
-def meaning_for(target: int, objects: Sequence[SceneObject], size: tuple[int, int], rng: Random) -> Meaning | None:
-    """A meaning that names exactly `target` in a scene of `size` (H, W); None if luck finds none."""
-    order = dict.fromkeys(rng.choices(list(_SHARES), list(_SHARES.values()), k=6))
+def meaning_for(
+    target: int,
+    objects: Sequence[SceneObject],
+    size: tuple[int, int],
+    rng: Random,
+    shares: Mapping[str, float] = SHARES,
+) -> Meaning | None:
+    """A meaning that names exactly `target` in a scene of `size` (H, W); None if luck finds none.
+
+    Args:
+        shares: how often each category is tried first.
+    """
+    order = dict.fromkeys(rng.choices(list(shares), list(shares.values()), k=6))
     for category in order:
         for meaning in itertools.islice(_candidates(category, target, objects, size, rng), _TRIES):
             if resolves(meaning, objects, size) == {target} and not _says_too_much(meaning, target, objects, size, rng):
@@ -50,7 +60,8 @@ def _says_too_much(
     return any(rng.random() > _REDUNDANT_ATTRIBUTE and resolves(less, objects, size) == {target} for less in shorter)
 
 
-def _attributes(item: SceneObject, kind: str | None) -> list[Attributes]:
+def attributes_of(item: SceneObject, kind: str | None) -> list[Attributes]:
+    """What can be said of an object's looks, as a thing of `kind`."""
     choices: list[Attributes] = [(kind, item.colour, None), (kind, None, None)]
     if item.size != "medium":  # "medium" is not a word that people use
         choices += [(kind, None, item.size), (kind, item.colour, item.size)]
@@ -62,14 +73,14 @@ def _candidates(
 ) -> Iterator[Meaning]:
     """Meanings of a category that may name the target, in random order."""
     item = objects[target]
-    attributes = _attributes(item, None if rng.random() < _ANY_KIND else item.kind)
+    attributes = attributes_of(item, None if rng.random() < _ANY_KIND else item.kind)
     if category == "attribute":
         rng.shuffle(attributes)
         yield from itertools.starmap(Meaning, attributes)
         return
     named = {words: resolves(Meaning(*words), objects, size) for words in attributes}
     superfluous = rng.random() < _REDUNDANT_PLACE
-    pairs = list(itertools.product(_PLACES[category](target, objects, size, rng), attributes))
+    pairs = list(itertools.product(PLACES[category](target, objects, size, rng), attributes))
     rng.shuffle(pairs)
     for place, words in pairs:
         if named[words] == {target} and not superfluous:
@@ -111,15 +122,21 @@ def _ordinal(target: int, objects: Sequence[SceneObject], size: tuple[int, int],
         yield Rank("biggest", 2)
 
 
+def describe(index: int, objects: Sequence[SceneObject], size: tuple[int, int], rng: Random) -> Meaning | None:
+    """A description without a place that names an object; None if there is none."""
+    item = objects[index]
+    descriptions = [Meaning(*words) for words in attributes_of(item, item.kind)]
+    rng.shuffle(descriptions)
+    return next((d for d in descriptions if resolves(d, objects, size) == {index}), None)
+
+
 def _relative(target: int, objects: Sequence[SceneObject], size: tuple[int, int], rng: Random) -> Iterator[Relation]:
     """Relations to objects that a description without a place names."""
     item = objects[target]
     for index, anchor in enumerate(objects):
-        if index == target or anchor.visible < _ANCHOR_VISIBLE:
+        if index == target or anchor.visible < ANCHOR_VISIBLE:
             continue
-        descriptions = [Meaning(*words) for words in _attributes(anchor, anchor.kind)]
-        rng.shuffle(descriptions)
-        description = next((d for d in descriptions if resolves(d, objects, size) == {index}), None)
+        description = describe(index, objects, size, rng)
         if description is None:
             continue
         dx, dy = item.centre[0] - anchor.centre[0], item.centre[1] - anchor.centre[1]
@@ -135,7 +152,7 @@ def _relative(target: int, objects: Sequence[SceneObject], size: tuple[int, int]
             yield Relation("closest", description)
 
 
-_PLACES: dict[str, Callable[..., Iterator[Place | Rank | Relation]]] = {
+PLACES: dict[str, Callable[..., Iterator[Place | Rank | Relation]]] = {
     "absolute": _absolute,
     "superlative": _superlative,
     "ordinal": _ordinal,

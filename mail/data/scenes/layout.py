@@ -1,27 +1,26 @@
 """Writes scenes in the layout in which RefCOCO is published, so that the same reader takes both.
 
-    ROOT/synthetic/refs(synthetic).p      pickled list of references (protocol 2), each with its sentences
+    ROOT/synthetic/refs(synthetic).p      references, each with its sentences; grefs(synthetic).json, as gRefCOCO has
+                                          them, where they name several objects or none (`refs_files`)
     ROOT/synthetic/instances.json         COCO: images, annotations (visible parts, compressed RLE), categories
     ROOT/images/train2014/*.jpg
 
 Scene by scene, nothing but the two files' buffers is kept; the same seed gives the same bytes, on however many cores.
 """
 
-import io
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,6 +29,7 @@ from mail import rle
 from mail.data.filling import naming
 from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
+from mail.data.scenes.refs_files import GREFS, REFS, Named, RefsForm, sentence
 from mail.data.scenes.scene import Scene, SceneConfig, generate_scene
 from mail.errors import UserError
 
@@ -61,22 +61,28 @@ def write_published_layout(
     photos, annotations = Path(root) / "images" / "train2014", Path(root) / "synthetic"
     photos.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
-    instances, refs = annotations / "instances.json", annotations / "refs(synthetic).p"
-    info = {"description": _DESCRIPTION, "version": "1", "seed": seed, "scenes": json.loads(json.dumps(asdict(config)))}
+    form = _form(config)
+    instances, refs = annotations / "instances.json", annotations / refs_name(config)
+    info = {
+        "description": _DESCRIPTION,
+        "version": "1",
+        "seed": seed,
+        "scenes": json.loads(json.dumps(config.record())),
+    }
     _check_same(instances, info)
     entries: list[str] = []  # of images; their part of the file comes after the annotations
     annotation_ids, ref_ids, sentence_ids = count(1), count(1), count(1)
     with (
         naming(root),
         open(f"{instances}.partial", "w", encoding="utf-8") as text,
-        open(f"{refs}.partial", "wb") as pickled,
+        open(f"{refs}.partial", "wb") as said,
         closing(_drawn(seed, images, config, photos)) as scenes,
     ):
         kinds = DOMAINS[config.domain].kinds
         categories = [{"supercategory": "shape", "id": CATEGORY_IDS[kind], "name": kind} for kind in kinds]
         text.write(f'{_BEGIN}{json.dumps(info)}, "licenses": [], "categories": {json.dumps(categories)}')
         text.write(', "annotations": [')
-        pickled.write(b"\x80\x02]")  # protocol 2, empty list; each reference then is pushed and appended
+        said.write(form.begin)
         for image_id, scene in enumerate(scenes, start=1):
             name, (height, width) = _name(scene), scene.size
             image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width, "license": 0}
@@ -85,15 +91,30 @@ def write_published_layout(
             for annotation in annotations_of:
                 text.write((",\n" if annotation["id"] > 1 else "\n") + json.dumps(annotation))
             for reference in scene.references:
-                named = annotations_of[reference.target]
-                sentences = [_sentence(next(sentence_ids), said.text) for said in reference.sentences]
-                _append(pickled, _ref(next(ref_ids), name, named, scene.split, sentences))
+                named = Named(
+                    ref_id=next(ref_ids),
+                    image_id=image_id,
+                    photo=name,
+                    split=scene.split,
+                    annotations=[annotations_of[target] for target in reference.targets],
+                    sentences=[sentence(next(sentence_ids), each.text) for each in reference.sentences],
+                )
+                said.write((form.between if named.ref_id > 1 else b"") + form.encode(named))
             if progress is not None:
                 progress(image_id, images)
         text.write('\n], "images": [\n' + ",\n".join(entries) + "\n]}\n")
-        pickled.write(b".")
+        said.write(form.end)
     Path(f"{instances}.partial").replace(instances)
     Path(f"{refs}.partial").replace(refs)
+
+
+def refs_name(config: SceneConfig) -> str:
+    """Name of the file of references of such scenes."""
+    return _form(config).name.format("synthetic")
+
+
+def _form(config: SceneConfig) -> RefsForm:
+    return REFS if config.targets == "one" else GREFS
 
 
 def _name(scene: Scene) -> str:
@@ -167,28 +188,3 @@ def _annotation(number: int, image_id: int, item: SceneObject) -> dict[str, Any]
         "bbox": list(item.box),
         "iscrowd": 0,
     }
-
-
-def _sentence(number: int, text: str) -> dict[str, Any]:
-    return {"tokens": text.split(), "raw": text, "sent_id": number, "sent": text}
-
-
-def _ref(number: int, name: str, annotation: dict[str, Any], split: str, sentences: list[dict]) -> dict[str, Any]:
-    return {
-        "sent_ids": [sentence["sent_id"] for sentence in sentences],
-        "file_name": f"{name}_{annotation['id']}.jpg",
-        "ann_id": annotation["id"],
-        "ref_id": number,
-        "image_id": annotation["image_id"],
-        "split": split,
-        "sentences": sentences,
-        "category_id": annotation["category_id"],
-    }
-
-
-def _append(pickled: BinaryIO, ref: dict[str, Any]) -> None:
-    body = io.BytesIO()
-    pickler = pickle.Pickler(body, protocol=2)
-    pickler.fast = True  # without a memo the bytes depend on the values alone, not on which strings are one object
-    pickler.dump(ref)
-    pickled.write(body.getvalue()[2:-1] + b"a")  # less the protocol and the stop mark; then APPEND

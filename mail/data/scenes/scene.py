@@ -4,18 +4,21 @@ import dataclasses
 import functools
 import math
 from random import Random
+from typing import Any, Literal
 
 import numpy as np
 
 from mail import rle
 from mail.data.scenes import textures
 from mail.data.scenes.domains import DOMAINS, Domain, DomainName
-from mail.data.scenes.expressions import meaning_for
-from mail.data.scenes.meaning import CLEARLY_VISIBLE, Meaning, SceneObject
+from mail.data.scenes.groups import Setting
+from mail.data.scenes.many import refer_to_many
+from mail.data.scenes.meaning import SceneObject
+from mail.data.scenes.references import Reference, refer_to_one_each
 from mail.data.scenes.shapes import outline, stamp
-from mail.data.scenes.wording import say_meaning
 from mail.errors import UserError
 
+Targets = Literal["one", "many"]
 SPLITS = ("train", "val", "testA", "testB")
 _SMALLEST_SLIVER = 16  # pixels; a scene that shows less than this of an object is drawn again
 
@@ -33,11 +36,13 @@ class SceneConfig:
     max_objects: int = 8
     """Most objects in a scene."""
     max_refs: int = 3
-    """Most objects of a scene that are referred to."""
+    """Most objects of a scene that are referred to, or groups of objects."""
     max_sentences: int = 3
     """Most sentences for one referent."""
     domain: DomainName = "shapes"
     """What is in the scenes: shapes, or tiles, which look otherwise (other kinds, colours, textures and grounds)."""
+    targets: Targets = "one"
+    """What an expression names: one object; or, in half of the cases, several or nothing (many), as in gRefCOCO."""
     jpeg_quality: int = 90
     """Quality of the JPEG files, 1..95."""
     split_shares: tuple[float, float, float, float] = (0.80, 0.08, 0.06, 0.06)
@@ -55,22 +60,12 @@ class SceneConfig:
         if len(self.split_shares) != len(SPLITS) or min(self.split_shares) < 0 or sum(self.split_shares) <= 0:
             raise UserError(f"scenes: split shares {self.split_shares} must be four numbers >= 0 ({', '.join(SPLITS)})")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Sentence:
-    """One referring expression."""
-
-    text: str
-    meaning: Meaning
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
-    """An object that is referred to."""
-
-    target: int
-    """Index into the scene's objects."""
-    sentences: list[Sentence]
+    def record(self) -> dict[str, Any]:
+        """The fields as files keep them; `targets` only where it is not what earlier versions had alone."""
+        fields = dataclasses.asdict(self)
+        if self.targets == "one":
+            del fields["targets"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,22 +247,8 @@ def _arrange(rng: Random, plans: list[_Plan], height: int, width: int) -> None:
 def _refer(
     rng: Random, objects: list[SceneObject], size: tuple[int, int], kinds_of_split: tuple[str, ...], config: SceneConfig
 ) -> list[Reference]:
-    """Referents (clearly visible, with another object of their kind in sight) and what is said about each."""
-    clear = [i for i, item in enumerate(objects) if item.visible >= CLEARLY_VISIBLE]
-    kinds = [objects[i].kind for i in clear]
-    eligible = [i for i in clear if objects[i].kind in kinds_of_split and kinds.count(objects[i].kind) > 1]
-    rng.shuffle(eligible)
-    references: list[Reference] = []
-    for target in eligible:
-        if len(references) == config.max_refs:
-            break
-        wanted = rng.choice(range(1, config.max_sentences + 1))
-        said: dict[str, Sentence] = {}
-        for _ in range(wanted):
-            meaning = meaning_for(target, objects, size, rng)
-            if meaning is not None:
-                text = say_meaning(meaning, rng)
-                said.setdefault(text, Sentence(text=text, meaning=meaning))
-        if said:
-            references.append(Reference(target=target, sentences=list(said.values())))
-    return references
+    if config.targets == "one":
+        return refer_to_one_each(objects, size, kinds_of_split, rng, config.max_refs, config.max_sentences)
+    colours = tuple(DOMAINS[config.domain].colours)
+    setting = Setting(objects=objects, size=size, kinds=kinds_of_split, colours=colours)
+    return refer_to_many(setting, rng, config.max_refs, config.max_sentences)

@@ -13,13 +13,13 @@ _NOUNS = {
 }
 _ANY = ("shape", "thing", "object", "one")
 _SIZES = {"small": ("small", "small", "little"), "large": ("big", "large")}
-_SIDES = {
+SIDE_WORDS = {
     "left": ("left",),
     "right": ("right",),
     "top": ("top", "top", "upper"),
     "bottom": ("bottom", "bottom", "lower"),
 }
-_ENDS = {
+END_WORDS = {
     "left": ("leftmost", "leftmost", "far left"),
     "right": ("rightmost", "rightmost", "far right"),
     "top": ("topmost", "highest"),
@@ -29,7 +29,7 @@ _ENDS = {
 }
 _AN = re.compile(r"\ba(?= [aeio])")  # "a orange ring"; no word here starts with a vowel letter and a consonant sound
 _ORDINALS = ("first", "second", "third", "fourth")
-_RELATIONS = {
+RELATION_WORDS = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
     "top": ("above", "above", "over"),
@@ -59,12 +59,12 @@ def say_meaning(meaning: Meaning, rng: Random) -> str:
         case Place() as place:
             sentence = _at(place, noun, rng)
         case Rank(start, 1):
-            sentence = f"{rng.choice(_ENDS[start])} {noun}"
+            sentence = f"{rng.choice(END_WORDS[start])} {noun}"
         case Rank(start, position):
             the = rng.choice(("the ", "the ", ""))
             ordinal = _ORDINALS[position - 1]
             if start in ("biggest", "smallest"):
-                sentence = f"{ordinal} {rng.choice(_ENDS[start])} {noun}"
+                sentence = f"{ordinal} {rng.choice(END_WORDS[start])} {noun}"
             elif rng.random() < 0.2:
                 sentence = f"{noun} {ordinal} from {the}{start}"
             else:
@@ -72,10 +72,15 @@ def say_meaning(meaning: Meaning, rng: Random) -> str:
         case Relation(direction, anchor):
             other = rng.choice(("the ", "the ", "the ", "", "a ")) + phrase(anchor, rng)
             link = rng.choice(("", "", "", "that is "))
-            sentence = f"{noun} {link}{rng.choice(_RELATIONS[direction])} {other}"
+            sentence = f"{noun} {link}{rng.choice(RELATION_WORDS[direction])} {other}"
         case _:
             sentence = noun
-    return _AN.sub("an", article + sentence)
+    return with_articles(article + sentence)
+
+
+def with_articles(sentence: str) -> str:
+    """The sentence with "an" for "a" where it has to be."""
+    return _AN.sub("an", sentence)
 
 
 def _at(place: Place, noun: str, rng: Random) -> str:
@@ -83,7 +88,7 @@ def _at(place: Place, noun: str, rng: Random) -> str:
         word = rng.choice(("middle", "center"))
         return rng.choice((f"{word} {noun}", f"{noun} in {word}", f"{noun} in the {word}"))
     if place.across and place.down:
-        vertical = rng.choice(_SIDES[place.down])
+        vertical = rng.choice(SIDE_WORDS[place.down])
         where = f"{vertical} {place.across}"
         return rng.choice(
             (f"{where} {noun}", f"{noun} {where}", f"{noun} in the {where}", f"{noun} in {where} corner",
@@ -91,7 +96,7 @@ def _at(place: Place, noun: str, rng: Random) -> str:
         )  # fmt: skip
     side = place.across or place.down
     assert side is not None
-    before = rng.choice(_SIDES[side])
+    before = rng.choice(SIDE_WORDS[side])
     on = "on" if place.across else "at"
     return rng.choice(
         (f"{before} {noun}", f"{before} {noun}", f"{noun} {on} {side}", f"{noun} {on} the {side}",

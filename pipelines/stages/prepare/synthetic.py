@@ -1,7 +1,6 @@
 """`mail-ris prepare synthetic|scenes`: generated scenes in the published layout, read like RefCOCO."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import tempfile
@@ -10,6 +9,7 @@ from typing import Any
 
 from mail.data.refer import find_layout, read_refs, write_store
 from mail.data.scenes import SceneConfig, write_published_layout
+from mail.data.scenes.layout import refs_name
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim
@@ -45,7 +45,14 @@ class PrepareSynthetic(PrepareStage):
             say(f"generating {self.images} scenes from seed {self.seed}")
             with progress_of("scenes generated") as progress:
                 write_published_layout(root, self.images, self.seed, self.scene, progress)
-            layout = find_layout(root, "synthetic", "synthetic", name=self._name, namespace=self._namespace)
+            layout = find_layout(
+                root,
+                "synthetic",
+                "synthetic",
+                name=self._name,
+                namespace=self._namespace,
+                refs_name=refs_name(self.scene),
+            )
             return write(self, write_store, layout, read_refs(layout.refs), self.out)
 
     @property
@@ -57,7 +64,7 @@ class PrepareSynthetic(PrepareStage):
         """Scenes that look different have different ids, so that no mask table takes one for the other."""
         if self.scene == SceneConfig():
             return f"synthetic/{self.seed}"
-        fields = dataclasses.asdict(self.scene)
+        fields = self.scene.record()
         if fields["domain"] == SceneConfig().domain:  # which earlier versions had only
             del fields["domain"]
         config = json.dumps(fields, sort_keys=True)

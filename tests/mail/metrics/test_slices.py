@@ -36,6 +36,21 @@ def test_every_expression_has_a_value_in_every_slice():
     assert found["kind of words"] == {"a": "place", "b": "both", "c": "neither", "d": "neither"}
 
 
+def test_expressions_are_told_apart_by_how_many_annotations_they_name():
+    expressions = table(
+        ("a", "1", "left man", 10, [1], "person"),
+        ("b", "1", "both men", 50, [1, 2], "person"),
+        ("c", "1", "everybody", 120, [1, 2, 3, 4], "person"),
+        ("d", "1", "unicorn", 0, [], ""),
+        ("e", "1", "the corner", 10, [], ""),
+    )
+    assert slice_expressions(expressions)["targets"] == {"a": "1", "b": "2", "c": "3+", "d": "none", "e": "1"}
+
+
+def test_where_every_expression_names_one_annotation_their_number_is_no_slice():
+    assert "targets" not in slice_expressions(table(("a", "1", "left man", 10, [1], "person")))
+
+
 def test_distractors_are_referents_of_all_splits_of_the_store():
     split = table(("a", "1", "man", 10, [1], "person"))
     store = table(*(("x", "1", "man", 10, [n], "person") for n in range(1, 7)))

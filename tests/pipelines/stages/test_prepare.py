@@ -7,13 +7,17 @@ import pickle
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import tyro
 
+from mail import rle
 from mail.data.custom import FORMATS
 from mail.data.sets import DATA_SETS
 from mail.data.sets.definition import Counts
 from mail.data.store import DataStore
+from mail.metrics import write_predictions
+from mail.metrics.predictions import Prediction
 from pipelines.__main__ import main
 from pipelines.claiming.claim import Claim
 from pipelines.stages.prepare import PREPARE
@@ -172,6 +176,32 @@ def test_scenes_that_look_different_have_other_image_ids(tmp_path):
     prepare("synthetic", "--out", tmp_path / "s", "--images", 2, "--scene.min-side", 64, "--scene.max-side", 80)
     first = DataStore(tmp_path / "s").image_index["image_id"][0].as_py()
     assert first.startswith("synthetic/0-")
+
+
+def test_scenes_that_name_several_objects_or_none_are_scored_as_grefcoco(tmp_path, capsys):
+    options = "--out", tmp_path / "s", "--root", tmp_path / "kept", "--images", 40, "--scene.targets", "many"
+    assert prepare("synthetic", *options) == 0
+    store = DataStore(tmp_path / "s")
+    assert store.manifest["prepared_with"]["scene"]["targets"] == "many"
+    assert store.image_index["image_id"][0].as_py().startswith("synthetic/0-")  # other photos than those of one target
+    rows = store.expressions(["train"], ["expr_id", "target", "no_target", "ann_ids"]).to_pylist()
+    assert {min(len(row["ann_ids"]), 3) for row in rows} == {0, 1, 2, 3}
+    # right but for the first that names nothing, of which it names everything
+    answers = {row["expr_id"]: Prediction(row["target"]) for row in rows}
+    fooled = next(row for row in rows if row["no_target"])
+    answers[fooled["expr_id"]] = Prediction(rle.encode(np.ones(fooled["target"]["size"], bool)))
+    write_predictions(tmp_path / "p.jsonl", answers)
+    capsys.readouterr()
+    command = ["score", "--data", tmp_path / "s", "--split", "train", "--predictions", tmp_path / "p.jsonl"]
+    assert main([*map(str, command), "--json", str(tmp_path / "s.json")]) == 0
+    table = capsys.readouterr().out.split("slices of")[0]
+    assert all(name in table for name in ("gIoU", "cIoU", "N-acc", "T-acc"))
+    found = json.loads((tmp_path / "s.json").read_text())
+    nothing = sum(row["no_target"] for row in rows)
+    assert found["no_target"] == nothing > 1
+    assert (found["N-acc"], found["T-acc"]) == ((nothing - 1) / nothing, 1)
+    assert found["gIoU"] == (len(rows) - 1) / len(rows)
+    assert set(found["slices"]["targets"]) == {"none", "1", "2", "3+"}
 
 
 def test_no_scenes_is_an_error(tmp_path, capsys):
