@@ -49,13 +49,13 @@ def _refer(sort: str, setting: Setting, before: list[Reference], rng: Random, ma
     targets: tuple[int, ...] | None = None
     said: dict[str, Sentence] = {}
     for meaning in _CANDIDATES[sort](setting, rng):
-        found = named(meaning, setting.objects, setting.size)
-        if found is None or not _worth_saying(found, setting):
+        indices = named(meaning, setting.objects, setting.size)
+        if indices is None or not _worth_saying(indices, setting):
             continue
-        found_now = tuple(sorted(found))
-        if found_now in taken or targets not in (None, found_now):
+        found = tuple(sorted(indices))
+        if found in taken or targets not in (None, found):
             continue
-        targets = found_now
+        targets = found
         for _ in range(1 if isinstance(meaning, Nothing) else rng.randint(1, 3)):  # the same in other words
             text = say(meaning, len(targets), rng)
             if text not in texts and len(said) < wanted:

@@ -1,4 +1,4 @@
-"""`mail-ris prepare synthetic|scenes`: generated scenes in the published layout, read like RefCOCO."""
+"""`mail-ris prepare synthetic|scenes`: generated scenes in the published layout, read like RefCOCO or gRefCOCO."""
 
 import contextlib
 import hashlib
