@@ -22,8 +22,9 @@ from cachetools import LRUCache
 
 from mail import rle
 from mail.data.images import MAX_PIXELS, ImageError, decode_image
-from mail.inference import EncodedImage, Predictor, chosen_proposals
+from mail.inference import EncodedImage, Predictor
 from mail.model import Segmentation
+from mail.model.post_processing import chosen_proposals
 from mail.proposals import Proposals
 
 PARTS = ("decode", "propose", "encode", "words", "masks")

@@ -25,13 +25,14 @@ from mail.data.row_groups import RowGroups, RowReader
 from mail.data.schema import STATUS_OK
 from mail.data.store import DataStore
 from mail.errors import UserError
-from mail.inference import Predictor, chosen_proposals
+from mail.inference import Predictor
 from mail.inventory import compared
 from mail.metrics.accumulator import Accumulator
 from mail.metrics.measure import iou
 from mail.metrics.predictions import Prediction
 from mail.metrics.selection import Choice, choose
 from mail.model.folder import INVENTORIES
+from mail.model.post_processing import chosen_proposals
 from mail.proposals import Proposals
 
 IMAGES_PER_READ = 256  # of whose proposals all are in memory

@@ -32,7 +32,6 @@ from mail.proposers import Proposer, load_proposer
 AnyImage = np.ndarray | Image.Image | bytes | str | os.PathLike
 EXPRESSIONS_PER_FORWARD = 64
 BUNDLED_PROPOSER = "proposer"  # folder inside a MODEL folder
-CHOSEN_SHARE = 0.25
 
 
 @dataclass
@@ -246,21 +245,6 @@ def load_image(image: AnyImage) -> np.ndarray:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
     except ImageError as error:
         raise UserError(f"{name} cannot be used as an image: {error}") from None
-
-
-def chosen_proposals(segmentation: Segmentation, share: float = CHOSEN_SHARE) -> list[int]:
-    """Indices of the proposals that the answer is made of, best first.
-
-    Each for itself: those that are likelier than not. Of one choice: the likeliest one, which is what the decoder adds,
-    and the others with at least `share` of the selection; none where it is likelier that no proposal fits.
-    """
-    shares = segmentation.selection
-    if segmentation.choice == "many":
-        return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] > 0.5]
-    likeliest = shares.max(initial=0.0)
-    if likeliest <= 1 - shares.sum():
-        return []
-    return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= min(share, likeliest)]
 
 
 @lru_cache(maxsize=2)

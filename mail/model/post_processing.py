@@ -12,6 +12,8 @@ from torchvision.ops import masks_to_boxes
 from mail.model.decoder import selection_shares
 from mail.proposals import Proposals
 
+CHOSEN_SHARE = 0.25
+
 
 @dataclass
 class Segmentation:
@@ -30,6 +32,21 @@ class Segmentation:
     no_target_probability: float
     selection: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     choice: str = "one"
+
+
+def chosen_proposals(segmentation: Segmentation, share: float = CHOSEN_SHARE) -> list[int]:
+    """Indices of the proposals that the answer is made of, best first.
+
+    Each for itself: those that are likelier than not. Of one choice: the likeliest one, which is what the decoder adds,
+    and the others with at least `share` of the selection; none where it is likelier that no proposal fits.
+    """
+    shares = segmentation.selection
+    if segmentation.choice == "many":
+        return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] > 0.5]
+    likeliest = shares.max(initial=0.0)
+    if likeliest <= 1 - shares.sum():
+        return []
+    return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= min(share, likeliest)]
 
 
 class PostProcessing:

@@ -14,9 +14,10 @@ from PIL import Image
 import mail
 from mail import rle
 from mail.errors import UserError
-from mail.inference import Predictor, check_device, chosen_proposals, load_image
+from mail.inference import Predictor, check_device, load_image
 from mail.model import MailForReferringSegmentation, MailProcessor, Segmentation, tokenizer_from_texts
 from mail.model.folder import check_model_folder
+from mail.model.post_processing import chosen_proposals
 from mail.proposals import Proposals
 from tests.boxes import micro_config
 

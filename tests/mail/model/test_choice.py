@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from mail import rle
-from mail.inference import Predictor, chosen_proposals
+from mail.inference import Predictor
 from mail.model import MailForReferringSegmentation, MailProcessor, Segmentation, losses, tokenizer_from_texts
 from mail.model.decoder import Decoder, selection_shares
+from mail.model.post_processing import chosen_proposals
 from mail.proposals import Proposals
 from tests.boxes import micro_config
 
