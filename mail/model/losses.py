@@ -54,18 +54,23 @@ def selection(logits: Tensor, ious: Tensor, min_iou: float) -> Tensor:
 
 
 def membership(logits: Tensor, inside: Tensor, valid: Tensor) -> Tensor:
-    """Binary cross-entropy per expression (N,), summed over proposals, of "it belongs to what is meant".
+    """Per expression (N,): binary cross-entropy of "this proposal belongs to what is meant", summed over proposals, and
+    the cross-entropy of one choice towards those that do, equally, or the null slot if none does.
 
-    A proposal belongs if most of its pixels do: of a group each member, of a thing also a part.
+    A proposal belongs if most of its pixels do: of a group each member, of a thing also a part. Both want the same
+    order: what belongs, then the null slot, which is the threshold, then the rest.
 
     Args:
-        logits: (N, 1 + K), the first one the threshold of the others; inside: (N, K) share of each proposal's pixels
-            that the target has; valid: (N, K), False in empty slots.
+        logits: (N, 1 + K) with the null slot first; inside: (N, K) share of each proposal's pixels that the target has;
+            valid: (N, K), False in empty slots.
     """
+    belongs = ((inside > BELONGS) & valid).to(logits.dtype)
     apart = (logits[:, 1:] - logits[:, :1]).masked_fill(~valid, 0)
-    truth = (inside > BELONGS).to(apart.dtype)
-    loss = F.binary_cross_entropy_with_logits(apart, truth, reduction="none")
-    return (loss * valid).sum(1)
+    each = F.binary_cross_entropy_with_logits(apart, belongs, reduction="none")
+    count = belongs.sum(1, keepdim=True)
+    wanted = torch.cat([(count == 0).to(logits.dtype), belongs / count.clamp_min(1)], 1)
+    together = -(wanted * logits.log_softmax(1).clamp_min(-1e4)).sum(1)
+    return (each * valid).sum(1) + together
 
 
 def no_target(logits: Tensor, truth: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """What is chosen of the proposals: one of them, or each that belongs to what is meant."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,9 +47,11 @@ def test_a_proposal_belongs_if_most_of_it_lies_inside():
     valid = torch.tensor([[True, True, True, False]])
     inside = torch.tensor([[1.0, 0.4, 0.9, 0.0]])
     right = torch.tensor([[0.0, 20.0, -20.0, 20.0, LOWEST]])
-    assert losses.membership(right, inside, valid).item() < 1e-6
+    assert losses.membership(right, inside, valid).item() == pytest.approx(math.log(2))  # two share one choice
     wrong = torch.tensor([[0.0, 20.0, 20.0, 20.0, LOWEST]])
-    assert losses.membership(wrong, inside, valid).item() == pytest.approx(20.0)
+    assert losses.membership(wrong, inside, valid).item() == pytest.approx(20.0 + math.log(3))
+    none = torch.tensor([[20.0, 0.0, -20.0, 0.0, LOWEST]])
+    assert losses.membership(none, torch.zeros(1, 4), valid).item() < 1e-6
     even = torch.tensor([[5.0, 5.0, 5.0, 5.0, LOWEST]], requires_grad=True)
     losses.membership(even, inside, valid).backward()
     assert torch.isfinite(even.grad).all()
