@@ -105,6 +105,18 @@ def selection_shares(logits: Tensor, choice: str) -> Tensor:
     return logits.softmax(-1)[:, 1:] if choice == "one" else (logits[:, 1:] - logits[:, :1]).sigmoid()
 
 
+LIKELY, LIKELIEST = 0.5, 0.1
+"""Probability from which a proposal belongs, and from which the likeliest one does where none is likely
+(`docs/ablation.md`)."""
+
+
+def belonging(shares: Tensor) -> Tensor:
+    """Of proposals that are each for itself, those that are chosen: probabilities (N, K) -> bool (N, K)."""
+    likely, best = shares > LIKELY, shares.argmax(-1, keepdim=True)
+    alone = torch.zeros_like(likely).scatter(-1, best, shares.amax(-1, keepdim=True) > LIKELIEST)
+    return torch.where(likely.any(-1, keepdim=True), likely, alone)
+
+
 class Decoder(nn.Module):
     """All outputs of the network.
 
@@ -155,14 +167,14 @@ class Decoder(nn.Module):
     def direct_path(self, selection: Tensor, masks: Tensor) -> Tensor:
         """Logits (N, R, R) of what is selected; silent when nothing is.
 
-        In training the masks that the selection expects, which have a gradient; afterwards what is likelier than not,
-        and of one choice the likeliest alone: between two candidates half of each would be right for neither.
+        In training the masks that the selection expects, which have a gradient; afterwards what is chosen, and of one
+        choice the likeliest alone: between two candidates half of each would be right for neither.
         """
         assert self.direct_gain is not None
         one, shares = self.config.choice == "one", selection_shares(selection, self.config.choice)
         if not self.training:
             likeliest = F.one_hot(selection.argmax(-1), selection.shape[-1])[:, 1:]
-            shares = (likeliest if one else shares > 0.5).to(shares.dtype)
+            shares = (likeliest if one else belonging(shares)).to(shares.dtype)
         inside = torch.einsum("nk,nkhw->nhw", shares, masks.float())
         some = shares.sum(-1) if one else 1 - (1 - shares).prod(-1)
         if not one:  # where chosen masks overlap

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
-from mail.model.decoder import selection_shares
+from mail.model.decoder import belonging, selection_shares
 from mail.proposals import Proposals
 
 CHOSEN_SHARE = 0.25
@@ -37,12 +37,13 @@ class Segmentation:
 def chosen_proposals(segmentation: Segmentation, share: float = CHOSEN_SHARE) -> list[int]:
     """Indices of the proposals that the answer is made of, best first.
 
-    Each for itself: those that are likelier than not. Of one choice: the likeliest one, which is what the decoder adds,
-    and the others with at least `share` of the selection; none where it is likelier that no proposal fits.
+    Each for itself: those that the decoder adds. Of one choice: the likeliest one, which is what the decoder adds, and
+    the others with at least `share` of the selection; none where it is likelier that no proposal fits.
     """
     shares = segmentation.selection
     if segmentation.choice == "many":
-        return [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] > 0.5]
+        added = belonging(torch.from_numpy(shares)[None])[0] if len(shares) else shares
+        return [int(i) for i in np.argsort(-shares, kind="stable") if added[i]]
     likeliest = shares.max(initial=0.0)
     if likeliest <= 1 - shares.sum():
         return []

@@ -67,6 +67,9 @@ def test_the_direct_path_is_the_union_of_what_is_chosen():
     assert (whole[:3] == 4).all()  # the gain at the start, also where two overlap
     assert (whole[3] == -4).all()
     assert not decoder.direct_path(logits - torch.tensor([0.0, 9.0, 9.0, 9.0]), masks).any()
+    unsure = decoder.direct_path(torch.tensor([[1.0, 0.0, -1.0, -1.0]]), masks)[0]  # none is likely: the likeliest
+    assert (unsure[:2] == 4).all()
+    assert (unsure[2:] == -4).all()
     one = Decoder(micro_config()).eval().direct_path(logits, masks)[0]
     assert (one[:2] == 4).all()
     assert (one[2:] == -4).all()
@@ -75,7 +78,9 @@ def test_the_direct_path_is_the_union_of_what_is_chosen():
 def test_chosen_proposals_follow_the_kind_of_choice():
     empty, shares = np.zeros((2, 2), bool), np.array([0.6, 0.1, 0.9], np.float32)
     assert chosen_proposals(Segmentation(empty, 0.0, 0.0, shares, "many")) == [2, 0]
-    assert chosen_proposals(Segmentation(empty, 0.0, 0.0, shares / 2, "many")) == []
+    assert chosen_proposals(Segmentation(empty, 0.0, 0.0, shares / 2, "many")) == [2]  # none is likely: the likeliest
+    assert chosen_proposals(Segmentation(empty, 0.0, 0.0, shares / 10, "many")) == []
+    assert chosen_proposals(Segmentation(empty, 0.0, 0.0, choice="many")) == []
     assert chosen_proposals(Segmentation(empty, 0.0, 0.0, np.array([0.1, 0.7], np.float32))) == [1]
 
 
