@@ -10,12 +10,22 @@ from torch import Tensor, nn
 Pass = Callable[[], Tensor]
 
 
-def in_turns(theirs: Pass, ours: Pass, networks: Sequence[nn.Module], runs: int, device: torch.device) -> dict:
+def with_and_without_padding(measure: Callable[[bool], dict]) -> dict:
+    """What is measured of padded input, and of input without padding under names that say so."""
+    return measure(True) | {f"{key}_without_padding": value for key, value in measure(False).items()}
+
+
+def in_turns(
+    theirs: Pass, ours: Pass, networks: Sequence[nn.Module], runs: int, device: torch.device, compiled: bool
+) -> dict:
     """Medians of paired times; bf16 autocast on a GPU, fp32 on a CPU.
 
     Args:
         theirs, ours: forward passes. networks: both, whose gradients are dropped before each pass.
+        compiled: whether both passes are.
     """
+    if compiled:
+        theirs, ours = torch.compile(theirs), torch.compile(ours)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
     def seconds(forward: Pass) -> float:

@@ -15,7 +15,7 @@ import torch
 from torchscale.architecture.config import EncoderConfig
 from torchscale.model.BEiT3 import BEiT3
 
-from benchmarks.encoder_passes import in_turns, on
+from benchmarks.encoder_passes import in_turns, on, with_and_without_padding
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.beit3_weights import convert
 from mail.model.presets import beit3
@@ -34,17 +34,17 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     config = beit3(image_size=args.side, mask_modality="none")
-    authors, mail = published(config), MailForReferringSegmentation(config)
+    authors, mail = authors_network(config), MailForReferringSegmentation(config)
     fill(mail, convert({f"beit3.{name}": value for name, value in authors.state_dict().items()}, instances=False))
     authors, mail = authors.to(device).train(), mail.to(device).train()
-    result = {"benchmark": "encoder_vs_beit3"}
-    for padded in (True, False):
-        measured = compare(authors, mail, args.batch, padded, args.runs, args.compile)
-        result |= {key + ("" if padded else "_without_padding"): value for key, value in measured.items()}
-    print(json.dumps(result | {"side": args.side} | on(device, args.batch, args.compile)))
+    measured = with_and_without_padding(
+        lambda padded: compare(authors, mail, args.batch, padded, args.runs, args.compile)
+    )
+    where = {"side": args.side} | on(device, args.batch, args.compile)
+    print(json.dumps({"benchmark": "encoder_vs_beit3"} | measured | where))
 
 
-def published(config: MailConfig) -> BEiT3:
+def authors_network(config: MailConfig) -> BEiT3:
     """The network as the authors' code builds it for its files, with random weights."""
     return BEiT3(
         EncoderConfig(
@@ -83,8 +83,7 @@ def compare(
     with torch.no_grad():  # theirs begins with the image
         image = (side // mail.config.patch_size) ** 2 + 1
         apart = (theirs()[:, :image] - ours()[:, WORDS:]).abs().max()
-    their, our = (torch.compile(theirs), torch.compile(ours)) if compiled else (theirs, ours)
-    return {**in_turns(their, our, (authors, mail), runs, device), "difference_fp32": float(apart)}
+    return {**in_turns(theirs, ours, (authors, mail), runs, device, compiled), "difference_fp32": float(apart)}
 
 
 if __name__ == "__main__":

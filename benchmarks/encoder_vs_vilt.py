@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from transformers import ViltConfig, ViltModel
 
-from benchmarks.encoder_passes import in_turns, on
+from benchmarks.encoder_passes import in_turns, on, with_and_without_padding
 from mail.model import MailConfig, MailForReferringSegmentation
 from mail.model.pretrained import fill
 from mail.model.vilt_weights import convert
@@ -57,12 +57,12 @@ def main() -> None:
     mail = MailForReferringSegmentation(MailConfig(image_size=SIDE, mask_modality="none"))
     fill(mail, convert(vilt.state_dict()))
     vilt, mail = vilt.to(device).train(), mail.to(device).train()
-    result = {"benchmark": "encoder_vs_vilt"}
-    for padded in (True, False):
-        measured = compare(vilt, mail, Input.random(args.batch, padded=padded, device=device), args.runs, args.compile)
-        result |= {key + ("" if padded else "_without_padding"): value for key, value in measured.items()}
-    result |= on(device, args.batch, args.compile)
-    print(json.dumps(result))
+    measured = with_and_without_padding(
+        lambda padded: compare(
+            vilt, mail, Input.random(args.batch, padded=padded, device=device), args.runs, args.compile
+        )
+    )
+    print(json.dumps({"benchmark": "encoder_vs_vilt"} | measured | on(device, args.batch, args.compile)))
 
 
 def compare(vilt: ViltModel, mail: MailForReferringSegmentation, data: Input, runs: int, compiled: bool) -> dict:
@@ -79,8 +79,7 @@ def compare(vilt: ViltModel, mail: MailForReferringSegmentation, data: Input, ru
 
     with torch.no_grad():  # ViLT shuffles the patches: the words can be compared as they are
         apart = (theirs()[:, :WORDS] - ours()[:, :WORDS]).abs() * data.attention[..., None]
-    their, our = (torch.compile(theirs), torch.compile(ours)) if compiled else (theirs, ours)
-    return {**in_turns(their, our, (vilt, mail), runs, device), "difference_fp32": float(apart.max())}
+    return {**in_turns(theirs, ours, (vilt, mail), runs, device, compiled), "difference_fp32": float(apart.max())}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from torchscale.architecture.config import EncoderConfig
 from torchscale.model.BEiT3 import BEiT3
+
+from benchmarks.encoder_vs_beit3 import authors_network
+from mail.model.presets import beit3 as config
 
 SENTENCES = ["the red star on the left", "a woman in red with an umbrella", "zweite große Tasse", "second from right"]
 
@@ -13,20 +15,7 @@ SENTENCES = ["the red star on the left", "a woman in red with an umbrella", "zwe
 def beit3(side: int = 96, spread: float = 0.2, **sizes: int) -> BEiT3:
     """The authors' network with random weights, built as their own code builds its published ones."""
     torch.manual_seed(0)
-    config = EncoderConfig(
-        img_size=side,
-        patch_size=16,
-        vocab_size=sizes["vocab_size"],
-        multiway=True,
-        layernorm_embedding=False,
-        normalize_output=True,
-        no_output_layer=True,
-        encoder_embed_dim=sizes["hidden_size"],
-        encoder_attention_heads=sizes["num_attention_heads"],
-        encoder_ffn_embed_dim=sizes["intermediate_size"],
-        encoder_layers=sizes["num_hidden_layers"],
-    )
-    model = BEiT3(config).eval()
+    model = authors_network(config(image_size=side, **sizes)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=spread)
     return model

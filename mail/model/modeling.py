@@ -210,9 +210,7 @@ class MailForReferringSegmentation(PreTrainedModel):
         if target_masks is not None:
             size = target_masks.shape[-2:]
             inside = _inside(-(-pixel_size // self.config.mask_stride), size, pixel_size.device)[image_index]
-            fits = instance_ious
-            if self.config.choice == "many":
-                fits = instance_inside
+            fits = instance_ious if self.config.choice == "one" else instance_inside
             gathered = None if instance_valid is None else instance_valid[image_index]
             terms = self.loss_terms(output, target_masks, inside, fits, gathered, no_target)
             output.losses = {name: term.mean() for name, term in terms.items()}

@@ -28,6 +28,8 @@ Arrays = dict[str, np.ndarray]
 
 WORD_LENGTHS = (8, 16, 24)  # word pieces that a batch is padded to, the processor's most if it has longer ones
 SLOT_STEP = 16  # instance slots of a batch are a multiple
+FITS = {"one": ("instance_ious", rle.iou_matrix), "many": ("instance_inside", rle.inside_matrix)}
+"""By `MailConfig.choice`: what the network learns its selection from, and what it is computed with."""
 
 
 class MailProcessor(PostProcessing, ProcessorMixin):
@@ -122,14 +124,14 @@ class MailProcessor(PostProcessing, ProcessorMixin):
         }
 
     def encode_targets(self, targets: Sequence[rle.RLE], proposals: Proposals) -> Arrays:
-        """Of an image's n expressions: `target_masks` uint8 (n, R, R), `instance_ious` (n, K), `instance_inside` (n, K)
-        and `no_target` (n,)."""
+        """Of an image's n expressions: `target_masks` uint8 (n, R, R), `no_target` (n,), and how each proposal fits
+        (n, K): `instance_ious`, or `instance_inside` where each is chosen by itself."""
         order = np.argsort(-proposals.scores, kind="stable")[: self.max_instances]
         kept = [proposals.rles[i] for i in order]
+        name, matrix = FITS[self.choice]
         return {
             "target_masks": self.rasterise(targets, proposals.size),
-            "instance_ious": rle.iou_matrix(targets, kept).astype(np.float32).reshape(len(targets), len(kept)),
-            "instance_inside": rle.inside_matrix(targets, kept).astype(np.float32).reshape(len(targets), len(kept)),
+            name: matrix(targets, kept).astype(np.float32).reshape(len(targets), len(kept)),
             "no_target": np.array([rle.area(t) == 0 for t in targets], bool),
         }
 
@@ -173,8 +175,8 @@ class MailProcessor(PostProcessing, ProcessorMixin):
             targets: dict[str, np.ndarray] = {}
             for key in ("target_masks", "no_target"):
                 targets[key] = np.concatenate([item["targets"][key] for item in items])
-            for key in ("instance_ious", "instance_inside"):
-                targets[key] = np.concatenate([_pad(item["targets"][key], slots, 1) for item in items])
+            fits, _ = FITS[self.choice]
+            targets[fits] = np.concatenate([_pad(item["targets"][fits], slots, 1) for item in items])
             batch |= {key: torch.from_numpy(value) for key, value in targets.items()}
         return batch
 

@@ -18,7 +18,7 @@ from mail.data.scenes.meaning import (
 # how often each category is tried first; places that few objects have (ordinals) need a larger share to be seen at all
 SHARES = {"attribute": 0.18, "absolute": 0.24, "relative": 0.25, "ordinal": 0.19, "superlative": 0.14}
 _REDUNDANT_PLACE = 0.06  # people do add a place that nobody needs ("red star on the left" of a single red star)
-_REDUNDANT_ATTRIBUTE = 0.35  # ... and even more often a colour
+REDUNDANT_ATTRIBUTE = 0.35  # ... and even more often a colour
 _ANY_KIND = 0.06  # "the leftmost thing"
 _TRIES = 10  # meanings of one category that are tried for one object
 ANCHOR_VISIBLE = 0.5  # people relate things to what they see well
@@ -57,7 +57,7 @@ def _says_too_much(
         shorter.append(dataclasses.replace(meaning, colour=None))
     if meaning.size is not None:
         shorter.append(dataclasses.replace(meaning, size=None))
-    return any(rng.random() > _REDUNDANT_ATTRIBUTE and resolves(less, objects, size) == {target} for less in shorter)
+    return any(rng.random() > REDUNDANT_ATTRIBUTE and resolves(less, objects, size) == {target} for less in shorter)
 
 
 def attributes_of(item: SceneObject, kind: str | None) -> list[Attributes]:

@@ -5,7 +5,14 @@ import itertools
 from collections.abc import Iterator
 from random import Random
 
-from mail.data.scenes.expressions import ANCHOR_VISIBLE, Attributes, attributes_of, describe, meaning_for
+from mail.data.scenes.expressions import (
+    ANCHOR_VISIBLE,
+    REDUNDANT_ATTRIBUTE,
+    Attributes,
+    attributes_of,
+    describe,
+    meaning_for,
+)
 from mail.data.scenes.groups import All, Setting, Two, named
 from mail.data.scenes.meaning import CLEARLY_VISIBLE, SIDES, Meaning, Place, Relation
 from mail.data.scenes.references import eligible
@@ -17,7 +24,6 @@ _CORNERS = [Place(across, down) for across in ("left", "right") for down in ("to
 _PLACES = [*_SIDES, *_SIDES, *_CORNERS, Place("middle", "middle")]  # sides twice: they hold more, and are said more
 _ANYTHING = 0.4  # share of the groups by place that are of any kind and colour
 _BESIDE = 0.5  # share of them that are beside another object
-_REDUNDANT = 0.35  # words that could be left out are left in, as with single objects
 _PAIRS, _TRIES = 4, 60  # pairs, and groups by place, that are tried in a scene
 
 
@@ -74,7 +80,7 @@ def _says_too_much(group: All, setting: Setting, rng: Random) -> bool:
         return False  # and good for nothing anyway
     less = [dataclasses.replace(group.what, **{word: None}) for word in ("kind", "colour", "size", "place")]
     for number, meaning in enumerate(less):
-        needed = number == 3 or rng.random() > _REDUNDANT
+        needed = number == 3 or rng.random() > REDUNDANT_ATTRIBUTE
         if meaning != group.what and needed and named(All(meaning), setting.objects, setting.size) == targets:
             return True
     return False

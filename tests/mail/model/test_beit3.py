@@ -14,15 +14,9 @@ from mail.model.beit3_weights import convert
 from mail.model.continuing import extend_tokenizer
 from mail.model.embeddings import cubic
 from mail.model.pretrained import check_pretrained, fill, load_pretrained
+from tests.mail.model.test_vilt import SMALL
 from tests.published_beit3 import beit3, make_pieces, published
 
-SMALL = {
-    "vocab_size": 99,
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-}
 BASE = {
     "vocab_size": 64010,
     "hidden_size": 768,

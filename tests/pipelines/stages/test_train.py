@@ -38,6 +38,7 @@ from pipelines.training.overlays import default_every
 from pipelines.training.run_state import RunState, differences
 from pipelines.training.shares import share_cluster, share_nodes, worker_range
 from tests.boxes import Boxes, make_boxes, micro_config
+from tests.pipelines.small_training import small_training
 from tests.published import box, jpeg
 
 MICRO = {
@@ -71,20 +72,11 @@ def train(boxes, tmp_path, monkeypatch, put_mlflow):
     def make(**changes: object) -> Train:
         values = {
             "preset": "tiny",
-            "data": boxes.store_uri,
-            "masks": boxes.masks_uri,
-            "name": "micro",
-            "workers": 0,
-            "steps": 6,
-            "global_batch_size": 8,
             "checkpoint_every": 3,
             "log_every": 2,
-            "threads": 1,
-            "validation_expressions": 6,
-            "register": False,
             "model": ModelOverrides(**MICRO),
         }
-        return Train(**(values | changes))
+        return small_training(boxes, **(values | changes))
 
     return make
 

@@ -14,6 +14,7 @@ from mail.model.tokenization import SPECIAL
 from pipelines.stages.train import Train
 from pipelines.training.config import ModelOverrides
 from tests.boxes import Boxes, make_boxes
+from tests.pipelines.small_training import small_training
 from tests.published_beit3 import beit3, make_pieces, published
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -39,19 +40,10 @@ def train(boxes, tmp_path, monkeypatch, put_mlflow):
         values = {
             "preset": "beit3-base",
             "pretrained": f"weights/{FILE}",
-            "data": boxes.store_uri,
-            "masks": boxes.masks_uri,
-            "name": "micro",
-            "workers": 0,
-            "steps": 6,
-            "global_batch_size": 8,
             "checkpoint_every": 2,
-            "threads": 1,
-            "validation_expressions": 6,
-            "register": False,
             "model": ModelOverrides(**NETWORK),
         }
-        return Train(**(values | changes))
+        return small_training(boxes, **(values | changes))
 
     return make
 
