@@ -4,9 +4,8 @@ A part is compiled when a shape is first met, which takes tens of seconds. `Mail
 instance slots to a few lengths, and `padded` the images to a multiple, so that all shapes are met soon after the start.
 Parts, because the whole network takes minutes: one block stands for all of the encoder's, and another number of words
 costs that block alone. Fixed shapes, because Inductor's code for symbolic ones fails in some versions, and is slower to
-make and to run. A worker that is alone with its GPU records its passes as well (`mail.training.recording`): launching
-so many parts takes longer than running them. Several workers have the encoder compiled as one instead, which takes
-longer and needs fewer launches.
+make and to run. On a GPU the passes are recorded as well (`mail.training.recording`): launching so many parts takes
+longer than running them.
 """
 
 import inspect
@@ -35,17 +34,11 @@ def is_compiled(option: str, steps: int, device: torch.device) -> bool:
     return option in ("yes", "required") or (option == "auto" and device.type == "cuda" and steps >= WORTH_COMPILING)
 
 
-def compile_parts(model: Any, *, whole: bool = False) -> None:
-    """Lets what is made of images, the encoder, the decoder and the losses be compiled when they are first called.
-
-    Args:
-        whole: the encoder as one, not block by block.
-    """
-    blocks = [model.encoder] if whole else model.encoder.blocks
-    for part in (*blocks, model.decoder):
+def compile_parts(model: Any) -> None:
+    """Lets what is made of images, the encoder's blocks, the decoder and the losses be compiled when first called."""
+    for part in (*model.encoder.blocks, model.decoder):
         part.compile(dynamic=False, fullgraph=True)
-    functions = [(model, "encode_images"), (model, "loss_terms")]
-    for owner, name in functions if whole else (*functions, (model.encoder, "attention_bias")):
+    for owner, name in ((model, "encode_images"), (model, "loss_terms"), (model.encoder, "attention_bias")):
         setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, fullgraph=True))
 
 
@@ -74,8 +67,7 @@ class Compiling:
 
     Args:
         model: its parts are compiled in place; None: nothing is.
-        say: tells a person a line. required: a compiler that fails ends the training.
-        world: number of workers. bf16: autocast on a GPU.
+        say: tells a person a line. required: a compiler that fails ends the training. bf16: autocast on a GPU.
     """
 
     def __init__(
@@ -84,11 +76,9 @@ class Compiling:
         say: Callable[[str], object],
         *,
         required: bool = False,
-        world: int = 1,
         bf16: bool = False,
     ):
         self._model, self._say, self._required, self._bf16 = model, say, required, bf16
-        self._alone = world == 1
         self._recorder: Recorder | None = None
         self._seen: set[tuple[int, int, int, int]] = set()
         self._until_the_end = ExitStack()
@@ -121,9 +111,8 @@ class Compiling:
         begun = time.monotonic()
         try:
             if not self._seen:
-                on_gpu = next(self._model.parameters()).is_cuda
-                compile_parts(self._model, whole=on_gpu and not self._alone)
-                if on_gpu and self._alone:
+                compile_parts(self._model)
+                if next(self._model.parameters()).is_cuda:
                     self._recorder = Recorder(self._model, self._bf16)
                     self._until_the_end.callback(self._recorder.close)
             if self._recorder is not None:

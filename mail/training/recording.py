@@ -2,10 +2,12 @@
 
 At the real size a processor needs longer to launch the kernels of a step than a GPU to run them, and longer still
 beside the input's threads (`docs/benchmarks.md`). A graph is recorded for each shape of a batch and has its input and
-its results at fixed places in memory. Not for a network in DistributedDataParallel: its hooks live on a stream on which
-nothing can be recorded.
+its results at fixed places in memory. What DistributedDataParallel does with a gradient comes after the graph, as soon
+as it is there; it has to be made `beside` the default stream, on which nothing can be recorded.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,19 @@ from mail.pinned import ALLOCATING
 from mail.training.step import TrainingBatch
 
 Shape = tuple[tuple[str, torch.Size], ...]
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """On a GPU what is made inside lives on a stream of its own."""
+    if device.type != "cuda":
+        yield
+        return
+    outer, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(outer)
+    with torch.cuda.stream(own):
+        yield
+    outer.wait_stream(own)
 
 
 class Recorder:

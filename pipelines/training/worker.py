@@ -28,6 +28,7 @@ from mail.training.early_stop import is_over
 from mail.training.going_on import load_checkpoint, load_newest
 from mail.training.input import TrainingInput, batches
 from mail.training.network import Beginning, begin
+from mail.training.recording import beside
 from mail.training.settings import TrainingSettings
 from mail.training.step import TrainingBatch, by_step, check_finite, records, train_step
 from mail.training.validation import Validation, sample_overlays, validate
@@ -126,7 +127,7 @@ def train(job: Job, source: TrainingInput, place: Place) -> None:
     note = partial(place.tell, "note") if rank == 0 else (lambda line: None)
     with (
         contextlib.closing(place.batches(start)) as stream,
-        Compiling(compiled, note, required=job.options.compile == "required", world=world, bf16=bf16) as compiling,
+        Compiling(compiled, note, required=job.options.compile == "required", bf16=bf16) as compiling,
     ):
         for parts in clock.waits(by_step(stream)):
             if rank == 0:
@@ -250,7 +251,7 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
         device=device,
         resume=resume,
         # gradients live in the buckets that are sent: one copy and its memory less
-        wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
+        wrap=beside(device)(partial(prepare_model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})),
         batches=input_from,
         report=report,
         leaving=lambda: ray.train.get_preemption_info() is not None,

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mail import rle
 from mail.model import MailProcessor, tokenizer_from_texts
@@ -46,6 +47,17 @@ def test_image_and_mask_land_on_the_same_pixels(size):
     image = np.repeat((mask * 255).astype(np.uint8)[..., None], 3, 2)
     pixels = p.encode_image(image)["pixel_values"][0].reshape(64, 2, 64, 2).mean((1, 3))
     assert np.abs(pixels - p.rasterise([rle.encode(mask)], size)[0].astype(float)).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(480, 640), (427, 640), (97, 31), (1, 50), (300, 300), (1201, 907)])
+def test_an_image_is_resized_as_pillow_does(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    encoded = processor(image_size=96).encode_image(image)
+    height, width = encoded["pixel_size"]
+    theirs = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    ours = encoded["pixel_values"][:, :height, :width].transpose(1, 2, 0)
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert (ours == theirs).mean() > 0.7
 
 
 def test_coverage_is_exact_at_full_resolution():
