@@ -238,8 +238,10 @@ def main() -> None:
         row["mfu"] = round(row.pop("flops_per_second") / rate, 4)
         rows.append(row)
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        torch.compiler.reset()  # what was compiled for one network is nothing to the next
         if gpu:
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     followed = follow(options.networks[0], expressions, options.follow, device) if options.follow else None
     result = {
         "benchmark": "train_step",

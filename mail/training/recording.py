@@ -2,8 +2,8 @@
 
 At the real size a processor needs longer to launch the kernels of a step than a GPU to run them, and longer still
 beside the input's threads (`docs/benchmarks.md`). A graph is recorded for each shape of a batch and has its input and
-its results at fixed places in memory. What DistributedDataParallel does with a gradient comes after the graph, as soon
-as it is there; it has to be made `beside` the default stream, on which nothing can be recorded.
+its results at fixed places in memory. What DistributedDataParallel does with a gradient comes after the graph, on the
+stream on which it was made: the whole training has to be `beside` the default stream, on which nothing can be recorded.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Shape = tuple[tuple[str, torch.Size], ...]
 
 @contextmanager
 def beside(device: torch.device) -> Iterator[None]:
-    """On a GPU what is made inside lives on a stream of its own."""
+    """On a GPU what is done inside is done on a stream of its own."""
     if device.type != "cuda":
         yield
         return

@@ -251,14 +251,15 @@ def on_ray(job: Any, shared: Any, mailbox: Any) -> None:
         device=device,
         resume=resume,
         # gradients live in the buckets that are sent: one copy and its memory less
-        wrap=beside(device)(partial(prepare_model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})),
+        wrap=lambda model: prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True}),
         batches=input_from,
         report=report,
         leaving=lambda: ray.train.get_preemption_info() is not None,
         ending=remote_ending(mailbox, rank, world, device),
         tell=tell,
     )
-    train(job, source, place)
+    with beside(device):
+        train(job, source, place)
 
 
 def here(

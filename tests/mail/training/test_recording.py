@@ -33,8 +33,7 @@ def steps(recorded: bool, batches: list[list[TrainingBatch]], rank: int = 0, wor
     optimizer, recorder = make_optimizer(model, settings), Recorder(model, bf16=False) if recorded else None
     found, wrapped = [], model
     if world:
-        with beside(device):
-            wrapped = DistributedDataParallel(model, device_ids=[0], gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(model, device_ids=[0], gradient_as_bucket_view=True)
     for parts in batches * 3:
         for part in parts if recorder is not None else ():
             recorder.record(part)
@@ -61,7 +60,8 @@ def worker(rank: int, world: int, backend: str, folder: Path) -> None:
     distributed.init_process_group(backend, f"file://{folder}/store", rank=rank, world_size=world)
     made = [[part(6, words, seed + rank, 6 * world)] for seed, words in ((10, 8), (20, 16))]
     made.append([part(*shape, seed + rank, 18 * world) for seed, shape in zip((30, 40, 50), SEVERAL, strict=True)])
-    torch.save([steps(recorded, made, rank, world) for recorded in (True, False)], folder / f"{rank}.pt")
+    with beside(torch.device("cuda")):
+        torch.save([steps(recorded, made, rank, world) for recorded in (True, False)], folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
