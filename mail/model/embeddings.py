@@ -154,11 +154,13 @@ class ImageNorm(nn.GroupNorm):
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> the same, in channels-last memory and the precision of the gains; computed in float32."""
         values = features.permute(0, 2, 3, 1).float()
-        mean = values.mean((1, 2)).mean(1, keepdim=True)  # (N, 1)
-        variance = (values.square().mean((1, 2)).mean(1, keepdim=True) - mean.square()).clamp_min(0)
+        # a row first, then the rows: on a GPU one long sum of each channel would take too few threads
+        mean = values.mean(2).mean(1).mean(1, keepdim=True)  # (N, 1)
+        variance = (values.square().mean(2).mean(1).mean(1, keepdim=True) - mean.square()).clamp_min(0)
         factor = self.weight * (variance + self.eps).rsqrt()  # (N, C)
         offset = self.bias - mean * factor
-        normal = values * factor[:, None, None] + offset[:, None, None]
+        factor, offset = (each[:, None, None].expand(-1, values.shape[1], -1, -1) for each in (factor, offset))
+        normal = values * factor + offset
         return normal.permute(0, 3, 1, 2).to(self.weight.dtype)
 
 
