@@ -1,6 +1,6 @@
 """Every figure that needs a GPU, in one command: `python -m benchmarks.gpu [--out gpu.jsonl]`.
 
-    python -m benchmarks.gpu                  on a machine with a GPU: about six minutes on an H100
+    python -m benchmarks.gpu                  on a machine with a GPU: twelve minutes at most
     python -m benchmarks.gpu --tiny           the same parts with the smallest sizes, on any machine: that they run
 
 Each part is a benchmark in a process of its own, with a limit; where one fails or takes too long the next is run. What
@@ -39,7 +39,7 @@ PARTS = (  # the most important first: there may be no time for the last
     Part(
         "step",
         "train_step",
-        200,
+        240,
         "--compile --runs 10",
         "--networks tiny --expressions 3 --runs 1",
         ("step_ms", "first_step_s", "expressions_per_second", "mfu", "peak_GiB"),
@@ -47,7 +47,7 @@ PARTS = (  # the most important first: there may be no time for the last
     Part(
         "training",
         "training",
-        180,
+        300,
         "--steps 400 --images 64",
         "--preset tiny --steps 4 --images 24 --compile no",
         ("expressions_per_second", "waiting_for_data", "gpu_memory_GiB", "mfu_of_the_data_sheet"),
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--only", nargs="*", choices=[part.name for part in PARTS], help="these parts alone")
     parser.add_argument(
-        "--seconds", type=int, default=480, help="for all parts together; with --tiny each has a limit of its own"
+        "--seconds", type=int, default=720, help="for all parts together; with --tiny each has a limit of its own"
     )
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
