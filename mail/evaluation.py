@@ -196,12 +196,17 @@ def answers(
 
 
 def choices(
-    expressions: pa.Table, snapshot: MaskSnapshot, predictions: Mapping[str, Prediction], accumulator: Accumulator
+    expressions: pa.Table,
+    snapshot: MaskSnapshot,
+    predictions: Mapping[str, Prediction],
+    accumulator: Accumulator,
+    several: bool,
 ) -> dict[str, Choice]:
     """What was there to choose for each expression, and what was chosen, by `expr_id`.
 
     Args:
         expressions: rows with `expr_id`, `image_id`, `target`, sorted by image. accumulator: counts of the final masks.
+        several: the network chooses each proposal by itself.
     """
     rows = expressions.select(["expr_id", "image_id", "target"]).to_pylist()
     images = [(image_id, list(own)) for image_id, own in groupby(rows, key=lambda row: row["image_id"])]
@@ -214,7 +219,7 @@ def choices(
             for row in own:
                 expr_id = row["expr_id"]
                 final = iou(accumulator.counts[expr_id], accumulator.protocol)
-                found[expr_id] = choose(row["target"], rles, predictions[expr_id].selection, final)
+                found[expr_id] = choose(row["target"], rles, predictions[expr_id].selection, final, several)
     return found
 
 

@@ -1,7 +1,9 @@
 """Where the error of propose-then-select sits: was a good proposal there, was it chosen, did the pixels mend the rest?
 
 Of every expression with a target three IoUs with its ground truth are taken: of the best proposal (the *ceiling* of a
-network that only selects), of the chosen one, and of the final mask. From .5 on one is good.
+network that only selects), of the chosen one, and of the final mask. From .5 on one is good. Of a network that chooses
+each proposal by itself, "the chosen one" is all chosen ones together, and the best is the best single one or, where
+they are better, all that lie inside the target by more than half.
 
 | outcome | a good proposal was there | a good one was chosen | the final mask is good |
 |---|---|---|---|
@@ -20,9 +22,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mail import rle
 
 GOOD = 0.5
+MOST = 0.5  # of a proposal lies inside a target that it belongs to
 OUTCOMES = ("right", "right, spoilt", "passed over", "passed over, mended", "none there", "none there, mended")
 NAMES_NOTHING = "names nothing"
 
@@ -34,15 +39,15 @@ class Choice(NamedTuple):
         ceiling: IoU of the best proposal, 0 without one; None where the expression names nothing.
         chosen: IoU of the chosen proposal, 0 where none was chosen; None likewise.
         final: IoU of the final mask.
-        best: index of the best proposal, None if no proposal meets the target.
-        taken: index of the chosen proposal, None if none was.
+        best: index of the best proposal, or of all those that together are the best; empty if none meets the target.
+        taken: index of the chosen proposal, or of all; empty if none was.
     """
 
     ceiling: float | None
     chosen: float | None
     final: float
-    best: int | None = None
-    taken: int | None = None
+    best: tuple[int, ...] = ()
+    taken: tuple[int, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -55,20 +60,30 @@ class Choice(NamedTuple):
         return ("passed over" if self.ceiling >= GOOD else "none there") + (", mended" if good else "")
 
 
-def choose(target: rle.RLE, proposals: Sequence[rle.RLE], selection: Sequence[int], final: float) -> Choice:
+def choose(
+    target: rle.RLE, proposals: Sequence[rle.RLE], selection: Sequence[int], final: float, several: bool = False
+) -> Choice:
     """The choice of one expression.
 
     Args:
         target: ground truth. proposals: of its image, all of the target's size.
         selection: indices of the chosen proposals, the likeliest first. final: IoU of the final mask.
+        several: all that were chosen count, together; else the likeliest alone.
     """
-    taken = selection[0] if selection and 0 <= selection[0] < len(proposals) else None
+    counted = selection if several else selection[:1]
+    taken = tuple(int(i) for i in counted if 0 <= i < len(proposals))
     if not rle.area(target):
-        return Choice(None, None, final, None, taken)
+        return Choice(None, None, final, (), taken)
     ious = rle.iou_matrix([target], proposals)[0]
-    best = int(ious.argmax()) if ious.any() else None
-    ceiling, chosen = (0.0 if n is None else float(ious[n]) for n in (best, taken))
-    return Choice(ceiling, chosen, final, best, taken)
+
+    def together(indices: tuple[int, ...]) -> float:
+        return float(rle.iou_matrix([target], [rle.union([proposals[i] for i in indices], target["size"])])[0, 0])
+
+    candidates: list[tuple[int, ...]] = [(int(ious.argmax()),) if ious.any() else ()]
+    if several:
+        candidates.append(tuple(map(int, np.flatnonzero(rle.inside_matrix([target], proposals)[0] > MOST))))
+    best = max(candidates, key=together)
+    return Choice(together(best), together(taken), final, best, taken)
 
 
 @dataclass(frozen=True, kw_only=True)

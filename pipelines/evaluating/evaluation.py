@@ -72,6 +72,7 @@ class Evaluation:
     Attributes:
         folder: of the model. model: its address and digest, for the record.
         coverage: what of the split's texts reaches the network. verdict: what of the split was seen in training.
+        several: whether the network chooses each proposal by itself.
         answers: what is known already, by image id. other: what is compared with.
     """
 
@@ -84,6 +85,7 @@ class Evaluation:
     protocol: Protocol
     coverage: TextCoverage
     verdict: Verdict
+    several: bool
     answers: dict[str, ImageAnswer]
     other: Accumulator | None = None
 
@@ -111,7 +113,8 @@ class Evaluation:
         model: dict[str, Any] = {"address": config.model, "digest": lineage.model_digest(folder)}
         model |= {key: (origin or {}).get(key) for key in ("run_id", "code_version", "leaky")}
         coverage = processor.coverage(plan.expressions["text"].to_pylist())
-        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, verdict, {}, other)
+        several = processor.choice == "many"
+        found = cls(config, folder, model, store, plan, snapshot, protocol, coverage, verdict, several, {}, other)
         found.answers = read_answers(found._record, found.fingerprint)
         return found
 
@@ -185,7 +188,7 @@ class Evaluation:
         slices = slice_expressions(self.plan.expressions, context)
         chosen = None
         if self.snapshot is not None:
-            chosen = choices(self.plan.expressions, self.snapshot, predictions, accumulator)
+            chosen = choices(self.plan.expressions, self.snapshot, predictions, accumulator, self.several)
         extra, differences = self._facts() | dict(facts or {}), None
         if self.other is not None:
             differences = paired_bootstrap(accumulator.counts, self.other.counts, protocol=self.protocol)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from mail import rle
 from mail.addresses import REGISTRY
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.evaluation import ImageAnswer, SplitPlan
@@ -53,7 +54,7 @@ def write_evaluation_gallery(
                 own = answer.predictions[expr_id]
                 chosen = [found[i] for i in own.selection if 0 <= i < len(found)]
                 choice = report.choices[expr_id] if report.choices is not None else None
-                best = found[choice.best] if choice is not None and choice.best is not None else None
+                best = rle.union([found[i] for i in choice.best], image.size) if choice and choice.best else None
                 shown = [
                     GalleryAnswer(
                         own.rle, iou(counts[expr_id], report.protocol), own.score, chosen, best, _notes(choice)
@@ -91,7 +92,7 @@ def _notes(choice: Choice | None) -> tuple[str, ...]:
     """What a card says of the proposals."""
     if choice is None or choice.ceiling is None:
         return ()
-    chosen = "none chosen" if choice.taken is None else f"chosen {choice.chosen:.3f}"
+    chosen = "none chosen" if not choice.taken else f"chosen {choice.chosen:.3f}"
     return f"best proposal {choice.ceiling:.3f}", chosen
 
 

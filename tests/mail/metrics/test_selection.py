@@ -33,8 +33,27 @@ def test_an_expression_is_of_one_kind(proposals, selection, final, outcome, ceil
 
 
 def test_a_proposal_that_does_not_meet_the_target_is_not_the_best_and_an_index_beyond_the_table_is_none():
-    assert choose(TARGET, [AWAY], [7], 0.0)[3:] == (None, None)
+    assert choose(TARGET, [AWAY], [7], 0.0)[3:] == ((), ())
     assert choose(TARGET, [AWAY], [-1], 0.0).chosen == 0
+
+
+LEFT, RIGHT, HALF_OUT = row(0, 20), row(22, 40), row(20, 60)  # inside of it 1, 1 and .5: two members of a group
+SEVERAL = [  # proposals, selection -> ceiling and chosen, best and taken
+    ([AWAY, LEFT, RIGHT], [2, 1], 38 / 40, 38 / 40, (1, 2), (2, 1)),
+    ([AWAY, LEFT, RIGHT], [1], 38 / 40, 20 / 40, (1, 2), (1,)),
+    ([AWAY, LEFT, RIGHT], [1, 0, 2], 38 / 40, 38 / 50, (1, 2), (1, 0, 2)),
+    ([LEFT, RIGHT, TARGET], [], 1.0, 0.0, (2,), ()),  # the single one is no worse than with its parts
+    ([HALF_OUT, AWAY], [0], 20 / 60, 20 / 60, (0,), (0,)),  # none lies inside by more than half
+    ([AWAY], [0, 9], 0.0, 0.0, (), (0,)),
+]
+
+
+@pytest.mark.parametrize(("proposals", "selection", "ceiling", "chosen", "best", "taken"), SEVERAL)
+def test_of_several_all_count_together(proposals, selection, ceiling, chosen, best, taken):
+    found = choose(TARGET, proposals, selection, 0.0, several=True)
+    assert (found.ceiling, found.chosen) == (pytest.approx(ceiling), pytest.approx(chosen))
+    assert (found.best, found.taken) == (best, taken)
+    assert choose(TARGET, proposals, selection, 0.0).taken == taken[:1]
 
 
 def test_what_names_nothing_has_no_ceiling_and_counts_nowhere():
