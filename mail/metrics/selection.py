@@ -3,7 +3,7 @@
 Of every expression with a target three IoUs with its ground truth are taken: of the best proposal (the *ceiling* of a
 network that only selects), of the chosen one, and of the final mask. From .5 on one is good. Of a network that chooses
 each proposal by itself, "the chosen one" is all chosen ones together, and the best is the best single one or, where
-they are better, all that lie inside the target by more than half.
+they are better, those together that lie inside the target by the most, as many as come nearest to it.
 
 | outcome | a good proposal was there | a good one was chosen | the final mask is good |
 |---|---|---|---|
@@ -27,7 +27,6 @@ import numpy as np
 from mail import rle
 
 GOOD = 0.5
-MOST = 0.5  # of a proposal lies inside a target that it belongs to
 OUTCOMES = ("right", "right, spoilt", "passed over", "passed over, mended", "none there", "none there, mended")
 NAMES_NOTHING = "names nothing"
 
@@ -74,16 +73,17 @@ def choose(
     taken = tuple(int(i) for i in counted if 0 <= i < len(proposals))
     if not rle.area(target):
         return Choice(None, None, final, (), taken)
-    ious = rle.iou_matrix([target], proposals)[0]
-
-    def together(indices: tuple[int, ...]) -> float:
-        return float(rle.iou_matrix([target], [rle.union([proposals[i] for i in indices], target["size"])])[0, 0])
-
-    candidates: list[tuple[int, ...]] = [(int(ious.argmax()),) if ious.any() else ()]
+    inside = rle.inside_matrix([target], proposals)[0]
+    meeting = [int(i) for i in np.argsort(-inside, kind="stable") if inside[i] > 0]
+    candidates: list[tuple[int, ...]] = [(i,) for i in sorted(meeting)]
     if several:
-        candidates.append(tuple(map(int, np.flatnonzero(rle.inside_matrix([target], proposals)[0] > MOST))))
-    best = max(candidates, key=together)
-    return Choice(together(best), together(taken), final, best, taken)
+        candidates += [tuple(meeting[: count + 1]) for count in range(1, len(meeting))]
+    candidates.append(taken)
+    united = [rle.union([proposals[i] for i in each], target["size"]) for each in candidates]
+    ious = rle.iou_matrix([target], united)[0]
+    best = int(ious[:-1].argmax()) if meeting else None
+    ceiling = 0.0 if best is None else float(ious[best])
+    return Choice(ceiling, float(ious[-1]), final, () if best is None else candidates[best], taken)
 
 
 @dataclass(frozen=True, kw_only=True)

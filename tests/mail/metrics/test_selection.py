@@ -43,7 +43,9 @@ SEVERAL = [  # proposals, selection -> ceiling and chosen, best and taken
     ([AWAY, LEFT, RIGHT], [1], 38 / 40, 20 / 40, (1, 2), (1,)),
     ([AWAY, LEFT, RIGHT], [1, 0, 2], 38 / 40, 38 / 50, (1, 2), (1, 0, 2)),
     ([LEFT, RIGHT, TARGET], [], 1.0, 0.0, (2,), ()),  # the single one is no worse than with its parts
-    ([HALF_OUT, AWAY], [0], 20 / 60, 20 / 60, (0,), (0,)),  # none lies inside by more than half
+    ([HALF_OUT, AWAY], [0], 20 / 60, 20 / 60, (0,), (0,)),
+    ([HALF_OUT, LEFT], [0], 40 / 60, 20 / 60, (1, 0), (0,)),  # half of it outside, and better than without
+    ([row(39, 60), LEFT], [], 20 / 40, 0.0, (1,), ()),
     ([AWAY], [0, 9], 0.0, 0.0, (), (0,)),
 ]
 
