@@ -1,6 +1,8 @@
-"""What makes a MODEL folder one that transformers' users know: code that finds the classes, and a model card."""
+"""What makes a MODEL folder, or a hub's copy of it, one that transformers' users know: code that finds the classes, and
+a model card."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,17 +57,29 @@ MASKS = "It answers from the pixels alone without `proposals=`, and better with 
 NO_MASKS = "It reads no instance masks."
 
 
+class FoundByTransformers:
+    """Comes before a base class of transformers: what it saves, or pushes to a hub, says which class reads it."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As the base class has it."""
+        if push_to_hub:
+            raise ValueError("save_pretrained(push_to_hub=True) is not known here: call push_to_hub(NAME)")
+        saved = super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]  # of the class beside it
+        folder = Path(save_directory)
+        for name, classes in CLASSES.items():
+            if (path := folder / name).exists():
+                known = {auto: f"{CODE.removesuffix('.py')}.{own}" for auto, own in classes.items()}
+                path.write_text(json.dumps(json.loads(path.read_bytes()) | {"auto_map": known}, indent=2) + "\n")
+        (folder / CODE).write_text(SHIM)
+        return saved
+
+
 def describe_folder(folder: Path, lineage: Mapping[str, Any], scores: Mapping[str, Any] | None = None) -> None:
-    """Writes both into a folder that `save_pretrained` has written, and names the classes in its configurations.
+    """Writes the card into a folder that `save_pretrained` has written.
 
     Args:
         lineage: of the model. scores: of the validation that its weights were saved after.
     """
-    for name, classes in CLASSES.items():
-        path = folder / name
-        known = {auto: f"{CODE.removesuffix('.py')}.{own}" for auto, own in classes.items()}
-        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"auto_map": known}, indent=2) + "\n")
-    (folder / CODE).write_text(SHIM)
     (folder / CARD).write_text(card(lineage, scores))
 
 

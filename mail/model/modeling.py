@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from mail.model import losses
+from mail.model.card import FoundByTransformers
 from mail.model.configuration import MailConfig
 from mail.model.decoder import Decoder, SelectionHead
 from mail.model.embeddings import GeometryEmbedding, InstanceEmbeddings, PatchEmbeddings, PixelStem
@@ -46,7 +47,7 @@ class MailOutput(ModelOutput):
     no_target_logits: Tensor | None = None
 
 
-class MailForReferringSegmentation(PreTrainedModel):
+class MailForReferringSegmentation(FoundByTransformers, PreTrainedModel):  # type: ignore[misc]  # has more options
     """One transformer over words, image patches and instance masks; segments what an expression names."""
 
     config_class = MailConfig

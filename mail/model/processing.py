@@ -18,6 +18,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from mail import rle
 from mail.errors import UserError
+from mail.model.card import FoundByTransformers
 from mail.model.configuration import MailConfig
 from mail.model.coverage import coverage
 from mail.model.post_processing import PostProcessing
@@ -33,7 +34,7 @@ FITS = {"one": ("instance_ious", rle.iou_matrix), "many": ("instance_inside", rl
 """By `MailConfig.choice`: what the network learns its selection from, and what it is computed with."""
 
 
-class MailProcessor(PostProcessing, ProcessorMixin):
+class MailProcessor(FoundByTransformers, PostProcessing, ProcessorMixin):
     """Turns images, expressions and proposals into the network's batch, and its output into masks.
 
     Args:

@@ -12,6 +12,7 @@ from PIL import Image
 from mail.inventory import write_inventory
 from mail.model.card import card
 from mail.training.checkpoint import save_model
+from tests.mail.model.hub import hub
 from tests.mail.model.test_modeling import network
 
 LINEAGE = {
@@ -36,6 +37,13 @@ with torch.no_grad():
 (found,) = processor.post_process_instance_segmentation(outputs, threshold=0.0, target_sizes=[image.size[::-1]])
 np.savez(sys.argv[3], logits=outputs.mask_logits, **found)
 """
+PUSHED = """
+import sys
+from mail.model import MailForReferringSegmentation, MailProcessor
+
+for kind in (MailForReferringSegmentation, MailProcessor):
+    kind.from_pretrained(sys.argv[1]).push_to_hub("somebody/mail")
+"""
 
 
 def test_transformers_alone_load_it(tmp_path):
@@ -55,6 +63,32 @@ def test_transformers_alone_load_it(tmp_path):
     assert np.allclose(found["logits"], outputs.mask_logits, atol=1e-5)
     answer = processor.post_process(outputs, [(48, 64)])[0]
     assert len(found["masks"]) == len(found["boxes"]) == len(found["scores"]) == int(answer.mask.any())
+
+
+def test_what_is_pushed_to_a_hub_loads_from_there(tmp_path):
+    model, processor = network()
+    save_model(tmp_path / "model", model, processor, LINEAGE)
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    with hub() as (address, kept):
+        environment = {"PATH": "", "HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": address, "HF_TOKEN": "secret"}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[3]), "HF_HUB_DISABLE_XET": "1"}
+
+        def typed(code: str, *arguments: str) -> None:
+            subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment, cwd=tmp_path)
+
+        typed(PUSHED, str(tmp_path / "model"))
+        own = {p.name for p in (tmp_path / "model").iterdir()} - {"lineage.json"}  # which has addresses
+        assert {name.removeprefix("somebody/mail/") for name in kept.files} == own
+        weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+        assert kept.files["somebody/mail/model.safetensors"] == weights
+        typed(TYPED, "somebody/mail", str(tmp_path / "photo.png"), str(tmp_path / "found.npz"))
+        assert kept.refused == []
+    with torch.no_grad():
+        outputs = model(**processor(Image.fromarray(pixels), "red dog"))
+    assert np.allclose(np.load(tmp_path / "found.npz")["logits"], outputs.mask_logits, atol=1e-5)
+    with pytest.raises(ValueError, match=r"call push_to_hub\(NAME\)"):
+        model.save_pretrained(tmp_path / "other", push_to_hub=True)
 
 
 def test_answers_as_text_prompted_models_give_them():
