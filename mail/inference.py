@@ -114,6 +114,7 @@ class Predictor:
         texts: Sequence[Sequence[str]],
         proposals: Sequence[Proposals | None] | None = None,
         threshold: float = 0.5,
+        no_target_threshold: float | None = None,
     ) -> list[list[Segmentation]]:
         """Answers for several images, each with all of its sentences.
 
@@ -121,7 +122,7 @@ class Predictor:
             images: RGB arrays (H, W, 3) uint8.
             texts: the sentences of each image.
             proposals: instance masks of each image; None where the proposer shall find them.
-            threshold: probability from which a pixel belongs to the mask.
+            threshold: probability from which a pixel belongs to the mask. no_target_threshold: see `post_process`.
         """
         asked = [i for i, (_, sentences) in enumerate(zip(images, texts, strict=True)) if len(sentences)]
         given: list[Proposals | None] = [None] * len(images) if proposals is None else list(proposals)
@@ -130,7 +131,7 @@ class Predictor:
             return [[] for _ in images]
         encoded = self._encoded([images[i] for i in asked], [found[i] for i in asked])
         answers: list[list[Segmentation]] = [[] for _ in images]
-        segmented = self.segment(encoded, [texts[i] for i in asked], threshold)
+        segmented = self.segment(encoded, [texts[i] for i in asked], threshold, no_target_threshold)
         for image_number, own in zip(asked, segmented, strict=True):
             answers[image_number] = own
         return answers
@@ -148,7 +149,11 @@ class Predictor:
 
     @torch.no_grad()
     def segment(
-        self, images: Sequence["EncodedImage"], texts: Sequence[Sequence[str]], threshold: float = 0.5
+        self,
+        images: Sequence["EncodedImage"],
+        texts: Sequence[Sequence[str]],
+        threshold: float = 0.5,
+        no_target_threshold: float | None = None,
     ) -> list[list[Segmentation]]:
         """The other part: the answers to the sentences of each image, as `predict_batch` gives them."""
         asked = [i for i, (_, sentences) in enumerate(zip(images, texts, strict=True)) if len(sentences)]
@@ -164,7 +169,7 @@ class Predictor:
             with self._precision():
                 output: MailOutput = self.model.segment(tokens.of(index[part]), words[part], mask[part])
             sizes, found = [images[i].size for i in owner[part]], [images[i].proposals for i in owner[part]]
-            segmentations = self.processor.post_process(output, sizes, found, threshold=threshold)
+            segmentations = self.processor.post_process(output, sizes, found, threshold, no_target_threshold)
             for image_number, segmentation in zip(owner[part], segmentations, strict=True):
                 answers[image_number].append(segmentation)
         return answers

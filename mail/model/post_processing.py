@@ -56,6 +56,7 @@ class PostProcessing:
     mask_stride: int
     max_instances: int
     choice: str
+    no_target_threshold: float
 
     def canvas_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of an image on the canvas."""
@@ -68,7 +69,7 @@ class PostProcessing:
         image_sizes: Sequence[tuple[int, int]],
         proposals: Sequence[Proposals | None] | None = None,
         threshold: float = 0.5,
-        no_target_threshold: float = 0.5,
+        no_target_threshold: float | None = None,
     ) -> list[Segmentation]:
         """Masks at the original resolution.
 
@@ -77,9 +78,11 @@ class PostProcessing:
             image_sizes: (H, W) of the image of each of the N expressions.
             proposals: of the image of each expression, as they were given; only to put `selection` in their order.
             threshold: foreground probability from which a pixel belongs to the mask.
-            no_target_threshold: probability of "names nothing" above which the mask is left empty.
+            no_target_threshold: probability of "names nothing" above which the mask is left empty; None: the
+                processor's.
         """
         answers = []
+        limit = self.no_target_threshold if no_target_threshold is None else no_target_threshold
         absent = outputs.no_target_logits.float().sigmoid().cpu().numpy()
         shares = None
         if outputs.selection_logits is not None:
@@ -89,7 +92,7 @@ class PostProcessing:
             inside = probability >= threshold
             mask = inside.cpu().numpy()
             score = float(probability[inside].mean()) if mask.any() else 0.0
-            if absent[n] > no_target_threshold:
+            if absent[n] > limit:
                 mask = np.zeros_like(mask)
             selection = np.zeros(0, np.float32)
             found = proposals[n] if proposals is not None else None

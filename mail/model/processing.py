@@ -42,6 +42,8 @@ class MailProcessor(FoundByTransformers, PostProcessing, ProcessorMixin):
         image_size: canvas side S in pixels; mask_stride: pixels per mask cell (R = S / mask_stride).
         max_instances: proposals kept per image (K at most); max_text_length: word pieces kept (T at most).
         choice: what the network's selection means, see `MailConfig`.
+        no_target_threshold: probability of "names nothing" above which an answer is empty; training chooses it on its
+            validation split, where that has enough such sentences.
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 - transformers reads this class attribute
@@ -55,6 +57,7 @@ class MailProcessor(FoundByTransformers, PostProcessing, ProcessorMixin):
         max_instances: int = 32,
         max_text_length: int = 40,
         choice: str = "one",
+        no_target_threshold: float = 0.5,
         **kwargs: Any,
     ):
         super().__init__(tokenizer)
@@ -63,6 +66,7 @@ class MailProcessor(FoundByTransformers, PostProcessing, ProcessorMixin):
         self.max_instances = max_instances
         self.max_text_length = max_text_length
         self.choice = choice
+        self.no_target_threshold = no_target_threshold
 
     @classmethod
     def for_config(cls, tokenizer: Any, config: MailConfig) -> "MailProcessor":

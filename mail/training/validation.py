@@ -16,6 +16,9 @@ from mail.training.compiling import eagerly
 from mail.training.input import TrainingInput
 
 IMAGES_PER_BATCH = 8
+THRESHOLDS = np.arange(1, 20) / 20  # of the probability that nothing is meant, which are tried
+USUAL = 9  # of them is what holds without sentences that say another
+ENOUGH_WITHOUT_TARGET = 20
 
 
 @dataclass(frozen=True)
@@ -65,35 +68,52 @@ def validate(
 ) -> dict[str, Any]:
     """oIoU, mIoU and Prec@.5 at the original resolution, every expression once; every worker takes its share.
 
+    Where enough expressions name nothing, the processor's `no_target_threshold` becomes the one that is best for them
+    all, by gIoU.
+
     Returns:
-        `oIoU`, `mIoU`, `prec_50`, `expressions`; the same on all workers.
+        `oIoU`, `mIoU`, `prec_50`, `expressions`, `no_target_threshold`; the same on all workers.
     """
     total = len(validation.rows)
     mine = slice(rank * total // world, (rank + 1) * total // world)
     rows, images = validation.rows[mine], validation.images[mine]
     predictor = Predictor(model, source.processor, None, device)
-    sums = np.zeros(5)  # intersections, unions, IoUs, IoUs of at least .5, expressions: integers stay exact
+    # by threshold intersections, unions, IoUs, IoUs of at least .5, gIoUs, expressions, without a target: exact
+    sums = np.zeros((len(THRESHOLDS), 7))
     numbers = np.unique(images)
     for start in range(0, len(numbers), IMAGES_PER_BATCH):
         some = numbers[start : start + IMAGES_PER_BATCH]
         own = [rows[images == number] for number in some]
         pixels, proposals = source.images(some)
         sentences = [source.expressions(r) for r in own]
-        answers = predictor.predict_batch(pixels, [[s["text"] for s in group] for group in sentences], proposals)
+        texts = [[s["text"] for s in group] for group in sentences]
+        answers = predictor.predict_batch(pixels, texts, proposals, no_target_threshold=1.0)
         for group, found in zip(sentences, answers, strict=True):
             for sentence, answer in zip(group, found, strict=True):
-                counts = count(rle.encode(answer.mask), sentence["target"])
-                value = iou(counts)
-                sums += [counts.intersection, counts.union, value, value >= 0.5, 1]
+                drawn, withheld = (_figures(m, sentence["target"]) for m in (rle.encode(answer.mask), None))
+                sums += np.where(answer.no_target_probability > THRESHOLDS[:, None], withheld, drawn)
     model.train()
     if world > 1:
         gathered = torch.from_numpy(sums).to(device)
         torch.distributed.all_reduce(gathered)
         sums = gathered.cpu().numpy()
-    intersections, unions, ious, good, expressions = sums.tolist()
+    best = USUAL
+    if sums[USUAL, 6] >= ENOUGH_WITHOUT_TARGET:
+        best = max(range(len(THRESHOLDS)), key=lambda n: (sums[n, 4], -abs(n - USUAL)))
+    source.processor.no_target_threshold = float(THRESHOLDS[best])
+    intersections, unions, ious, good, _, expressions, _ = sums[best].tolist()
     return {
         "oIoU": intersections / max(unions, 1),
         "mIoU": ious / max(expressions, 1),
         "prec_50": good / max(expressions, 1),
         "expressions": int(expressions),
+        "no_target_threshold": source.processor.no_target_threshold,
     }
+
+
+def _figures(mask: rle.RLE | None, target: rle.RLE) -> np.ndarray:
+    """What an answer adds to the sums of `validate`."""
+    counts = count(mask, target)
+    value = iou(counts)
+    right = 1.0 if counts.no_target and counts.says_nothing else value
+    return np.array([counts.intersection, counts.union, value, value >= 0.5, right, 1, counts.no_target], float)

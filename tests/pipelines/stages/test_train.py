@@ -94,7 +94,7 @@ def test_it_ends_with_a_model_that_predicts(train, boxes):
     predictor = Predictor.from_pretrained(result["model"])
     image = next(iter(boxes.store.images(["image"], 30)))["image"][4].as_py()
     assert predictor.predict(image, "the red box")[0].mask.shape == (64, 40)
-    assert set(result["validation"]) == {"oIoU", "mIoU", "prec_50", "expressions"}
+    assert set(result["validation"]) == {"oIoU", "mIoU", "prec_50", "expressions", "no_target_threshold"}
     assert result["validation"]["expressions"] == 6
 
 
