@@ -72,7 +72,9 @@ class Beginning:
             )
         if network.max_instances != parent.network.max_instances:
             remarks.append(f"instance slots: {network.max_instances} instead of {parent.network.max_instances}")
-        return cls(network, MailProcessor.for_config(tokenizer, network), remarks=tuple(remarks))
+        processor = MailProcessor.for_config(tokenizer, network)
+        processor.no_target_threshold = parent.processor.no_target_threshold
+        return cls(network, processor, remarks=tuple(remarks))
 
     def check_pretrained(self) -> str | None:
         """What begins with the pre-trained weights and what does not, in a line; None where there are none.

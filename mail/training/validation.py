@@ -17,8 +17,7 @@ from mail.training.input import TrainingInput
 
 IMAGES_PER_BATCH = 8
 THRESHOLDS = np.arange(1, 20) / 20  # of the probability that nothing is meant, which are tried
-USUAL = 9  # of them is what holds without sentences that say another
-ENOUGH_WITHOUT_TARGET = 20
+ENOUGH_WITHOUT_TARGET = 20  # sentences to choose one by
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ def validate(
 ) -> dict[str, Any]:
     """oIoU, mIoU and Prec@.5 at the original resolution, every expression once; every worker takes its share.
 
-    Where enough expressions name nothing, the processor's `no_target_threshold` becomes the one that is best for them
-    all, by gIoU.
+    Where enough expressions name nothing, the processor's `no_target_threshold` becomes the one of `THRESHOLDS` that is
+    best for them all, by gIoU.
 
     Returns:
         `oIoU`, `mIoU`, `prec_50`, `expressions`, `no_target_threshold`; the same on all workers.
@@ -97,10 +96,11 @@ def validate(
         gathered = torch.from_numpy(sums).to(device)
         torch.distributed.all_reduce(gathered)
         sums = gathered.cpu().numpy()
-    best = USUAL
-    if sums[USUAL, 6] >= ENOUGH_WITHOUT_TARGET:
-        best = max(range(len(THRESHOLDS)), key=lambda n: (sums[n, 4], -abs(n - USUAL)))
-    source.processor.no_target_threshold = float(THRESHOLDS[best])
+    if sums[0, 6] >= ENOUGH_WITHOUT_TARGET:
+        best = max(range(len(THRESHOLDS)), key=lambda n: (sums[n, 4], -abs(THRESHOLDS[n] - 0.5)))
+        source.processor.no_target_threshold = float(THRESHOLDS[best])
+    else:
+        best = int(np.abs(THRESHOLDS - source.processor.no_target_threshold).argmin())
     intersections, unions, ious, good, _, expressions, _ = sums[best].tolist()
     return {
         "oIoU": intersections / max(unions, 1),

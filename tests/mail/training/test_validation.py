@@ -66,6 +66,6 @@ def test_few_sentences_without_a_target_choose_nothing(store, doubtful):
     model, source, validation = doubtful
     absent = store.expressions(["train"], ["no_target"])["no_target"].to_numpy()
     few = np.sort(np.concatenate([np.flatnonzero(absent)[: ENOUGH_WITHOUT_TARGET - 1], np.flatnonzero(~absent)[:60]]))
-    source.processor.no_target_threshold = 0.9  # of an earlier validation
+    source.processor.no_target_threshold = 0.9  # of the model to go on from
     found = validate(model, source, Validation("train", validation.rows[few], validation.images[few]), 0, 1, CPU)
-    assert found["no_target_threshold"] == source.processor.no_target_threshold == 0.5
+    assert found["no_target_threshold"] == source.processor.no_target_threshold == 0.9

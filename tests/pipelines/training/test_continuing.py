@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mail import lineage
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError
+from mail.inventory import write_inventory
 from mail.lineage import model_digest
 from mail.model.folder import load_model
 from mail.training.curves import Curves
@@ -112,6 +113,16 @@ def test_it_begins_with_the_model_and_adds_the_words_that_it_lacks(stage, traine
     assert lineage.gaps(origin) == []
     parent_without_code = {**origin, "parent": {**origin["parent"], "code_version": None}}
     assert lineage.gaps(parent_without_code) == ["code version of the model that it goes on from"]
+
+
+def test_what_counts_as_nothing_stays_where_the_photos_say_nothing_of_it(stage, trained, boxes, tmp_path):
+    parent = tmp_path / "parent"
+    shutil.copytree(trained, parent, ignore=shutil.ignore_patterns("inventory.json"))
+    about = json.loads((parent / "processor_config.json").read_text())
+    (parent / "processor_config.json").write_text(json.dumps(about | {"no_target_threshold": 0.3}))
+    write_inventory(parent)
+    found = stage(boxes, from_=str(parent), name="child", steps=1).run()
+    assert load_model(Path(found["model"]))[1].no_target_threshold == 0.3
 
 
 def test_a_killed_start_goes_on_though_the_model_is_another_one_by_now(stage, trained, boxes, tmp_path):
