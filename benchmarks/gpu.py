@@ -34,7 +34,7 @@ class Part:
     figures: tuple[str, ...]
 
 
-TINY_LIMIT = 300  # seconds of a part: a slow machine, which does other things as well
+TINY_LIMIT = 600  # seconds of a part: a slow machine, which does other things as well
 PARTS = (  # the most important first: there may be no time for the last
     Part(
         "step",
