@@ -79,7 +79,10 @@ def choose(
     if several:
         candidates += [tuple(meeting[: count + 1]) for count in range(1, len(meeting))]
     candidates.append(taken)
-    united = [rle.union([proposals[i] for i in each], target["size"]) for each in candidates]
+    united = [
+        proposals[each[0]] if len(each) == 1 else rle.union([proposals[i] for i in each], target["size"])
+        for each in candidates
+    ]
     ious = rle.iou_matrix([target], united)[0]
     best = int(ious[:-1].argmax()) if meeting else None
     ceiling = 0.0 if best is None else float(ious[best])

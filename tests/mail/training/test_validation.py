@@ -9,7 +9,7 @@ from mail.data.images import decode_image
 from mail.data.scenes import SceneConfig
 from mail.data.store import DataStore
 from mail.inference import Predictor
-from mail.model import MailConfig, MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
+from mail.model import MailForReferringSegmentation, MailProcessor, tokenizer_from_texts
 from mail.training.checkpoint import save_model
 from mail.training.input import TrainingInput, texts, training_input
 from mail.training.validation import ENOUGH_WITHOUT_TARGET, Validation, validate
@@ -31,7 +31,7 @@ def store(tmp_path_factory) -> DataStore:
 def doubtful(store) -> tuple[MailForReferringSegmentation, TrainingInput, Validation]:
     """A network whose masks are worth nothing, which believes a third that nothing is meant."""
     tokenizer = tokenizer_from_texts(texts(store, "train"), 20)
-    config = MailConfig(**{**micro_config().to_dict(), "vocab_size": len(tokenizer)})
+    config = micro_config(vocab_size=len(tokenizer))
     torch.manual_seed(0)
     model = MailForReferringSegmentation(config)
     with torch.no_grad():
