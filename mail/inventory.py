@@ -2,9 +2,8 @@
 
 A power cut leaves files of the right length that are full of zeros, a disk loses a bit, a copy ends early. So a
 checkpoint or a MODEL is whole only if its files are what its inventory says. Lengths are compared at once, contents
-while they are loaded: no file is read a second time for its digest where that can be helped. The digest is BLAKE3,
-quick enough for every loading; sha256, which earlier versions wrote, is read as well. The inventory itself carries the
-digest of what it says.
+while they are loaded: no file is read a second time for its digest where that can be helped. The digest is BLAKE3;
+sha256, which earlier versions wrote, is read as well. The inventory itself carries the digest of what it says.
 """
 
 import contextlib
@@ -26,6 +25,7 @@ from mail.errors import UserError
 FILE = "inventory.json"
 SEAL = "sha256"
 _PIECE = 2**24  # bytes; shorter ones cost a loading from the disk more
+_AHEAD = 2**20  # bytes that Linux is asked to read on at once, while the piece before them is digested
 _SMALL = 2**22  # bytes; what tells how much memory to take is never longer, and is compared before it is looked at
 
 Inventory = dict[str, dict[str, Any]]  # path in the folder -> {"bytes", kind of the digest: digest}
@@ -290,6 +290,8 @@ def _digest(filesystem: fs.FileSystem, path: str, kind: str) -> str:
         buffer = memoryview(bytearray(_PIECE))
         with open(path, "rb", buffering=0) as file:
             while length := file.readinto(buffer):
+                for part in range(file.tell(), file.tell() + _PIECE, _AHEAD) if hasattr(os, "posix_fadvise") else ():
+                    os.posix_fadvise(file.fileno(), part, _AHEAD, os.POSIX_FADV_WILLNEED)
                 digest.update(buffer[:length])
     else:
         with filesystem.open_input_stream(path, compression=None) as stream:  # as it is, .gz too
