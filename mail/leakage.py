@@ -264,7 +264,7 @@ def _remarks(origin: Origin, images: pa.Table, found: pa.Table, store: DataStore
         )
     if by_id := seen["sha256"].null_count:
         yield f"{by_id} of {len(seen)} images that {what} was trained on are known by id only: not compared by content"
-    elif len(seen) and (without := seen["pixels_sha256"].null_count + images["pixels_sha256"].null_count):
+    elif len(seen) and (without := seen["pixels"].null_count + images["pixels"].null_count):
         yield (
             f"{without} of {len(seen) + len(images)} images of {what} and the evaluation splits of {store.name} were "
             "compared by id and file, not by pixels: they cannot be decoded, or an earlier version prepared them"

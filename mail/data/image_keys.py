@@ -4,7 +4,8 @@ The same photo comes under other ids, in other files and recompressed. Three of 
 (`mail.leakage` compares them); the fourth, a perceptual hash, only that they look alike.
 
 Several images are a table with the columns of `schema.IMAGE_KEYS`. What is not known of an image is null there: the
-digests where somebody listed ids, those of the pixels where the file cannot be decoded or the store is an older one.
+digests where somebody listed ids, those of the pixels where the file cannot be decoded or an earlier version took them
+(as sha256, which takes as long as decoding where a processor has no instructions for it).
 """
 
 import hashlib
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from blake3 import blake3
 from PIL import Image
 
 from mail.data import schema
 
 REDUCED = 64  # pixels along the shorter side are enough for 8 x 8 comparisons
+OF_PIXELS = "blake3:"  # begins a digest of pixels
 FLAT = 8  # a picture with fewer of the 64 bits set has nothing in it to be recognised by
 ALIKE = 6  # bits: of 520 COCO photos any two differ in 9 or more; one recompressed or at half of its size in 6 at most
 
@@ -27,12 +30,12 @@ class ImageContent(NamedTuple):
 
     Attributes:
         sha256: of the file's bytes.
-        pixels_sha256: of height, width and the RGB pixels, as `images.upright_rgb` gives them.
+        pixels: digest of height, width and the RGB pixels, as `images.upright_rgb` gives them.
         perceptual_hash: 64 bits, whether it grows lighter from place to place; None if it shows nothing (one colour).
     """
 
     sha256: str
-    pixels_sha256: str | None = None
+    pixels: str | None = None
     perceptual_hash: int | None = None
 
     @classmethod
@@ -41,9 +44,8 @@ class ImageContent(NamedTuple):
         sha256 = hashlib.sha256(data).hexdigest()
         if picture is None:
             return cls(sha256)
-        content = hashlib.sha256(f"{picture.height} {picture.width} ".encode())
-        content.update(picture.tobytes())
-        return cls(sha256, content.hexdigest(), perceptual_hash(picture))
+        content = blake3(f"{picture.height} {picture.width} ".encode()).update(picture.tobytes())
+        return cls(sha256, OF_PIXELS + content.hexdigest(), perceptual_hash(picture))
 
 
 def perceptual_hash(picture: Image.Image) -> int | None:
@@ -59,10 +61,11 @@ def perceptual_hash(picture: Image.Image) -> int | None:
 
 
 def keys_of(images: pa.Table | Iterable[str | Sequence[Any]]) -> pa.Table:
-    """A table of keys from one, or from entries: ids alone, or lists (id, sha256, pixels_sha256, perceptual_hash)."""
+    """A table of keys from one, or from entries: ids alone, or lists (id, sha256, pixels, perceptual_hash)."""
     if isinstance(images, pa.Table):
         return images.select(schema.IMAGE_KEYS.names)
     rows = [(e, None, None, None) if isinstance(e, str) else tuple(e) for e in images]
+    rows = [(i, file, p if p and p.startswith(OF_PIXELS) else None, looks) for i, file, p, looks in rows]
     return pa.Table.from_pylist(
         [dict(zip(schema.IMAGE_KEYS.names, row, strict=True)) for row in rows], schema.IMAGE_KEYS
     )

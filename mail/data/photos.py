@@ -48,7 +48,10 @@ def bytes_of(photo: PhotoFile) -> int:
     """The length of a photo's file; 0 where it is gone, which is told when it is read."""
     if isinstance(photo, RemotePhoto):
         return photo.size
-    return photo.stat().st_size if photo.is_file() else 0
+    try:
+        return photo.stat().st_size
+    except OSError:
+        return 0
 
 
 @dataclass

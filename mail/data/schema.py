@@ -15,12 +15,12 @@ IMAGES = pa.schema(
         ("width", pa.int32()),
         ("sha256", pa.string()),
         # null where it cannot be decoded; stores of earlier versions lack these two (`mail.data.image_keys`)
-        ("pixels_sha256", pa.string()),
+        ("pixels", pa.string()),
         ("perceptual_hash", pa.uint64()),
     ]
 )
 
-IDENTITIES = ("image_id", "sha256", "pixels_sha256")
+IDENTITIES = ("image_id", "sha256", "pixels")
 """Any of these in common: two images are the same."""
 
 IMAGE_KEYS = pa.schema([IMAGES.field(name) for name in (*IDENTITIES, "perceptual_hash")])

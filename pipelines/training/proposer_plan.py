@@ -113,7 +113,7 @@ def look_at_photos(
         unwanted[options.exclude] = read_images(options.exclude, chosen.namespace)
     for where, images in unwanted.items():
         forbidden = identities(images)
-        content = zip(chosen.train, keys["sha256"].to_pylist(), keys["pixels_sha256"].to_pylist(), strict=True)
+        content = zip(chosen.train, keys["sha256"].to_pylist(), keys["pixels"].to_pylist(), strict=True)
         if found := {image_id for image_id, *digests in content if forbidden.intersection(digests)}:
             kept = pa.array([image_id not in found for image_id in chosen.train])
             chosen, keys = chosen.without(f"{where} (by content)", found), keys.filter(kept)

@@ -173,7 +173,7 @@ def test_stores_of_earlier_versions_are_compared_by_id_and_file_and_that_is_said
     store = photos_store(tmp_path, "own", {"y/7": ("val", saved(picture(1))), "y/8": ("val", SAME["the pixels"])})
     for file in store.image_files:
         table = pq.read_table(store.path(file))
-        pq.write_table(table.drop(["pixels_sha256", "perceptual_hash"]), store.path(file))
+        pq.write_table(table.drop(["pixels", "perceptual_hash"]), store.path(file))
     seen = photos_store(tmp_path, "seen", {"x/1": ("train", saved(picture(1)))})
     verdict = check_leakage(seen.image_keys(["train"])["train"], DataStore(store.uri), allow_leaky=True)
     assert "1 of 2 of val (first: y/7)" in verdict.remarks[0]
@@ -181,6 +181,13 @@ def test_stores_of_earlier_versions_are_compared_by_id_and_file_and_that_is_said
         "2 of 3 images of the proposer and the evaluation splits of own were compared by id and file"
         in verdict.remarks[1]
     )
+
+
+def test_digests_of_pixels_that_earlier_versions_took_are_not_compared() -> None:
+    sha256, pixels, looks = ImageContent.of(b"b", picture(1))
+    keys = keys_of([("a", sha256, "f" * 64, looks), ("b", sha256, pixels, looks)])
+    assert keys["pixels"].to_pylist() == [None, pixels]
+    assert keys["sha256"].null_count == 0
 
 
 def test_keys_are_the_same_after_json() -> None:

@@ -34,7 +34,7 @@ def shares_of(text: str) -> dict[str, float]:
 
 def content_key(content: ImageContent) -> str:
     """What all photos of the same content share: the digest of their pixels, or of a file that cannot be decoded."""
-    return content.pixels_sha256 or content.sha256
+    return content.pixels or content.sha256
 
 
 def draw(groups: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:

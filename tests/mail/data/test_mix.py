@@ -117,7 +117,7 @@ def test_the_same_photo_under_another_id_is_left_out_too(tmp_path: Path, capsys:
         ("second", "second test"): (1, 1),
     }
     keys = mixture.store.image_keys(["train"])["train"]
-    assert keys["pixels_sha256"].null_count == 0
+    assert keys["pixels"].null_count == 0
     assert all(not overlaps(keys, store) for store in (first, second))
     arguments = ["prepare", "mix", "--stores", first.uri, second.uri, "--out", str(tmp_path / "again")]
     assert main([*arguments, "--strict"]) == 2

@@ -14,7 +14,7 @@ from mail.data.origins import NOTHING, UNKNOWN, Collection, Origin, describe
 from mail.data.published_origins import origin_of_checkpoint, origin_of_encoder, origin_of_file
 from mail.errors import UserError
 
-CONTENT = ("a" * 64, "b" * 64, 7)
+CONTENT = ("a" * 64, "blake3:" + "b" * 64, 7)
 IMAGES = keys_of([("coco/9", *CONTENT), "coco/30", ("own/1", *CONTENT), "own/2", "cocoa/9"])
 
 

@@ -53,7 +53,7 @@ def test_a_trained_proposer_works_and_never_saw_evaluation_images(
     proposer = load_proposer(str(tmp_path / "p"))
     assert proposer.proposer_id == report["proposer_id"]
     folder = ProposerFolder.read(tmp_path / "p")
-    assert folder.origin.images["pixels_sha256"].null_count == 0
+    assert folder.origin.images["pixels"].null_count == 0
     seen = set(folder.origin.image_ids)
     assert seen
     assert not seen & set.union(*evaluation_images(str(root), ["synthetic"], "synthetic/0").values())
