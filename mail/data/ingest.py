@@ -1,34 +1,30 @@
 """From source images and what is said about them to a data store: what all published layouts have in common.
 
 A reader of a layout yields `SourceImage`s, sorted by image id; `ingest` reads and decodes each file once, brings the
-masks onto the upright image, and hands both to the `DataStoreWriter`. One image is in memory at a time (a few while
-threads read ahead), never the data set's pixels.
+masks onto the upright image, and hands both to the `DataStoreWriter`. One image is in memory at a time (a few that are
+read ahead, `mail.data.reading`), never the data set's pixels.
 
 What is wrong with the input is collected and told in one message: the first few names and the total of every kind.
 Nothing is left out silently.
 """
 
 import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mail import rle
 from mail.data import files
-from mail.data.image_keys import ImageContent
-from mail.data.images import ImageError, open_image, stored_size_of, turn_upright, upright_rgb
+from mail.data.images import turn_upright
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Placement, Size, assumption, place
 from mail.data.photos import PhotoFile, bytes_of
 from mail.data.problems import Problems
+from mail.data.reading import Seen, examined
 from mail.data.segmentation import checked_mask
 from mail.data.store import DataStore, DataStoreWriter
 from mail.errors import UserError, first_few
 
-AHEAD, AHEAD_BYTES = 128, 2**26  # images that are read before they are asked for, while a file of the store is written
 LONG_EXPRESSION = 40  # words; ViLT's text input ends about there
 
 Progress = Callable[[int, int], None]
@@ -175,7 +171,7 @@ def survey(
     """Reads images and places their masks: of each that can be used, what `DataStoreWriter` takes of it and of its
     expressions. `findings` and `problems` are filled on the way; `total` is the number of images, for `progress`.
     """
-    for done, (source, data, seen) in enumerate(_examined(images), start=1):
+    for done, (source, data, seen) in enumerate(examined(images, total), start=1):
         if progress is not None:
             progress(done, total)
         if seen.error is not None:
@@ -226,57 +222,7 @@ def survey(
         yield image | {"image": data, "content": seen.content}, rows
 
 
-def contents(photos: Mapping[str, PhotoFile]) -> dict[str, ImageContent]:
-    """What the photos are known by, whatever they are called; one that cannot be decoded, by its file alone."""
-    images = (SourceImage(name, photo, None, []) for name, photo in photos.items())
-    return {image.image_id: seen.content or ImageContent.of(data) for image, data, seen in _examined(images)}
-
-
-@dataclass(slots=True)
-class _Seen:
-    stored: Size | None  # None: not even the header can be read
-    orientation: int
-    error: str | None
-    content: ImageContent | None = None
-
-
-def _examine(path: PhotoFile) -> tuple[bytes, _Seen]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    seen = _Seen(None, 1, None)
-    try:
-        picture = open_image(data)
-        seen.stored, seen.orientation = stored_size_of(picture, data)
-        seen.content = ImageContent.of(data, upright_rgb(picture))  # which is dropped at once
-    except ImageError as error:
-        seen.error = str(error)
-    return data, seen
-
-
-def _examined(images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, bytes, _Seen]]:
-    """Reads ahead in a few threads (decoding releases the GIL), in the given order."""
-    pending: deque[tuple[SourceImage, int, Future]] = deque()
-    source, ahead = iter(images), 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            while True:
-                while len(pending) < AHEAD and ahead < AHEAD_BYTES and (image := next(source, None)) is not None:
-                    size = bytes_of(image.path)
-                    pending.append((image, size, pool.submit(_examine, image.path)))
-                    ahead += size
-                if not pending:
-                    return
-                image, size, future = pending.popleft()
-                ahead -= size
-                yield image, *future.result()
-        finally:
-            for *_, future in pending:
-                future.cancel()
-
-
-def _place(source: SourceImage, seen: _Seen, exif_annotated: ExifAnnotated) -> Placement | None:
+def _place(source: SourceImage, seen: Seen, exif_annotated: ExifAnnotated) -> Placement | None:
     """How the annotations lie on the image; None if they were made for another size, or nothing tells any."""
     if seen.stored is None:
         return Placement(source.size, source.size) if source.size else None

@@ -8,6 +8,7 @@ read character by character, which is quicker than the dozens of array operation
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from math import isfinite
 from typing import Any
 
@@ -130,10 +131,8 @@ def why_invalid(counts: bytes, pixels: int) -> str | None:
         return _find_invalid([counts], [pixels]).get(0)
     if reason := _misspelt(counts):
         return reason
-    texts = _ONE_RUN.findall(counts)
-    runs: list[int] = []
-    for text in texts:
-        runs.append(_difference(text) + (runs[-2] if len(runs) > 2 else 0))
+    steps = list(map(_difference, _ONE_RUN.findall(counts)))
+    runs = [steps[0], *accumulate(steps[1::2]), *accumulate(steps[2::2])]  # from the third on to the run two before
     return _NEGATIVE if min(runs) < 0 else _covers(sum(runs), pixels)
 
 

@@ -10,10 +10,11 @@ from mail.data.custom.described import Described, Part
 from mail.data.custom.formats import Own
 from mail.data.custom.splits import content_key, draw
 from mail.data.images import ImageError, stored_size
-from mail.data.ingest import Referent, SourceImage, at, contents
+from mail.data.ingest import Referent, SourceImage, at
 from mail.data.orientation import Size
 from mail.data.photos import PhotoFile, PhotoFolder
 from mail.data.problems import Problems
+from mail.data.reading import contents
 from mail.data.schema import SPLITS
 from mail.data.typed import whole_number
 from mail.errors import first_few

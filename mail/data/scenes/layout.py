@@ -9,13 +9,10 @@ Scene by scene, nothing but the two files' buffers is kept; the same seed gives 
 """
 
 import json
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
@@ -27,6 +24,7 @@ from PIL import Image
 
 from mail import rle
 from mail.data.filling import naming
+from mail.data.processes import processes
 from mail.data.scenes.domains import DOMAINS
 from mail.data.scenes.meaning import SceneObject
 from mail.data.scenes.refs_files import GREFS, REFS, Named, RefsForm, sentence
@@ -124,22 +122,19 @@ def _name(scene: Scene) -> str:
 def _drawn(seed: int, images: int, config: SceneConfig, photos: Path) -> Generator[Scene, None, None]:
     """Scenes without their pixels, in order, whose photos are written; a few tasks ahead of whoever asks for them."""
     tasks = [(seed, range(n, min(n + SCENES_A_TASK, images)), config, photos) for n in range(0, images, SCENES_A_TASK)]
-    processes = min(os.cpu_count() or 1, images // SCENES_A_PROCESS)
-    if processes < 2:
+    workers = min(os.cpu_count() or 1, images // SCENES_A_PROCESS)
+    if workers < 2:
         for task in tasks:
             yield from _draw(*task)
         return
     ahead: deque[Future[list[Scene]]] = deque()
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-        try:
-            for task in tasks:
-                ahead.append(pool.submit(_draw, *task))
-                if len(ahead) > 2 * processes:
-                    yield from ahead.popleft().result()
-            while ahead:
+    with processes(workers) as pool:
+        for task in tasks:
+            ahead.append(pool.submit(_draw, *task))
+            if len(ahead) > 2 * workers:
                 yield from ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while ahead:
+            yield from ahead.popleft().result()
 
 
 def _draw(seed: int, indices: range, config: SceneConfig, photos: Path) -> list[Scene]:
@@ -149,19 +144,6 @@ def _draw(seed: int, indices: range, config: SceneConfig, photos: Path) -> list[
         Image.fromarray(scene.image).save(photos / f"{_name(scene)}.jpg", quality=config.jpeg_quality)
         scenes.append(replace(scene, image=np.empty((*scene.size, 0), np.uint8)))
     return scenes
-
-
-def _end_with_parent() -> None:
-    """In a drawing process: Ctrl-C is its parent's to answer, and it does not outlive one that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _check_same(instances: Path, info: dict[str, Any]) -> None:
