@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from blake3 import blake3
 from PIL import Image
 
 from mail import rle
@@ -74,7 +75,7 @@ def bare(task: tuple[list[Path], Path]) -> int:
             for path in paths[start : start + ROW_GROUP]:
                 data = path.read_bytes()
                 pixels = Image.open(io.BytesIO(data)).convert("RGB").tobytes()
-                digests = (hashlib.sha256(data).hexdigest(), hashlib.sha256(pixels).hexdigest())
+                digests = (hashlib.sha256(data).hexdigest(), blake3(pixels).hexdigest())
                 rows.append({"name": path.name, "image": data, "sha256": digests[0], "pixels": digests[1]})
             writer.write_table(pa.Table.from_pylist(rows, schema))
     return len(paths)

@@ -15,7 +15,8 @@ from mail import rle
 from mail.data import schema
 from mail.data.mask_table import MaskTable
 from mail.data.scenes import SceneConfig, generate_scene
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 
 PROPOSER = {"id": "truth-000000000000", "name": "truth", "trained_on": {"count": 0, "digest": "0" * 64}, "leaky": False}
 

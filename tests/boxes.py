@@ -13,7 +13,8 @@ from mail.data import schema
 from mail.data.mask_snapshot import MaskSnapshot
 from mail.data.mask_table import MaskTable
 from mail.data.origins import Origin
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.model import MailConfig
 from mail.proposals import Proposals
 

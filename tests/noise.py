@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.proposers.config import NetworkConfig, SelectionConfig
 from mail.proposers.folder import ProposerFolder, write_proposer
 from mail.proposers.maskrcnn import build_network

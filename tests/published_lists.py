@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mail import rle
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 
 SPLITS = ("val", "testA", "testB")
 

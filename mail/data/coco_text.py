@@ -22,7 +22,8 @@ from mail.data.ingest import Findings, Progress, Referent, SourceImage, ingest, 
 from mail.data.orientation import AS_SHOWN, ExifAnnotated, Size, place, turn_box
 from mail.data.photos import find_photos
 from mail.data.problems import Problems
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from mail.rle import RLE
 

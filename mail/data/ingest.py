@@ -22,7 +22,8 @@ from mail.data.photos import PhotoFile, bytes_of
 from mail.data.problems import Problems
 from mail.data.reading import Seen, examined
 from mail.data.segmentation import checked_mask
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError, first_few
 
 LONG_EXPRESSION = 40  # words; ViLT's text input ends about there

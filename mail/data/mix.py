@@ -18,7 +18,8 @@ from typing import Any
 from mail.data.image_keys import ALIKE, ImageContent, identities
 from mail.data.ingest import Progress
 from mail.data.schema import IDENTITIES, is_evaluation_split
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 
 FIELDS = ("image_id", "file_name", "image", "height", "width")

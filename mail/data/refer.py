@@ -25,7 +25,8 @@ from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import find_photos
 from mail.data.problems import Problems
 from mail.data.schema import PUBLISHED_SPLITS, SPLITS
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.data.typed import flag, given, json_value, text, whole_number
 from mail.errors import UserError
 
@@ -194,8 +195,7 @@ def write_store(
     Args:
         refs: what `read_refs(layout.refs)` gave.
         out: path or `s3://` address of the store.
-        skip_bad: leave out, and count, what cannot be used (empty expressions, referents without an annotation or an
-            image file, unusable masks) instead of refusing the whole data set.
+        skip_bad: leave out, and count, what cannot be used, instead of refusing the whole data set.
         exif_annotated: how photos that EXIF turns were annotated, where their size does not tell.
         prepared_with: the stage's config, for the record.
 

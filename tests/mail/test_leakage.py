@@ -13,7 +13,8 @@ from mail.data.coco import CocoInstances
 from mail.data.image_keys import ImageContent, alike, entries_of, keys_of
 from mail.data.images import open_image, upright_rgb
 from mail.data.schema import is_evaluation_split
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from mail.leakage import check_leakage, check_model, check_split, overlaps
 from tests.boxes import make_boxes

@@ -1,21 +1,16 @@
 """`ray job submit ... -- python -m pipelines STAGE` against a real `ray start --head` with token authentication."""
 
-import json
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cluster import local_head
 from mail.data.mask_table import MaskTable
 from pipelines.__main__ import main
 from pipelines.cluster_session.session import connect
+from tests.pipelines.job_head import Head, running_head
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -31,50 +26,12 @@ class Watching:
 ray.init()
 assert ray.get(Watching.remote().nodes.remote()) == {node["NodeID"] for node in ray.nodes()}
 """
-RAY = str(Path(sys.executable).with_name("ray"))
-JOB_SECONDS = 400
-
-
-@dataclass(frozen=True)
-class Head:
-    """A running head node: address of its jobs API, and the environment of someone who has the token."""
-
-    address: str
-    environment: dict[str, str]
-
-    def submit(self, *command: str, env_vars: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-        options = [
-            "--address",
-            self.address,
-            "--working-dir",
-            ".",
-            "--runtime-env-json",
-            json.dumps({"env_vars": env_vars}),
-        ]
-        return subprocess.run(
-            [RAY, "job", "submit", *options, "--", *command],
-            cwd=folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=JOB_SECONDS,
-            check=False,
-        )
-
-    def stage(self, *stage: str, env_vars: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-        return self.submit("python", "-m", "pipelines", *stage, env_vars=env_vars, folder=folder)
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """What `make ray-up` starts, on two CPUs."""
-    token = tmp_path_factory.mktemp("head") / "ray-token"
-    started = local_head.start(token, "--num-cpus=2", f"--object-store-memory={300 * 2**20}")
-    try:
-        others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        yield Head(started.address, others | started.variables)
-    finally:
-        started.end()
+    with running_head(tmp_path_factory.mktemp("head")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.photos import PhotoFolder
 from mail.data.problems import Problems
 from mail.data.schema import in_order
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 
 __all__ = ["DEFAULT", "FORMATS", "Checked", "check", "photos_beside", "read_expressions", "shares_of", "write_store"]
 

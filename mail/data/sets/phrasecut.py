@@ -32,7 +32,8 @@ from mail.data.problems import Problems
 from mail.data.refer import find_image_folder
 from mail.data.sets import remote
 from mail.data.sets.definition import Counts, DataSet
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.data.typed import given, json_value, number, shown, text, whole_number
 from mail.errors import UserError
 

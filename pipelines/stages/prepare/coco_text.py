@@ -6,7 +6,8 @@ from typing import Any
 from mail.data.coco import CocoInstances
 from mail.data.coco_text import TextConfig, write_store
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from pipelines.options import LocalPath
 from pipelines.stages.prepare.report import Flag, PrepareStage, write

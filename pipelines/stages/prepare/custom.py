@@ -8,7 +8,8 @@ import tyro
 
 from mail.data.custom import DEFAULT, Checked, check, photos_beside, shares_of, write_store
 from mail.data.orientation import AS_SHOWN, ExifAnnotated
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError, on_one_line
 from pipelines.options import Address, Target
 from pipelines.stage import Stage

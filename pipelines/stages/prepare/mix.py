@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail.data.mix import mix
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from mail.leakage import check_leakage, overlaps
 from pipelines.options import Address

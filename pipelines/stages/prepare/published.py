@@ -16,7 +16,8 @@ from mail.data.orientation import AS_SHOWN, ExifAnnotated
 from mail.data.sets import DATA_SETS
 from mail.data.sets.definition import Annotations, DataSet
 from mail.data.sets.remote import PHOTOS, RemoteFile
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from pipelines.ending import EndRequested
 from pipelines.options import LocalPath, LocalTarget

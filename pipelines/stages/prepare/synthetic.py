@@ -10,7 +10,8 @@ from typing import Any
 from mail.data.refer import find_layout, read_refs, write_store
 from mail.data.scenes import SceneConfig, write_published_layout
 from mail.data.scenes.layout import refs_name
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from pipelines.claiming.claim import Claim
 from pipelines.options import LocalTarget

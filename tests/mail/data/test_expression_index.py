@@ -7,7 +7,8 @@ from PIL import Image
 
 from mail import rle
 from mail.data.expression_index import ExpressionIndex
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 
 

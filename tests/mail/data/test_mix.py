@@ -7,7 +7,8 @@ import pytest
 
 from mail import rle
 from mail.data.mix import mix
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from mail.leakage import overlaps
 from pipelines.__main__ import main

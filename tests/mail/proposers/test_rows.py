@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from mail.data import schema
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.proposals import Proposals
 from mail.proposers import load_proposer
 from mail.proposers.config import NetworkConfig, SelectionConfig

@@ -254,7 +254,7 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused(stage, boxes
     (tmp_path / "elsewhere").mkdir()
     # the same images in another store, where all are of the training split
     rows = boxes.store.expressions().to_pylist()
-    from mail.data.store import DataStoreWriter
+    from mail.data.store_writer import DataStoreWriter
 
     writer = DataStoreWriter(tmp_path / "elsewhere" / "store", "joint")
     for batch in boxes.store.images():

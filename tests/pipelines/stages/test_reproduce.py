@@ -1,22 +1,27 @@
 """The paper's table, rehearsed whole on generated data sets in the published form, from a server on this machine."""
 
 import json
+import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 
+from mail.data import files
 from mail.errors import UserError
 from pipelines.reproducing.paper import ROWS
 from pipelines.stages.reproduce import Reproduce
 from tests.pipelines.downloading.file_server import FileServer, serving
+from tests.pipelines.job_head import running_head
 from tests.pipelines.killing import Run
 from tests.published_world import archives
+from tests.s3 import BUCKET, s3_server
 
 SMALL = ("--preset", "tiny", "--proposer-preset", "tiny", "--workers", "0", "--evaluation-workers", "0", "--seeds", "2")
 
@@ -101,6 +106,35 @@ def test_a_table_whose_making_is_killed_three_times_is_the_same(
     assert lines(killed) == lines(whole)
     assert all(line["ours"] is not None for line in lines(whole))
     assert len({line["ours"] for line in lines(whole)}) > len(ROWS), "so few steps teach some rows nothing, but not all"
+
+
+@pytest.mark.soak
+@pytest.mark.cluster
+@pytest.mark.timeout(3600)
+def test_all_rows_on_an_object_store_made_by_a_submitted_job(
+    server: FileServer, tmp_path: Path, repository: Path, put_mlflow: Callable[[Path], None]
+) -> None:
+    server.contents = archives(tmp_path / "world", 80)
+    put_mlflow(tmp_path / "mlflow.db")
+    out, here = f"s3://{BUCKET}/table", tmp_path / "here" / "out"
+    with s3_server(), running_head(tmp_path) as head:
+        stage = list(command(tmp_path / "there" / "out", server, 12))
+        stage[stage.index("--out") + 1] = out
+        for option in ("--workers", "--evaluation-workers"):
+            stage[stage.index(option) + 1] = "1"
+        store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        variables = {**store, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "HF_HUB_OFFLINE": "1"}
+        done = replace(head, patience=1800.0).stage(*stage, env_vars=variables, folder=repository)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        table = json.loads(files.read_bytes(*files.resolve(f"{out}/table.json")))["lines"]
+        assert b"| RefCOCO val |" in files.read_bytes(*files.resolve(f"{out}/table.md"))
+    finish(Run(*command(here, server, 12)))
+    ours = {(line["key"], line["protocol"]): line["each"] for line in table if line["ours"] is not None}
+    assert {key for key, _ in ours} == {row.key for row in ROWS}
+    alone = {(line["key"], line["protocol"]): line["each"] for line in lines(here) if line["ours"] is not None}
+    assert ours.keys() == alone.keys()
+    for key, each in ours.items():
+        assert each == pytest.approx(alone[key], abs=2.0), key
 
 
 def test_what_it_needs_is_told_row_by_row(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mail import rle
 from mail.data.segmentation import checked_mask
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.metrics import write_predictions
 from mail.metrics.predictions import Prediction
 from pipelines.__main__ import main

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from mail import lineage
-from mail.data.store import DataStore, DataStoreWriter
+from mail.data.store import DataStore
+from mail.data.store_writer import DataStoreWriter
 from mail.errors import UserError
 from mail.inventory import write_inventory
 from mail.lineage import model_digest
