@@ -27,7 +27,8 @@ help:
 setup: $(STAMP)
 
 # uv comes from the lock as well, so that nothing is installed whose hash nobody wrote down. Where Python has no ensurepip
-# (Debian without python3-venv), the machine's own pip or uv fills the environment.
+# (Debian without python3-venv), the machine's own pip or uv fills the environment. All is compiled once: else each of the
+# processes of a Ray compiles PyTorch again where PYTHONDONTWRITEBYTECODE is set, and waits for others to where it is not.
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11, 3.12 or 3.13: install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -c '' 2>/dev/null || \
@@ -40,7 +41,7 @@ $(STAMP): requirements.lock pyproject.toml
 		$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes -r $(VENV)/uv.txt; \
 	else echo "error: $(PYTHON) has no pip: install python3-venv (or python3-pip, or uv) and run make again" >&2; exit 1; fi
 	@echo "installing what requirements.lock names into $(VENV) (about 6 GB, mostly torch)"
-	@$(USE_INDEX) set -x; $(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(USE_INDEX) set -x; $(BIN)/uv pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(USE_INDEX) set -x; $(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 	@echo "ready; in this shell the stages are found after:  . .venv/bin/activate"
