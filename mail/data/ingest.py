@@ -129,6 +129,8 @@ def ingest(
 ) -> tuple[DataStore, Findings]:
     """Writes a store of images and expressions.
 
+    Many photos are read in a process a core, so a script calls this below `if __name__ == "__main__"`.
+
     Args:
         images: sorted by image_id, each id once.
         where: what errors call the source.
@@ -172,7 +174,8 @@ def survey(
     """Reads images and places their masks: of each that can be used, what `DataStoreWriter` takes of it and of its
     expressions. `findings` and `problems` are filled on the way; `total` is the number of images, for `progress`.
     """
-    for done, (source, data, seen) in enumerate(examined(images, total), start=1):
+    photos = ((image, image.path) for image in images)
+    for done, (source, data, seen) in enumerate(examined(photos, total), start=1):
         if progress is not None:
             progress(done, total)
         if seen.error is not None:

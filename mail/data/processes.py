@@ -16,7 +16,7 @@ from mail.errors import UserError
 def processes(count: int) -> Iterator[Executor]:
     """So many processes, started as new ones: a script calls this below `if __name__ == "__main__"`.
 
-    At its end nothing more is begun; a process ends with the one that started it, however that ends.
+    At its end nothing more is begun; a process ends with the one that started it, however that one ends.
 
     Raises:
         UserError: one of them was ended from outside.
@@ -26,10 +26,11 @@ def processes(count: int) -> Iterator[Executor]:
         yield pool
     except BrokenProcessPool:
         raise UserError(
-            "a process beside this one was ended from outside, most likely for want of memory: run it again"
+            "a process beside this one was ended from outside, most likely for want of memory: run it again "
+            '(a script of your own calls this below `if __name__ == "__main__"`)'
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from mail.data.image_keys import ImageContent
 from mail.data.images import ImageError, open_image, stored_size_of, upright_rgb
@@ -24,14 +24,7 @@ TASK_BYTES, TASK_PHOTOS = 2**21, 32  # that one task reads
 PHOTOS_A_PROCESS = 400  # the least that a process is started for: to start takes as long as some 200 photos of COCO
 
 
-class WithPhoto(Protocol):
-    """Anything that has a photo."""
-
-    @property
-    def path(self) -> PhotoFile: ...
-
-
-Source = TypeVar("Source", bound=WithPhoto)
+Source = TypeVar("Source")
 
 
 @dataclass(slots=True)
@@ -44,36 +37,32 @@ class Seen:
     content: ImageContent | None = None
 
 
-@dataclass(slots=True)
-class _Photo:
-    path: PhotoFile
-
-
 def contents(photos: Mapping[str, PhotoFile]) -> dict[str, ImageContent]:
     """What the photos are known by, whatever they are called; one that cannot be decoded, by its file alone."""
-    found = examined(map(_Photo, photos.values()), len(photos))
-    return {name: seen.content or ImageContent.of(data) for name, (_, data, seen) in zip(photos, found, strict=True)}
+    found = examined(photos.items(), len(photos))
+    return {name: seen.content or ImageContent.of(data) for name, data, seen in found}
 
 
-def examined(sources: Iterable[Source], total: int) -> Iterator[tuple[Source, bytes, Seen]]:
-    """Each of `total` sources with its photo's bytes and what is in them, in the given order.
+def examined(photos: Iterable[tuple[Source, PhotoFile]], total: int) -> Iterator[tuple[Source, bytes, Seen]]:
+    """Each of `total` sources of a photo, with its file's bytes and what is in them, in the given order.
 
     Raises:
         UserError: a file cannot be read.
     """
-    tasks, pending, ahead = _tasks(sources), deque[tuple[list[Source], int, Future]](), 0
+    pending: deque[tuple[list[tuple[Source, PhotoFile]], int, Future]] = deque()
+    tasks, ahead = _tasks(photos), 0
     with _pool(total) as pool:
         try:
             while True:
                 while ahead < AHEAD_BYTES and (task := next(tasks, None)) is not None:
                     some, size = task
-                    pending.append((some, size, pool.submit(_examine, [source.path for source in some])))
+                    pending.append((some, size, pool.submit(_examine, [path for _, path in some])))
                     ahead += size
                 if not pending:
                     return
                 some, size, future = pending.popleft()
                 ahead -= size
-                for source, (data, seen) in zip(some, future.result(), strict=True):
+                for (source, _), (data, seen) in zip(some, future.result(), strict=True):
                     yield source, data, seen
         finally:
             for *_, future in pending:
@@ -86,12 +75,12 @@ def _pool(photos: int) -> AbstractContextManager[Executor]:
     return processes(count) if count > 1 else ThreadPoolExecutor(min(8, cores))
 
 
-def _tasks(sources: Iterable[Source]) -> Iterator[tuple[list[Source], int]]:
+def _tasks(photos: Iterable[tuple[Source, PhotoFile]]) -> Iterator[tuple[list[tuple[Source, PhotoFile]], int]]:
     """What is read at once, and its bytes."""
-    some, size = list[Source](), 0
-    for source in sources:
-        some.append(source)
-        size += bytes_of(source.path)
+    some, size = list[tuple[Source, PhotoFile]](), 0
+    for source, path in photos:
+        some.append((source, path))
+        size += bytes_of(path)
         if size >= TASK_BYTES or len(some) == TASK_PHOTOS:
             yield some, size
             some, size = [], 0
